@@ -1,0 +1,184 @@
+"""Benchmark: how fast the runtimes are, side by side in one run.
+
+All candidates are warmed up, then timed in turn, round after round, so that a machine that slows down slows down all
+of them. Quoted are medians over the rounds, their spread (the distance between the quartiles), and ratios of medians.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from qalib import machine, runtimes, sparsity
+from qalib.checkpoint import Checkpoint
+from qalib.errors import InputError
+from qalib.evaluation import OURS, USUAL, Answers, Protocol, answer
+from qalib.squad import QuestionSet
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # largest difference of a logit from dense fp32 that is still called equal
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each round, in order."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance between the first and third quartile in seconds (0 for a single round)."""
+        if len(self.seconds) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return third - first
+
+
+def interleave(
+    candidates: dict[str, Callable[[], object]], repeats: int = 7, warmup: int = 1, progress: bool = True
+) -> dict[str, Timing]:
+    """Time the candidates in turn: `warmup` rounds that do not count, then `repeats` that do.
+
+    Raises InputError for less than one repeat.
+    """
+    if repeats < 1 or warmup < 0:
+        raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_number in tqdm(range(warmup + repeats), unit="round", desc="timing", disable=not progress):
+        for name, run in candidates.items():
+            started = time.perf_counter()
+            run()
+            if round_number >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def compare(
+    checkpoint: Checkpoint,
+    names: Sequence[str] = ("dense", "compact"),
+    dtypes: Sequence[str] = ("fp32",),
+    batch: int = 8,
+    length: int = 384,
+    device: str = "cpu",
+    repeats: int = 7,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Time one forward pass of a full batch under each runtime and type, on random tokens without padding.
+
+    One row a pair: runtime, dtype, device, batch, length, rounds, median_seconds, spread_seconds, tokens_per_second,
+    speedup (over `baseline`, dense of the same type, in this run), bound (the speedup if only the multiply-adds of kept
+    blocks and heads counted) and logit_difference (largest, from dense fp32; checked before timing).
+    Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
+    """
+    most = checkpoint.model.config.max_position_embeddings
+    if batch < 1 or not 1 <= length <= most:
+        raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
+    names = list(dict.fromkeys(["dense", *names]))
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"input_ids": torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    modules = {(n, t): runtimes.build(n, checkpoint, device, t) for t in dtypes for n in names}
+    expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
+    differences = {key: (_logits(module, inputs) - expected).abs().max().item() for key, module in modules.items()}
+    for (name, dtype), difference in differences.items():
+        if not difference <= TOLERANCE[dtype]:
+            raise InputError(
+                f"runtime {name} in {dtype}: a logit differs from dense by {difference:.2g}; it is not timed"
+            )
+    runs = {f"{n} {t}": lambda module=module: _forward(module, inputs) for (n, t), module in modules.items()}
+    timings = interleave(runs, repeats, progress=progress)
+    work = sparsity.multiply_adds(checkpoint, length)[["dense", "sparse"]].sum()
+    rows = [
+        {
+            "runtime": name,
+            "dtype": dtype,
+            "device": device,
+            "batch": batch,
+            "length": length,
+            "rounds": repeats,
+            "median_seconds": timings[f"{name} {dtype}"].median,
+            "spread_seconds": timings[f"{name} {dtype}"].spread,
+            "tokens_per_second": batch * length / timings[f"{name} {dtype}"].median,
+            "speedup": timings[f"dense {dtype}"].median / timings[f"{name} {dtype}"].median,
+            "bound": 1.0 if name == "dense" else work["dense"] / work["sparse"],
+            "baseline": f"dense {dtype}",
+            "logit_difference": differences[name, dtype],
+        }
+        for name, dtype in modules
+    ]
+    return pd.DataFrame(rows)
+
+
+def _forward(module: nn.Module, inputs: dict[str, torch.Tensor]):
+    with torch.inference_mode():
+        output = module(**inputs)
+        if inputs["input_ids"].is_cuda:
+            torch.cuda.synchronize()
+    return output
+
+
+def _logits(module: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    output = _forward(module, inputs)
+    return torch.stack([output.start_logits, output.end_logits]).float().cpu()
+
+
+EVALUATIONS: dict[str, tuple[str, Protocol]] = {
+    "usual way": ("dense", USUAL),
+    "dense, by length": ("dense", OURS),
+    "compact, by length": ("compact", OURS),
+}
+
+
+def evaluation_time(
+    checkpoint: Checkpoint,
+    questions: QuestionSet,
+    device: str = "cpu",
+    dtype: str = "fp32",
+    repeats: int = 3,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Time the whole evaluation, texts in to answers out, the usual way and ours, in turn.
+
+    The usual way: dense, windows padded to 384 tokens, batches of 32 in file order. One row a way: way, runtime,
+    windows, padded_tokens, median_seconds, spread_seconds, speedup and share_of_usual, same_answers (share of the
+    questions to which the usual way gives the same text).
+    """
+    modules = {name: runtimes.build(name, checkpoint, device, dtype) for name, _ in EVALUATIONS.values()}
+    found: dict[str, Answers] = {}
+
+    def run(way: str) -> None:
+        name, protocol = EVALUATIONS[way]
+        found[way] = answer(modules[name], checkpoint.tokenizer, questions.questions, protocol, progress=False)
+
+    timings = interleave({way: lambda way=way: run(way) for way in EVALUATIONS}, repeats, warmup=0, progress=progress)
+    usual, usual_texts = timings["usual way"].median, found["usual way"].texts
+    rows = [
+        {
+            "way": way,
+            "runtime": name,
+            "windows": found[way].windows,
+            "padded_tokens": found[way].padded_tokens,
+            "median_seconds": timings[way].median,
+            "spread_seconds": timings[way].spread,
+            "speedup": usual / timings[way].median,
+            "share_of_usual": timings[way].median / usual,
+            "same_answers": sum(usual_texts[k] == text for k, text in found[way].texts.items()) / len(usual_texts),
+        }
+        for way, (name, _) in EVALUATIONS.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def report(rows: pd.DataFrame) -> dict:
+    """The rows with the machine they were measured on, as plain values."""
+    return {"machine": machine.specs(), "versions": machine.versions(), "rows": rows.to_dict("records")}

@@ -1,0 +1,226 @@
+"""The command line: one function a command, each no more than options and printing.
+
+Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used. Results go to standard output, progress to
+standard error.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qalib.errors import InputError, ReportError
+
+app = typer.Typer(
+    help="Understand, measure and run block-sparse question-answering models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """A checkpoint format that `export` writes."""
+
+    transformers = "transformers"
+    packed = "packed"
+
+
+Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]
+Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
+Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
+
+
+@app.command()
+def report(
+    model: Model = "bundled",
+    data: Data = "sample",
+    out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
+    device: Device = Device.auto,
+    questions: Questions = None,
+    fresh: Annotated[bool, typer.Option(help="Run every notebook, also those done for the same inputs.")] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", help="NAME=VALUE for the notebooks that have it.")
+    ] = None,
+) -> None:
+    """Run the notebooks and write the report: model card, tables, figures, pages."""
+    from qalib import report as reports
+
+    parameters = dict(_parameter(text) for text in parameter or [])
+    print(reports.run(model, data, out, device.value, questions, fresh, parameters))
+
+
+@app.command()
+def answer(
+    question: str,
+    context: str,
+    model: Model = "bundled",
+    top_k: Annotated[int, typer.Option(help="How many answers to give.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from a text."""
+    from qalib import pipeline
+
+    ask = pipeline("question-answering", model=model)
+    try:
+        answers = ask(question=question, context=context, top_k=top_k)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    answers = answers if isinstance(answers, list) else [answers]
+    if as_json:
+        _print_json({"answers": answers})
+    else:
+        for found in answers:
+            print(f"{found['answer']}  (score {found['score']:.3f}, characters {found['start']} to {found['end']})")
+
+
+@app.command()
+def evaluate(
+    model: Model = "bundled",
+    data: Data = "sample",
+    runtime: Annotated[str, typer.Option(help="dense or compact.")] = "compact",
+    dtype: Dtype = "fp32",
+    device: Device = Device.auto,
+    questions: Questions = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write the answers there, {question id: text}.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question set and score the answers: exact match and F1."""
+    from qalib import checkpoint, evaluation, files, machine, runtimes, squad
+
+    asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
+    module = runtimes.build(runtime, loaded, machine.device(device.value), dtype)
+    result = evaluation.evaluate(module, loaded.tokenizer, asked)
+    if predictions is not None:
+        files.write_json(predictions, result.answers.texts)
+    about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype,
+             "device": machine.device(device.value)}  # fmt: skip
+    _show(about | evaluation.summary(result), as_json)
+
+
+@app.command()
+def score(data: str, predictions: Path, as_json: Json = False) -> None:
+    """Score a prediction file against a question set with the official SQuAD v1.1 metric."""
+    from qalib import metric, squad
+
+    _show(asdict(metric.score(squad.load(data).questions, metric.read_predictions(predictions))), as_json)
+
+
+@app.command()
+def sparsity(
+    model: Model = "bundled",
+    out: Annotated[Path | None, typer.Option(help="Write tables (CSV) and figures (SVG) there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count what is left of a model: blocks, heads, neurons, parameters, bytes, multiply-adds."""
+    from qalib import checkpoint, figures, results, sparsity
+
+    loaded = checkpoint.load(model)
+    tables = sparsity.tables(loaded)
+    if out is not None:
+        kept = results.Results(out, "qalib sparsity")
+        kept.measured(sparsity.summary(loaded))
+        for name, table in tables.items():
+            kept.table(name, table)
+        for name, figure in figures.of_sparsity(tables, sparsity.patterns(loaded)).items():
+            kept.figure(name, figure)
+    removed = tables["heads"].groupby("layer").called_removed.sum()
+    _show({"model": loaded.name, "format": loaded.format} | asdict(sparsity.summary(loaded))
+          | {"heads_called_removed_per_layer": removed.tolist()}
+          | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
+          | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
+
+
+@app.command()
+def benchmark(
+    model: Model = "bundled",
+    runtimes: Annotated[
+        str, typer.Option(help="Names, separated by commas; dense is always among them.")
+    ] = "dense,compact",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, separated by commas.")] = "fp32",
+    batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
+    device: Device = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Time the runtimes side by side, interleaved in one run."""
+    from qalib import benchmark, checkpoint, machine
+
+    rows = benchmark.compare(checkpoint.load(model), runtimes.split(","), dtype.split(","), batch, length,
+                             machine.device(device.value), repeats)  # fmt: skip
+    if as_json:
+        _print_json(benchmark.report(rows))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
+        print(rows.drop(columns=["device", "batch", "length", "rounds", "baseline"]).to_string(index=False))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    model: Model = "bundled",
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
+    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16 or fp32.")] = "fp16",
+) -> None:
+    """Write a model for plain transformers (full size, zeros included), or packed (kept blocks only)."""
+    from qalib import checkpoint
+
+    loaded = checkpoint.load(model)
+    if format is Format.packed:
+        print(checkpoint.save_packed(loaded, out, dtype))
+    else:
+        print(checkpoint.save_transformers(loaded, out))
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"-p {text}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(values)
+    else:
+        width = max(map(len, values))
+        for key, value in values.items():
+            print(
+                f"{key.replace('_', ' '):{width}}  {value:,.4f}"
+                if isinstance(value, float)
+                else f"{key.replace('_', ' '):{width}}  {value}"
+            )
+
+
+def main() -> None:
+    """The entry point: user errors are one line and exit code 2."""
+    try:
+        app()
+    except (InputError, ReportError) as error:
+        print(f"qalib: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("qalib: interrupted", file=sys.stderr)
+        sys.exit(130)

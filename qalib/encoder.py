@@ -1,0 +1,90 @@
+"""The parts of a BERT encoder that pruning speaks of: six matrices a layer, attention heads, FFN neurons.
+
+Rows of a weight are outputs, columns inputs. Head `h` of a layer owns the rows `h*size ... (h+1)*size` of
+query, key and value, and the same columns of the attention output. FFN neuron `n` owns row `n` of FFN in
+and column `n` of FFN out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertLayer
+
+KINDS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention output": "attention.output.dense",
+    "FFN in": "intermediate.dense",
+    "FFN out": "output.dense",
+}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One of the encoder's linear layers: its layer number, kind (a key of KINDS), parameter prefix and module."""
+
+    layer: int
+    kind: str
+    name: str
+    linear: nn.Linear
+
+
+def layers(model: BertForQuestionAnswering) -> list[BertLayer]:
+    """The encoder layers, first to last."""
+    return list(model.bert.encoder.layer)
+
+
+def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
+    """All encoder matrices (6 a layer), layer by layer in the order of KINDS."""
+    return [
+        Matrix(number, kind, f"bert.encoder.layer.{number}.{path}", layer.get_submodule(path))
+        for number, layer in enumerate(layers(model))
+        for kind, path in KINDS.items()
+    ]
+
+
+def by_head(rows: Tensor, heads: int) -> Tensor:
+    """The leading dimension split into heads: shape `(heads*size, ...)` to `(heads, size, ...)`."""
+    return rows.reshape(heads, -1, *rows.shape[1:])
+
+
+def _zero(weight: Tensor, heads: int) -> Tensor:
+    return ~by_head(weight != 0, heads).flatten(1).any(1)
+
+
+def heads_called_removed(layer: BertLayer, heads: int) -> Tensor:
+    """The published cards' rule: query, key **or** value rows of the head are all zero. Bool, shape `(heads,)`.
+
+    Counts more than can go without loss: a head with zero queries still averages its values.
+    """
+    attention = layer.attention.self
+    parts = [_zero(linear.weight, heads) for linear in (attention.query, attention.key, attention.value)]
+    return parts[0] | parts[1] | parts[2]
+
+
+def heads_removable(layer: BertLayer, heads: int) -> Tensor:
+    """Heads whose removal leaves the output unchanged. Bool, shape `(heads,)`.
+
+    Either the head's columns of the attention output are zero, or its value weights are: then its output is
+    its value bias at every position (attention weights sum to one), a constant that the output bias can take.
+    """
+    columns = layer.attention.output.dense.weight.T
+    return _zero(columns, heads) | _zero(layer.attention.self.value.weight, heads)
+
+
+def neurons_removable(layer: BertLayer) -> Tensor:
+    """FFN neurons whose removal leaves the output unchanged. Bool, shape `(intermediate,)`.
+
+    Either the neuron's column of FFN out is zero, or its row of FFN in is: then its activation is the
+    constant `act(bias)`, which the output bias can take.
+    """
+    return ~(layer.output.dense.weight != 0).any(0) | ~(layer.intermediate.dense.weight != 0).any(1)
+
+
+def constant_output(linear: nn.Linear, columns: Tensor, inputs: Tensor) -> Tensor:
+    """What the inputs `columns` (bool mask) add to the output when they hold the constants `inputs`; shape `(out,)`."""
+    with torch.no_grad():
+        return (linear.weight[:, columns].double() @ inputs[columns].double()).to(linear.weight.dtype)

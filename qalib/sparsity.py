@@ -1,0 +1,240 @@
+"""Sparsity: what is left of a checkpoint, counted.
+
+Densities are over unpruned sizes: kept blocks / all blocks of the encoder matrices. A block is kept if any of its
+weights is not zero. Cutting heads out of the file changes none of these figures.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from qalib import blocks, encoder
+from qalib.checkpoint import Checkpoint
+from qalib.results import measure
+
+PARTS = {
+    "word embeddings": ("bert.embeddings.word_embeddings",),
+    "other embeddings": ("bert.embeddings",),
+    "encoder matrices": tuple(f"{path}.weight" for path in encoder.KINDS.values()),
+    "encoder biases and norms": ("bert.encoder",),
+    "answer layer": ("qa_outputs",),
+}
+
+
+def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row an encoder matrix: layer, kind, rows, columns, blocks, kept_blocks, density, weights, kept_weights
+    (in kept blocks), empty_rows, empty_columns."""
+    area = checkpoint.block[0] * checkpoint.block[1]
+    table = []
+    for matrix in encoder.matrices(checkpoint.model):
+        weight = matrix.linear.weight.detach()
+        kept = blocks.mask(weight, checkpoint.block)
+        table.append(
+            {
+                "layer": matrix.layer,
+                "kind": matrix.kind,
+                "rows": weight.shape[0],
+                "columns": weight.shape[1],
+                "blocks": kept.numel(),
+                "kept_blocks": int(kept.sum()),
+                "density": kept.sum().item() / kept.numel(),
+                "weights": weight.numel(),
+                "kept_weights": int(kept.sum()) * area,
+                "empty_rows": int((weight == 0).all(1).sum()),
+                "empty_columns": int((weight == 0).all(0).sum()),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The table of `per_matrix` summed by `layer` or `kind` (in its own order), with the density of each group."""
+    sums = (
+        matrices.groupby(column, sort=False)[["blocks", "kept_blocks", "weights", "kept_weights"]].sum().reset_index()
+    )
+    return sums.assign(density=sums.kept_blocks / sums.blocks)
+
+
+def patterns(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
+    """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`."""
+    return {
+        (m.layer, m.kind): blocks.mask(m.linear.weight.detach(), checkpoint.block)
+        for m in encoder.matrices(checkpoint.model)
+    }
+
+
+def heads(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row an attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
+    rule) and removable (can go without changing the output); see `encoder` for the two rules."""
+    count, table = checkpoint.model.config.num_attention_heads, []
+    for number, layer in enumerate(encoder.layers(checkpoint.model)):
+        called, removable = encoder.heads_called_removed(layer, count), encoder.heads_removable(layer, count)
+        for head in range(count):
+            cut = head in checkpoint.pruned_heads.get(number, [])
+            table.append((number, head, cut, bool(called[head]), bool(removable[head])))
+    return pd.DataFrame(table, columns=["layer", "head", "cut_out", "called_removed", "removable"])
+
+
+def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row a layer: its FFN neurons, and how many of them can go without changing the output."""
+    removable = [int(encoder.neurons_removable(layer).sum()) for layer in encoder.layers(checkpoint.model)]
+    size = checkpoint.model.config.intermediate_size
+    return pd.DataFrame({"layer": range(len(removable)), "neurons": size, "removable": removable})
+
+
+def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row a part of the model: parameters, kept (encoder matrices: in kept blocks; all else counts as kept),
+    share and kept_share of the respective totals."""
+    sizes = dict.fromkeys(PARTS, 0)
+    for name, parameter in checkpoint.model.named_parameters():
+        part = next(p for p, marks in PARTS.items() if name.startswith(marks) or name.endswith(marks))
+        sizes[part] += parameter.numel()
+    table = pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()})
+    kept = int(per_matrix(checkpoint).kept_weights.sum())
+    table["kept"] = table.parameters.where(table.part != "encoder matrices", kept)
+    table["share"] = table.parameters / table.parameters.sum()
+    table["kept_share"] = table.kept / table.kept.sum()
+    return table
+
+
+def file_sizes(checkpoint: Checkpoint) -> pd.DataFrame:
+    """One row a way to store the weights: form, bytes and definition. File headers count in the first only."""
+    parts = parameters(checkpoint)
+    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
+    bitmaps = sum(-(-count // 8) for count in per_matrix(checkpoint).blocks)
+    config = checkpoint.model.config
+    size = config.hidden_size // config.num_attention_heads
+    removed = int(heads(checkpoint).called_removed.sum())
+    without_heads = total - removed * (4 * config.hidden_size * size + 3 * size)
+    return pd.DataFrame(
+        [
+            ("as stored", checkpoint.file_bytes, f"the weight file itself, {checkpoint.weight_file.name}"),
+            ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
+            ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
+            ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, zero blocks stored"),
+            ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a kept parameter"),
+            ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a kept parameter"),
+        ],
+        columns=["form", "bytes", "definition"],
+    )
+
+
+def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
+    """Multiply-adds of one window of `length` tokens by part: dense (zeros multiplied), compact (removable heads and
+    neurons cut out) and sparse (kept blocks of what compact leaves).
+
+    Counted: encoder matrices, the two products of attention (2 * length² * head size a head), the answer layer.
+    """
+    config = checkpoint.model.config
+    size = config.hidden_size // config.num_attention_heads
+    rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
+    for layer in encoder.layers(checkpoint.model):
+        heads_left = ~encoder.heads_removable(layer, config.num_attention_heads)
+        head_rows, neurons_left = heads_left.repeat_interleave(size), ~encoder.neurons_removable(layer)
+        everything = torch.ones(config.hidden_size, dtype=torch.bool)
+        left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
+        left |= {"attention output": (everything, head_rows)}
+        left |= {"FFN in": (neurons_left, everything), "FFN out": (everything, neurons_left)}
+        for kind, path in encoder.KINDS.items():
+            weight = layer.get_submodule(path).weight.detach()
+            out_left, in_left = left[kind]
+            kept = blocks.expand(blocks.mask(weight, checkpoint.block), checkpoint.block)
+            rows["encoder matrices"][0] += weight.numel() * length
+            rows["encoder matrices"][1] += int(out_left.sum()) * int(in_left.sum()) * length
+            rows["encoder matrices"][2] += int((kept & out_left[:, None] & in_left).sum()) * length
+        products = [2 * length * length * size * n for n in (len(heads_left), int(heads_left.sum()))]
+        rows["attention products"] = [
+            a + b for a, b in zip(rows["attention products"], [*products, products[1]], strict=True)
+        ]
+    rows["answer layer"] = [config.hidden_size * 2 * length] * 3
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["dense", "compact", "sparse"])
+    return table.rename_axis("part").reset_index()
+
+
+def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
+    """All tables of this file by name."""
+    matrices = per_matrix(checkpoint)
+    return {
+        "matrices": matrices,
+        "layers": grouped(matrices, "layer"),
+        "kinds": grouped(matrices, "kind"),
+        "heads": heads(checkpoint),
+        "neurons": neurons(checkpoint),
+        "parameters": parameters(checkpoint),
+        "file_sizes": file_sizes(checkpoint),
+        "multiply_adds": multiply_adds(checkpoint),
+    }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The headline figures of a checkpoint."""
+
+    blocks: int = measure("count", "blocks of the encoder matrices at unpruned size")
+    kept_blocks: int = measure("count", "blocks with a weight that is not zero")
+    linear_density_percent: float = measure("%", "kept / all blocks of the encoder matrices at unpruned size")
+    overall_density_percent: float = measure(
+        "%", "kept / all parameters of the question-answering model; all but the encoder matrices counts as kept"
+    )
+    overall_density_with_pooler_percent: float = measure(
+        "%", "the same with the pooler counted on both sides, which BERT has and a question-answering model has not"
+    )
+    heads: int = measure("count", "attention heads, unpruned")
+    heads_left: int = measure("count", "attention heads that the published cards' rule does not call removed")
+    heads_called_removed: int = measure(
+        "count", "heads whose query, key or value weights are all zero (the published cards' rule)"
+    )
+    heads_called_removed_percent: float = measure("%", "heads called removed / all heads")
+    heads_removable: int = measure(
+        "count", "heads that can go without changing the output: value weights or output columns all zero"
+    )
+    neurons: int = measure("count", "FFN neurons, unpruned")
+    neurons_removable: int = measure(
+        "count", "neurons that can go without changing the output: row of FFN in or column of FFN out all zero"
+    )
+    parameters: int = measure("count", "parameters at unpruned size")
+    kept_parameters: int = measure("count", "parameters outside the encoder matrices, and in their kept blocks")
+    embeddings_percent: float = measure("%", "share of the embeddings in the kept parameters")
+    file_bytes: int = measure("bytes", "size of the weight file")
+    dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
+    packed_fp16_bytes: int = measure("bytes", "2 bytes a kept parameter, and one bit a block")
+    multiply_adds_dense: int = measure(
+        "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
+    )
+    multiply_adds_sparse: int = measure(
+        "multiply-adds", "the same with kept blocks only, and without heads that can go"
+    )
+
+
+def summary(checkpoint: Checkpoint) -> Summary:
+    """Count the whole checkpoint."""
+    found = tables(checkpoint)
+    matrices, parts, all_heads, per_layer = (found[name] for name in ("matrices", "parameters", "heads", "neurons"))
+    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
+    hidden = checkpoint.model.config.hidden_size
+    pooler = hidden * hidden + hidden
+    called, sizes = int(all_heads.called_removed.sum()), found["file_sizes"].set_index("form").bytes
+    work = found["multiply_adds"]
+    return Summary(
+        blocks=int(matrices.blocks.sum()),
+        kept_blocks=int(matrices.kept_blocks.sum()),
+        linear_density_percent=float(100 * matrices.kept_blocks.sum() / matrices.blocks.sum()),
+        overall_density_percent=100 * kept / total,
+        overall_density_with_pooler_percent=100 * (kept + pooler) / (total + pooler),
+        heads=len(all_heads),
+        heads_left=len(all_heads) - called,
+        heads_called_removed=called,
+        heads_called_removed_percent=100 * called / len(all_heads),
+        heads_removable=int(all_heads.removable.sum()),
+        neurons=int(per_layer.neurons.sum()),
+        neurons_removable=int(per_layer.removable.sum()),
+        parameters=total,
+        kept_parameters=kept,
+        embeddings_percent=float(100 * parts[parts.part.str.contains("embeddings")].kept.sum() / kept),
+        file_bytes=checkpoint.file_bytes,
+        dense_fp32_bytes=int(sizes["dense fp32"]),
+        packed_fp16_bytes=int(sizes["packed fp16"]),
+        multiply_adds_dense=int(work["dense"].sum()),
+        multiply_adds_sparse=int(work["sparse"].sum()),
+    )

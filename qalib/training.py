@@ -1,0 +1,478 @@
+"""Pruning runs: windows with their answers, a teacher, and `transformers.Trainer` around the method in `pruning.py`.
+
+Mixed precision, gradient accumulation, several processes (`accelerate launch`, `torchrun`), checkpoints and resuming
+are the Trainer's. What is added: two losses, two learning rates, a schedule by steps or by the clock, and a log.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from qalib import checkpoint, evaluation, pruning, squad
+from qalib.blocks import Block
+from qalib.errors import InputError
+from qalib.files import read_json, write_json, write_text
+from qalib.pruning import Pruner, Schedule
+from qalib.squad import Question, QuestionSet
+from qalib.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
+
+METHODS = ("movement", "magnitude")
+LENGTHS = 32  # batches are padded to multiples of it: with few shapes memory is used again
+LARGEST = 60_000.0  # of a stored logit, in fp16
+MAY_CHANGE = {"resume", "max_hours", "save_minutes", "log_steps", "bar", "out", "work", "eval_data"}
+
+
+class TrainingWindows(Dataset):
+    """Windows of questions with `positions`, shape `(windows, 2)`: the tokens where the answer begins and ends.
+
+    A window without the whole answer points at its first token, `[CLS]`. Of several references the first counts.
+    Raises InputError for an answer that does not stand in its context where the file says.
+    """
+
+    def __init__(self, questions: Sequence[Question], tokenizer):
+        for q in questions:
+            start, answer = q.starts[0], q.answers[0]
+            if not answer or start < 0 or q.context[start : start + len(answer)] != answer:
+                raise InputError(f"question {q.id!r}: {answer!r} does not stand at character {start} of its context")
+        self.windows = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
+        self.positions = np.array([answer_position(w, questions[w.index]) for w in self.windows])
+        self.lengths = np.array([len(w) for w in self.windows])
+        self.pad_id = tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+        """Model inputs `(batch, length)`, `positions` `(batch, 2)`, and the windows' numbers `index` `(batch,)`."""
+        length = min(-(-self.lengths[indices].max() // LENGTHS) * LENGTHS, MAX_LENGTH)
+        inputs = collate([self.windows[i] for i in indices], self.pad_id, int(length))
+        return inputs | {"positions": torch.from_numpy(self.positions[indices]), "index": torch.tensor(indices)}
+
+
+def answer_position(window: Window, question: Question) -> tuple[int, int]:
+    """First and last token of the answer in a window, (0, 0) where it is not all there."""
+    start, end = question.starts[0], question.starts[0] + len(question.answers[0])
+    inside = np.flatnonzero((window.offsets[:, 1] > start) & (window.offsets[:, 0] < end))
+    if not len(inside) or window.offsets[0, 0] > start or window.offsets[-1, 1] < end:
+        return 0, 0
+    return window.first + int(inside[0]), window.first + int(inside[-1])
+
+
+class ByLength(Sampler):
+    """An order in which every `batch` successive windows are of like length, and batches of all lengths mix.
+
+    `batch` counts the windows of a step over all processes: the steps are the same however many share them.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch: int, seed: int):
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for another epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order, pool = random.permutation(len(self.lengths)), 64 * self.batch
+        pools = [order[first : first + pool] for first in range(0, len(order), pool)]
+        order = np.concatenate([part[self.lengths[part].argsort(kind="stable")] for part in pools])
+        full = len(order) // self.batch * self.batch
+        mixed = random.permutation(order[:full].reshape(-1, self.batch)).flatten()
+        return iter([*mixed.tolist(), *order[full:].tolist()])
+
+
+class Teacher:
+    """A teacher's logits for every window, computed when first asked for and kept on disk in fp16.
+
+    The files in `folder` carry `key`, a hash of teacher, data and windows: another epoch, or a resumed run, finds them.
+    """
+
+    def __init__(self, model: nn.Module, count: int, folder: Path, key: str):
+        self.model = model.eval().requires_grad_(False)
+        with PartialState().main_process_first():
+            self.values = _memmap(folder / f"teacher-{key}.logits", np.float16, (count, 2, MAX_LENGTH))
+            self.known = _memmap(folder / f"teacher-{key}.known", np.uint8, (count,))
+
+    def __call__(self, index: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits, shape `(batch, 2, length)`, for the windows numbered `index`, with the given model inputs."""
+        rows, mask = index.cpu().numpy(), inputs["attention_mask"]
+        if not self.known[rows].all():
+            with torch.no_grad():
+                fresh = pruning.logits(self.model.to(mask.device), **inputs).clamp(-LARGEST, LARGEST)
+            self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
+            self.known[rows] = 1
+        stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32)).to(mask.device)
+        return stored.masked_fill(mask[:, None] == 0, torch.finfo(torch.float32).min)
+
+
+def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not path.exists() or path.stat().st_size != size:
+        with open(path, "wb") as file:
+            file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Learning rates of weights and scores; the regulariser's weight; the share `alpha` of distillation in the loss."""
+
+    weight_lr: float
+    score_lr: float
+    regulariser: float
+    alpha: float
+    temperature: float
+
+
+class PruningTrainer(Trainer):
+    """`transformers.Trainer` for a `Pruner`: loss and optimizer are replaced, nothing else.
+
+    `progress` is the part of the run that is done, 0 to 1; `parts` are the last step's losses.
+    """
+
+    def __init__(
+        self, pruner: Pruner, data: TrainingWindows, teacher: Teacher, schedule: Schedule, recipe: Recipe, **rest
+    ):
+        super().__init__(model=pruner, train_dataset=data, data_collator=data.batch, **rest)
+        self.remove_callback(PrinterCallback)
+        self.pruner, self.teacher, self.schedule, self.recipe = pruner, teacher, schedule, recipe
+        self.progress, self.parts = 0.0, {}
+
+    @property
+    def step_size(self) -> int:
+        """Windows a step, over all processes."""
+        return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """alpha * distillation + (1 - alpha) * cross-entropy + the penalty's weight * mean sigmoid of the scores."""
+        positions, index = inputs.pop("positions"), inputs.pop("index")
+        logits, alpha = model(**inputs), self.recipe.alpha
+        self.parts = {"answer_loss": pruning.answer_loss(logits, positions)}
+        loss = (1 - alpha) * self.parts["answer_loss"]
+        if alpha:
+            with self.compute_loss_context_manager():
+                teacher = self.teacher(index, inputs)
+            self.parts["distillation_loss"] = pruning.distillation(logits, teacher, self.recipe.temperature)
+            loss = loss + alpha * self.parts["distillation_loss"]
+        self.parts["loss"] = loss
+        if self.pruner.penalty:
+            loss = loss + self.pruner.penalty * self.pruner.regulariser()
+        return (loss, logits) if return_outputs else loss
+
+    def create_optimizer(self, model=None):
+        """AdamW over two groups: weights, then scores."""
+        scores = list(self.pruner.scores.parameters())
+        weights = [p for p in self.pruner.model.parameters() if p.requires_grad]
+        groups = [{"params": weights, "lr": self.recipe.weight_lr}, {"params": scores, "lr": self.recipe.score_lr}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Learning rates by `progress`, whether steps or the clock drive it."""
+        rates = (self.schedule.weight_rate_at, self.schedule.score_rate_at)
+        factors = [lambda _, rate=rate: rate(self.progress) for rate in rates]
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factors)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, train_dataset=None):
+        return ByLength(self.train_dataset.lengths, self.step_size, self.args.seed)
+
+
+class Steering(TrainerCallback):
+    """Sets the masks before each step, and writes log, bar and checkpoints after it."""
+
+    def __init__(
+        self,
+        trainer: PruningTrainer,
+        log: Path,
+        max_hours: float | None,
+        save_minutes: float,
+        log_steps: int,
+        bar: bool,
+        tokenizer=None,
+        dev: QuestionSet | None = None,
+    ):
+        self.trainer, self.pruner, self.log, self.log_steps = trainer, trainer.pruner, log, log_steps
+        self.seconds, self.save_seconds = 3600 * max_hours if max_hours else math.inf, 60 * save_minutes
+        self.main, self.tokenizer, self.dev = trainer.is_world_process_zero(), tokenizer, dev
+        form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=100, desc="pruning", bar_format=form, disable=not (bar and self.main))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Take up clock and log where the checkpoint left them."""
+        self.started = time.monotonic() - self.pruner.clock.item()
+        self.saved = self.pruner.clock.item()
+        if self.main:
+            self._drop_lines_after(state.global_step)
+        self._steer(state)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Clip the gradient of the weights to norm 1."""
+        # Not of the scores: the regulariser's gradient would take the norm for itself, and Adam scales it anyway.
+        nn.utils.clip_grad_norm_(self.trainer.optimizer.param_groups[0]["params"], 1.0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Write the log, prepare the next step, ask for a checkpoint when one is due, and end when time is up."""
+        if state.global_step % self.log_steps == 0:
+            self._write(state, self._figures(state))
+        self._steer(state)
+        over = self.trainer.progress >= 1
+        control.should_training_stop |= over
+        if over or self.pruner.clock.item() - self.saved >= self.save_seconds:
+            control.should_save, self.saved = True, self.pruner.clock.item()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Score the checkpoint and mark it as complete."""
+        if not self.main:
+            return
+        if self.dev:
+            self.pruner.eval()
+            with self.trainer.compute_loss_context_manager():
+                score = evaluation.evaluate(self.pruner.model, self.tokenizer, self.dev, progress=False).score
+            self.pruner.train()
+            self._write(state, {"exact_match": score.exact_match, "f1": score.f1})
+        # Last, so that a checkpoint without this file is one whose writing was interrupted.
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Leave the terminal tidy."""
+        self.bar.close()
+
+    def _drop_lines_after(self, step: int) -> None:
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
+        write_text(self.log, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+    def _steer(self, state) -> None:
+        trainer, clock = self.trainer, self.pruner.clock
+        clock.fill_(time.monotonic() - self.started)
+        if trainer.args.world_size > 1:
+            torch.distributed.broadcast(clock, 0)
+        before = trainer.progress
+        trainer.progress = min(1.0, max(state.global_step / state.max_steps, clock.item() / self.seconds))
+        advanced = trainer.progress - before if before else 0.0
+        pruning.steer(self.pruner, trainer.schedule, trainer.progress, advanced, trainer.recipe.regulariser)
+
+    def _figures(self, state) -> dict[str, Any]:
+        trainer, scores = self.trainer, self.pruner.scores[0]
+        figures = {
+            **{name: round(self._mean(part), 5) for name, part in trainer.parts.items()},
+            "density": round(self.pruner.density(), 5),
+            "steered_density": round(trainer.schedule.density_at(trainer.progress), 5),
+            "threshold": round(torch.tensor(scores.cut).sigmoid().item(), 5),
+            "regulariser": round(self.pruner.penalty, 4),
+            "weight_lr": trainer.optimizer.param_groups[0]["lr"],
+            "densities": {name: round(density, 4) for name, density in self.pruner.densities().items()},
+        }
+        self.bar.set_postfix({name: figures[name] for name in ("loss", "density", "threshold")}, refresh=False)
+        self.bar.update(round(100 * trainer.progress, 2) - self.bar.n)
+        return figures
+
+    def _mean(self, part: Tensor) -> float:
+        return self.trainer.accelerator.reduce(part.detach(), "mean").item()
+
+    def _write(self, state, figures: dict[str, Any]) -> None:
+        if not self.main:
+            return
+        line = {
+            "step": state.global_step,
+            "windows": state.global_step * self.trainer.step_size,
+            "seconds": round(self.pruner.clock.item(), 1),
+            "progress": round(self.trainer.progress, 5),
+        }
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line | figures) + "\n")
+
+
+def prune(
+    teacher: str,
+    student: str | None,
+    data: str,
+    out: Path | str,
+    density: float = 0.317,
+    block: Block = (32, 32),
+    ffn: str = "block",
+    method: str = "movement",
+    epochs: float = 3.0,
+    max_hours: float | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    questions: int | None = None,
+    batch: int = 16,
+    accumulate: int = 1,
+    weight_lr: float = 1e-4,
+    score_lr: float = 1e-2,
+    regulariser: float = 25.0,
+    alpha: float = 0.9,
+    temperature: float = 2.0,
+    dropout: float = 0.0,
+    train_word_embeddings: bool = False,
+    warmup: float = 0.05,
+    rise: float = 0.4,
+    settle: float = 0.55,
+    precision: str = "bf16",
+    work: Path | str | None = None,
+    eval_data: str | None = None,
+    eval_questions: int | None = None,
+    save_minutes: float = 10.0,
+    log_steps: int = 10,
+    bar: bool = True,
+) -> Path:
+    """Prune a model to a density while it learns from data and a teacher; returns `out`, a folder in the packed form.
+
+    Args:
+        teacher: Checkpoint whose logits are distilled (anything that `checkpoint.load` takes).
+        student: Checkpoint to start from; None for the teacher's own weights.
+        data: Training questions: a SQuAD v1.1 file, or `squad`. `questions` takes the first so many.
+        out: Folder to write: weights, config, tokenizer, model_meta.json with all that made them, and log.jsonl.
+        density: Kept / all weights of the encoder matrices, above 0 and at most 1. Reached to the block, from below.
+        block: Height and width of a block, in weights.
+        ffn: `block`, or `rows` for whole FFN neurons (see `pruning.Pruner`).
+        method: `movement`; or `magnitude`, the baseline: at once the blocks with the smallest root mean square go.
+        epochs: Length of the run in passes over the data; `max_hours` ends it sooner, with the schedule by the clock.
+        resume: Go on from the last checkpoint in `work`; from the start if there is none.
+        batch: Windows a step and process; a step takes `accumulate` of them.
+        weight_lr, score_lr: Largest learning rates.
+        regulariser: Weight of the mean sigmoid of the scores, before steering.
+        alpha, temperature: Share of distillation in the loss, the rest being cross-entropy; its temperature.
+        dropout: Probability, in the student.
+        warmup, rise, settle: See `pruning.Schedule`.
+        precision: `bf16` (autocast) or `fp32`.
+        work: Folder for log, checkpoints and the teacher's logits; `<out>.run` by default.
+        eval_data, eval_questions: Questions to score each checkpoint with; EM and F1 go to the log.
+        save_minutes, log_steps: Time between checkpoints, steps between lines of the log.
+
+    Raises InputError for an argument, file or answer that cannot be used.
+    """
+    arguments = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    schedule = Schedule(density, warmup=warmup, rise=rise, settle=settle)
+    recipe = Recipe(weight_lr, score_lr, regulariser, alpha, temperature)
+    out, work = Path(out), Path(work or f"{out}.run")
+    _check(arguments, out)
+    _open(work, arguments, resume)
+    tutor, pupil = checkpoint.load(teacher), checkpoint.load(student or teacher)
+    if tutor.tokenizer.get_vocab() != pupil.tokenizer.get_vocab():
+        raise InputError(f"{teacher}, {student}: teacher and student do not share a vocabulary")
+    asked = squad.load(data, "train").first(questions)
+    dev = squad.load(eval_data).first(eval_questions) if eval_data else None
+    torch.set_flush_denormal(True)
+    transformers.set_seed(seed)
+    for model, probability in ((tutor.model, 0.0), (pupil.model, dropout)):
+        _prepare(model, probability)
+    pupil.model.bert.embeddings.word_embeddings.weight.requires_grad_(train_word_embeddings)
+    pruner = Pruner(pupil.model, block, ffn)
+    if method == "magnitude":
+        pruner.score_by_magnitude()
+    train = TrainingWindows(asked.questions, pupil.tokenizer)
+    key = hashlib.sha256(json.dumps([tutor.sha256, asked.sha256, len(asked), len(train), MAX_LENGTH, OVERLAP]).encode())
+    on_cpu = not torch.cuda.is_available()
+    trainer = PruningTrainer(
+        pruner, train, Teacher(tutor.model, len(train), work, key.hexdigest()[:16]), schedule, recipe,
+        args=TrainingArguments(
+            str(work), num_train_epochs=epochs,
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate,
+            seed=seed, bf16=precision == "bf16", use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, max_grad_norm=0.0,
+            save_strategy="no", save_total_limit=2, logging_strategy="no", report_to="none", disable_tqdm=True,
+            remove_unused_columns=False, ddp_find_unused_parameters=False,
+        ),
+    )  # fmt: skip
+    trainer.add_callback(
+        Steering(trainer, work / "log.jsonl", max_hours, save_minutes, log_steps, bar, pupil.tokenizer, dev)
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
+    pruner.cut(pruning.cut_for(*pruner.flat(), density))
+    if trainer.is_world_process_zero():
+        meta = {
+            "arguments": arguments,
+            "schedule": asdict(schedule),
+            "teacher": {"name": tutor.name, "sha256": tutor.sha256},
+            "student": {"name": pupil.name, "sha256": pupil.sha256},
+            "data": {"name": asked.description, "sha256": asked.sha256, "questions": len(asked), "windows": len(train)},
+            "density": pruner.density(),
+            "steps": trainer.state.global_step,
+            "windows_seen": trainer.state.global_step * trainer.step_size,
+            "training_seconds": round(pruner.clock.item(), 1),
+            "processes": trainer.args.world_size,
+            "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
+            "versions": {"python": platform.python_version()}
+            | {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
+        }
+        finished = replace(pupil, model=pruner.cpu().bake(), block=block, meta=meta)
+        checkpoint.save_packed(finished, out)
+        write_text(out / "log.jsonl", (work / "log.jsonl").read_text())
+    return out
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint in a run's folder that is complete."""
+    found = [path.parent for path in work.glob("checkpoint-*/complete")]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+
+
+def _check(arguments: dict[str, Any], out: Path) -> None:
+    for name, choices in {"method": METHODS, "ffn": pruning.FFN, "precision": ("bf16", "fp32")}.items():
+        if arguments[name] not in choices:
+            raise InputError(f"{name} {arguments[name]!r}: choose one of {', '.join(choices)}")
+    for name in ("epochs", "max_hours", "batch", "accumulate", "weight_lr", "temperature", "save_minutes", "log_steps"):
+        if arguments[name] is not None and not arguments[name] > 0:
+            raise InputError(f"{name} {arguments[name]}: must be above 0")
+    for name in ("alpha", "dropout"):
+        if not 0 <= arguments[name] <= 1:
+            raise InputError(f"{name} {arguments[name]}: must be between 0 and 1")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
+
+
+def _open(work: Path, arguments: dict[str, Any], resume: bool) -> None:
+    """Make the run's folder, or see that it belongs to a run with the same arguments."""
+    record = work / "arguments.json"
+    with PartialState().main_process_first():
+        if not PartialState().is_main_process:
+            return
+        if record.exists():
+            if not resume:
+                raise InputError(f"{work}: holds a run already; go on with it (resume), or remove it")
+            before = read_json(record)
+            for name in sorted(arguments.keys() - MAY_CHANGE):
+                if json.dumps(before.get(name)) != json.dumps(arguments[name]):
+                    raise InputError(f"{record}: the run has {name} {before.get(name)!r}, not {arguments[name]!r}")
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(record, arguments)
+
+
+def _prepare(model: nn.Module, dropout: float) -> None:
+    """Set what makes training fast, and changes no result but by rounding."""
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # on a CPU the fused kind is slower, backwards most of all
+    model.bert.embeddings.register_forward_hook(_lower_precision)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def _lower_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """Under autocast keep sums and norms in its type as well: going to float32 and back costs a third of the time."""
+    kind = output.device.type
+    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output

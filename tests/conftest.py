@@ -1,0 +1,111 @@
+"""What the tests share: a tiny block-sparse model, made here, and the large data where they are."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from qalib import blocks, checkpoint, encoder, squad
+from qalib.files import read_json, write_json
+
+torch.set_num_threads(1)  # tiny models: more threads only wait for one another
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(__file__).parent / "data"
+BLOCK = (8, 8)
+
+
+def pruned(loaded: checkpoint.Checkpoint, density: float = 0.4) -> checkpoint.Checkpoint:
+    """Zero random blocks; layer 0 loses head 1, layer 1 the queries of head 0, both 16 neurons."""
+    loaded.block = BLOCK
+    generator = torch.Generator().manual_seed(1)
+    for matrix in encoder.matrices(loaded.model):
+        weight = matrix.linear.weight.data
+        grid = blocks.mask(weight, BLOCK).shape
+        weight.mul_(blocks.expand(torch.rand(grid, generator=generator) < density, BLOCK))
+    first, second = encoder.layers(loaded.model)[:2]
+    size = first.attention.self.attention_head_size
+    first.attention.self.value.weight.data[size : 2 * size] = 0  # its value bias stays
+    second.attention.self.query.weight.data[:size] = 0
+    for layer in (first, second):
+        layer.intermediate.dense.weight.data[:8] = 0
+        layer.output.dense.weight.data[:, 8:16] = 0
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def dense_folder(tmp_path_factory) -> Path:
+    """A tiny random BERT for questions in transformers' form: 2 layers, 4 heads of 16, 128 neurons."""
+    folder = tmp_path_factory.mktemp("dense") / "tiny"
+    runpy.run_path(str(DATA / "record_pipeline_v4.py"))["tiny_model"](folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed_folder(dense_folder, tmp_path_factory) -> Path:
+    """The same, block-sparse and packed in fp32."""
+    out = tmp_path_factory.mktemp("packed") / "tiny-sparse"
+    return checkpoint.save_packed(pruned(checkpoint.load(dense_folder)), out, "fp32")
+
+
+@pytest.fixture
+def sparse(packed_folder) -> checkpoint.Checkpoint:
+    """The tiny block-sparse checkpoint, fresh for each test."""
+    return checkpoint.load(packed_folder)
+
+
+@pytest.fixture
+def edited(packed_folder, tmp_path):
+    """A function that copies the packed checkpoint with settings of config.json changed."""
+
+    def edit(**settings) -> Path:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for path in packed_folder.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        write_json(folder / "config.json", read_json(folder / "config.json") | settings)
+        return folder
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with SQuAD and the dense teacher; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("QALIB_SHARED", ROOT.parent / "shared"))
+    if not (folder / "squad").is_dir():
+        pytest.skip(f"{folder} holds no squad/; name the folder with the large data in QALIB_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def asked() -> squad.QuestionSet:
+    """Eight questions over short contexts of different lengths."""
+    words = "one two red blue cat dog sun sea".split()
+    questions = [
+        squad.Question(f"q{n}", "t", f"What is {word}?", f"It is {word} " * (n + 1), (word, f"is {word}"), (6, 3))
+        for n, word in enumerate(words)
+    ]
+    return squad.QuestionSet(tuple(questions), "asked", "eight questions", "0" * 64)
+
+
+@pytest.fixture(scope="session")
+def asked_file(asked, tmp_path_factory) -> Path:
+    """The same as a SQuAD v1.1 file."""
+    paragraphs = [
+        {
+            "context": q.context,
+            "qas": [
+                {
+                    "id": q.id,
+                    "question": q.question,
+                    "answers": [{"text": t, "answer_start": s} for t, s in zip(q.answers, q.starts, strict=True)],
+                }
+            ],
+        }
+        for q in asked.questions
+    ]
+    path = tmp_path_factory.mktemp("data") / "eight.json"
+    return write_json(path, {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]})

@@ -1,0 +1,280 @@
+"""The pipeline against recorded results of transformers 4 (data/record_pipeline_v4.py), and where it differs."""
+
+import json
+import os
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qalib import checkpoint
+from qalib.answering import Options, answer, candidates, merged, pipeline, probabilities, word_spans
+from qalib.errors import InputError
+from qalib.windows import Window
+
+DATA = Path(__file__).parent / "data"
+RECORDED = json.loads((DATA / "pipeline_v4.json").read_text(encoding="ascii"))
+RECORDER = runpy.run_path(str(DATA / "record_pipeline_v4.py"))
+TEXTS = RECORDED["texts"]
+SAME = [case for case in RECORDED["cases"] if "differs" not in case]
+DENSE = Path(os.environ.get("QALIB_SHARED", Path(__file__).parents[2] / "shared")) / "models" / RECORDED["dense"]
+ERRORS = {"ValueError": ValueError, "KeyError": KeyError}
+
+
+def named(cases):
+    return [pytest.param(case, id=f"{case['model']}: {case['name']}") for case in cases]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small models are not faster with more, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    RECORDER["tiny_model"](folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return checkpoint.load(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def models(tiny):
+    return {"tiny": tiny}
+
+
+def model_of(case, models):
+    if case["model"] == "dense" and "dense" not in models:
+        if not DENSE.is_dir():
+            pytest.skip(f"{DENSE} is not there; name the folder that holds models/{RECORDED['dense']} in QALIB_SHARED")
+        models["dense"] = checkpoint.load(DENSE)
+    return models[case["model"]]
+
+
+def call(case, model):
+    args, kwargs = (RECORDER["filled"](case[key], TEXTS) for key in ("args", "kwargs"))
+    return pipeline("question-answering", model=model, **case["setup"])(*args, **kwargs)
+
+
+def contexts_of(case):
+    """The contexts of a case, in the order of its results."""
+
+    def of(value):
+        if isinstance(value, list):
+            return [context for item in value for context in of(item)]
+        context, question = value["context"], value["question"]
+        return [context] * len(question) if isinstance(question, list) and isinstance(context, str) else [context]
+
+    args, kwargs = (RECORDER["filled"](case[key], TEXTS) for key in ("args", "kwargs"))
+    if args and isinstance(args[0], str):
+        return [args[1]]
+    return np.ravel(of(args or kwargs.get("data", kwargs))).tolist()
+
+
+def without_chance(result):
+    """An answer or answers of transformers 4 without the spans of score 0, which it adds in no certain order."""
+    if isinstance(result, dict):
+        return result
+    good = [answer for answer in result if answer["score"] > 0] or result[:1]
+    return good[0] if len(good) == 1 else good
+
+
+def check_same(ours, recorded):
+    assert type(ours) is type(recorded)
+    ours, recorded = ([x] if isinstance(x, dict) else x for x in (ours, recorded))
+    places = [[(a["start"], a["end"], a["answer"]) for a in answers] for answers in (ours, recorded)]
+    assert places[0] == places[1]
+    scores = [[a["score"] for a in answers] for answers in (ours, recorded)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:topk is deprecated")
+@pytest.mark.parametrize("case", named(c for c in SAME if "result" in c))
+def test_same_as_transformers_4(case, models):
+    ours, recorded = call(case, model_of(case, models)), case["result"]
+    assert isinstance(ours, list) or not case["many"]
+    ours, recorded = (ours, recorded) if case["many"] else ([ours], [recorded])
+    assert len(ours) == len(recorded) == len(contexts_of(case))
+    for result, expected, context in zip(ours, recorded, contexts_of(case), strict=True):
+        check_same(result, without_chance(expected))
+        for found in [result] if isinstance(result, dict) else result:
+            assert list(found) == ["score", "start", "end", "answer"]
+            assert context[found["start"] : found["end"]] == found["answer"]
+
+
+@pytest.mark.parametrize("case", named(c for c in SAME if "error" in c))
+def test_same_errors_as_transformers_4(case, models):
+    with pytest.raises(ERRORS[case["error"]]):
+        call(case, model_of(case, models))
+
+
+def test_the_record_is_whole():
+    assert RECORDED["versions"]["transformers"].startswith("4.")
+    recorded = [(case["model"], case["name"]) for case in RECORDED["cases"]]
+    assert recorded == [(case["model"], case["name"]) for case in RECORDER["cases"]()]
+    assert TEXTS == RECORDER["TEXTS"]
+
+
+def differing(name):
+    return next(case for case in RECORDED["cases"] if case["name"] == name and "differs" in case)
+
+
+def test_as_many_spans_as_asked_for(tiny):
+    case = differing("as many spans as asked for")
+    assert "kth" in case["message"]
+    assert {found["answer"] for found in call(case, tiny)} == {"he", "is", "he is"}
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("no room for the overlap", "20 tokens have no room for 4 question tokens, an overlap of 18"),
+        ("no room for the context", "200 tokens have no room for 301 question tokens, an overlap of 100"),
+        ("too long for the model", "600 tokens do not fit a model of 512 positions"),
+    ],
+)
+def test_windows_that_cannot_be(name, text, tiny):
+    case = differing(name)
+    assert case["error"] in ("PanicException", "Exception", "RuntimeError")
+    with pytest.raises(ValueError, match=text):
+        call(case, tiny)
+
+
+def test_inputs_that_transformers_4_misreads(tiny):
+    qa = pipeline(model=tiny)
+    who, where = (qa(question=TEXTS[name], context=TEXTS["chopin"]) for name in ("who", "where"))
+    assert call(differing("a dict of questions on one context"), tiny) == [who, where]
+    assert call(differing("a dict with other keys"), tiny) == who
+    assert call(differing("lists in two dicts"), tiny) == [who, who]
+
+
+def test_answers_lie_in_the_context(tiny):
+    case = differing("[CLS] in the question")
+    ours, recorded = ({a["answer"]: a["score"] for a in answers} for answers in (call(case, tiny), case["result"]))
+    assert ours["was in"] == pytest.approx(recorded["was in"], rel=1e-3)
+    assert ours["he was in"] < recorded["he was in"] / 2  # there it also begins with a [CLS] of the question
+
+
+def test_no_candidate(tiny):
+    found = pipeline(model=tiny)(question="Who?", context=" ", top_k=3)
+    assert found == {"score": 0, "start": 0, "end": 0, "answer": ""}
+
+
+def test_generators_are_answered_as_asked_for(tiny):
+    qa, asked = pipeline(model=tiny), []
+
+    def questions():
+        for name in ("who", "where"):
+            asked.append(name)
+            yield {"question": TEXTS[name], "context": TEXTS["chopin"]}
+
+    results = qa(questions())
+    assert not asked
+    first = next(results)
+    assert asked == ["who"]
+    assert [first, *results] == [qa(question=TEXTS[name], context=TEXTS["chopin"]) for name in ("who", "where")]
+
+
+def test_models_and_tokenizers(tiny, tiny_folder):
+    pair = {"question": TEXTS["who"], "context": TEXTS["chopin"]}
+    expected = pipeline(model=tiny)(pair)
+    for given in (
+        {"model": tiny_folder},
+        {"model": str(tiny_folder), "tokenizer": str(tiny_folder)},
+        {"model": tiny, "tokenizer": tiny_folder},
+        {"model": tiny.model, "tokenizer": tiny.tokenizer},
+        {"model": tiny, "device": -1},
+        {"model": tiny, "device": torch.device("cpu"), "batch_size": 8},
+    ):
+        assert pipeline("question-answering", **given)(pair) == expected
+    assert answer(**pair, model=tiny) == expected
+
+
+class Runtime(nn.Module):
+    """A module that knows no more than a model's logits."""
+
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.inner, self.wrap = model, wrap
+
+    def forward(self, input_ids, token_type_ids, attention_mask):
+        output = self.inner(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
+        assert not output.start_logits.requires_grad
+        return self.wrap(output.start_logits, output.end_logits)
+
+
+@pytest.mark.parametrize("wrap", [lambda s, e: (s, e), lambda s, e: {"start_logits": s.bfloat16(), "end_logits": e}])
+def test_a_runtime_is_a_model(tiny, wrap):
+    pair = {"question": TEXTS["who"], "context": TEXTS["chopin"]}
+    qa = pipeline(model=Runtime(tiny.model, wrap), tokenizer=tiny.tokenizer)
+    assert qa(pair)["score"] == pytest.approx(pipeline(model=tiny)(pair)["score"], rel=0.05)
+
+
+def test_what_cannot_be_made(tiny, tmp_path):
+    with pytest.raises(ValueError, match="only task supported is 'question-answering'"):
+        pipeline("text-classification", model=tiny)
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        pipeline(model=tiny.model)
+    with pytest.raises(ValueError, match="not a fast tokenizer"):
+        pipeline(model=tiny, tokenizer=object())
+    with pytest.raises(InputError, match=f"{tmp_path}: no tokenizer"):
+        pipeline(model=tiny, tokenizer=tmp_path)
+    with pytest.raises(TypeError, match="max_answer_length.*top_k"):
+        pipeline(model=tiny, max_answer_length=3)
+    with pytest.raises(ValueError, match="doc_stride"):
+        pipeline(model=tiny)(question="Who?", context="He.", doc_stride=-1)
+
+
+def window(ids, first, offsets, words):
+    ids, words = np.array(ids), np.array(words)
+    return Window(0, ids, np.zeros_like(ids), first, np.array(offsets).reshape(-1, 2), words)
+
+
+def test_probabilities_by_hand():
+    # [CLS] a question token [SEP] two context tokens [SEP]; e**ln(3) = 3, so 3/6 + 1/6 + 2/6
+    logits = np.log([3, 50, 50, 1, 2, 50])
+    context, none = probabilities(logits, window([101, 7, 102, 8, 9, 102], 3, [[0, 1], [2, 3]], [0, 1]))
+    assert context.tolist() == pytest.approx([1 / 6, 2 / 6])
+    assert none == pytest.approx(3 / 6)
+
+
+def test_candidates_by_hand():
+    start, end = np.array([0.5, 0.25, 0.25]), np.array([0.0, 0.5, 0.5])
+    first, last, scores = candidates(start, end, most=4, longest=2)
+    # (0, 2) is too long, (0, 0) scores 0; of the equal ones the earlier is first
+    assert list(zip(first, last, scores, strict=True)) == [(0, 1, 0.25), (1, 1, 0.125), (1, 2, 0.125), (2, 2, 0.125)]
+    assert [len(part) for part in candidates(start, end, most=1, longest=9)] == [1, 1, 1]
+    assert [len(part) for part in candidates(start[:0], end[:0], most=1, longest=9)] == [0, 0, 0]
+
+
+def test_words_by_hand():
+    # "un|seen s|ky": the window begins inside of word 4
+    found = word_spans(window([1, 2, 3, 4, 5, 3], 2, [[2, 6], [7, 8], [8, 10]], [4, 5, 5]))
+    assert found.tolist() == [[2, 6], [7, 10], [7, 10]]
+
+
+def test_merging_by_hand():
+    def one(score, start, text):
+        return {"score": score, "start": start, "end": start + len(text), "answer": text}
+
+    assert merged([one(0.5, 3, "Rome"), one(0.25, 9, "Oslo"), one(0.75, 20, "ROME")]) == [
+        one(1.25, 3, "Rome"),
+        one(0.25, 9, "Oslo"),
+    ]
+
+
+def test_options_leave_none_alone():
+    assert Options().updated({"top_k": None, "batch_size": 2}) == Options(batch_size=2)
+    with pytest.warns(UserWarning, match="topk is deprecated"):
+        assert Options().updated({"topk": 2}).top_k == 2

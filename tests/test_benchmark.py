@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from qalib import benchmark, runtimes
+from qalib.benchmark import Timing, interleave
+from qalib.errors import InputError
+
+
+def test_median_and_spread():
+    timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
+    assert timing.median == 3 and timing.spread == 2
+    assert Timing((5.0,)).spread == 0
+
+
+def test_candidates_take_turns_and_warm_up_does_not_count():
+    calls = []
+    timings = interleave({n: lambda n=n: calls.append(n) for n in "ab"}, repeats=3, warmup=2, progress=False)
+    assert calls == list("ab") * 5 and [len(t.seconds) for t in timings.values()] == [3, 3]
+    with pytest.raises(InputError, match="0 repeats"):
+        interleave({}, repeats=0)
+
+
+def test_compare(sparse):
+    rows = benchmark.compare(sparse, ["compact"], ["fp32", "bf16"], 2, 16, repeats=3, progress=False)
+    assert list(rows.runtime) == ["dense", "compact"] * 2 and list(rows["dtype"]) == ["fp32"] * 2 + ["bf16"] * 2
+    dense, compact = rows.iloc[0], rows.iloc[1]
+    assert dense.speedup == 1 and compact.speedup == pytest.approx(dense.median_seconds / compact.median_seconds)
+    assert compact.bound > 1 and compact.baseline == "dense fp32"
+    assert compact.tokens_per_second == pytest.approx(32 / compact.median_seconds)
+    report = benchmark.report(rows)
+    assert report["machine"]["CPU"] and len(report["rows"]) == 4
+
+
+def test_a_runtime_with_other_logits_is_not_timed(sparse, monkeypatch):
+    def wrong(checkpoint):
+        model = runtimes.dense(checkpoint)
+        torch.nn.init.constant_(model.qa_outputs.bias, 1.0)
+        return model
+
+    monkeypatch.setitem(runtimes.REGISTRY, "wrong", runtimes.Runtime("wrong", "", wrong))
+    with pytest.raises(InputError, match="runtime wrong in fp32: a logit differs from dense by"):
+        benchmark.compare(sparse, ["wrong"], batch=1, length=8, repeats=1, progress=False)
+
+
+def test_sizes_that_do_not_fit(sparse):
+    with pytest.raises(InputError, match="batch 1 x length 513: at least 1 window of 1 to 512 tokens"):
+        benchmark.compare(sparse, batch=1, length=513)
+
+
+def test_evaluation_time(sparse, asked):
+    rows = benchmark.evaluation_time(sparse, asked, repeats=2, progress=False)
+    usual, dense, compact = (rows.iloc[i] for i in range(3))
+    assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
+    assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
+    assert compact.share_of_usual == pytest.approx(compact.median_seconds / usual.median_seconds)
+    assert (rows.same_answers == 1).all()

@@ -1,0 +1,74 @@
+import pytest
+from huggingface_hub import ModelCard
+
+from qalib import card
+from qalib.errors import InputError
+from qalib.results import Number
+
+
+class Numbers(dict):
+    """A number for whatever the template asks for."""
+
+    def __missing__(self, name):
+        texts = ("model_", "data", "machine", "version", "teacher", "train_data", "license", "notice", "base", "method")
+        value = (
+            f"<{name}>" if name.startswith((*texts, "timed", "block", "widget_answer")) and "_f1" not in name else 42.25
+        )
+        return Number(name, "mit" if name == "license" else value, "%", "d", "test")
+
+
+class Recorder(Numbers):
+    def __missing__(self, name):
+        self[name] = super().__missing__(name)
+        return self[name]
+
+
+@pytest.fixture
+def numbers():
+    found = Recorder()
+    card.render(found)
+    return dict(found)
+
+
+def test_every_number_comes_from_the_results(numbers):
+    text = card.render(numbers)
+    assert "**42.25 %**" in text and "**42.2 %**" in text
+    for name in numbers:
+        with pytest.raises(InputError, match=f"results.json has not: .*{name}"):
+            card.render({key: value for key, value in numbers.items() if key != name})
+
+
+def test_the_metadata_is_what_the_hub_reads(numbers):
+    data = ModelCard(card.render(numbers)).data
+    assert data.license == "mit" and data.pipeline_tag == "question-answering" and data.language == "en"
+    assert {r.metric_type: r.metric_value for r in data.eval_results} == {"exact_match": 42.25, "f1": 42.25}
+    assert data.eval_results[0].dataset_name == "<data_description>" and len(data.widget) == 2
+
+
+def test_what_was_not_measured_says_so(numbers):
+    numbers["gpu_speedup"] = Number("gpu_speedup", None, "x", "d", "test", "no CUDA device was used")
+    assert "not measured (no CUDA device was used)" in card.render(numbers)
+
+
+def test_text_from_outside_is_no_markup(numbers):
+    numbers["data_description"] = Number("data_description", "<script>|x", "text", "d", "test")
+    body = card.render(numbers).split("\n---\n", 1)[1]
+    assert "<script>" not in body and "&lt;script&gt;&#124;x" in body
+
+
+def test_missing_figures_are_an_error(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(card.results, "read", lambda out: numbers)
+    with pytest.raises(InputError, match="heads.svg: no such figure"):
+        card.write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value, unit, decimals, text",
+    [(12345, "count", None, "12,345"), (31.6567, "%", 1, "31.7 %"), (1.5, "x", 2, "1.50x"), (3, "s", None, "3 s")],
+)
+def test_show(value, unit, decimals, text):
+    assert card.show(Number("n", value, unit, "d", "s"), decimals) == text
+
+
+def test_size_is_in_decimal_megabytes():
+    assert card.size(Number("n", 372_596_744, "bytes", "d", "s")) == "372.6 MB"

@@ -1,0 +1,205 @@
+import json
+import pickle
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+from transformers import AutoModelForQuestionAnswering
+
+from qalib import blocks, checkpoint, encoder
+from qalib.errors import InputError
+from qalib.files import read_json, write_json
+
+INPUTS = {"input_ids": torch.arange(5, 25)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
+CUT = {0: [1, 2], 1: [0, 1, 2, 3]}
+
+
+def logits(model):
+    with torch.inference_mode():
+        output = model(**INPUTS)
+    return torch.stack([output.start_logits, output.end_logits])
+
+
+def same_weights(one, other):
+    other = dict(other.model.state_dict())
+    return all(torch.equal(value, other[key]) for key, value in one.model.state_dict().items())
+
+
+@pytest.fixture
+def cut_folder(sparse, tmp_path):
+    """As of 2021: heads cut out (all of layer 1), zero blocks stored, a buffer and a pooler beside them."""
+    for layer, heads in CUT.items():
+        attention = encoder.layers(sparse.model)[layer].attention
+        for head in heads:
+            rows = slice(16 * head, 16 * head + 16)
+            for linear in (attention.self.query, attention.self.key, attention.self.value):
+                linear.weight.data[rows], linear.bias.data[rows] = 0, 0
+            attention.output.dense.weight.data[:, rows] = 0
+    state = dict(sparse.model.state_dict())
+    for layer, heads in CUT.items():
+        left = [16 * h + i for h in range(4) if h not in heads for i in range(16)]
+        for name in ("query", "key", "value"):
+            for part in ("weight", "bias"):
+                key = f"bert.encoder.layer.{layer}.attention.self.{name}.{part}"
+                state[key] = state[key][left]
+        key = f"bert.encoder.layer.{layer}.attention.output.dense.weight"
+        state[key] = state[key][:, left]
+    state["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    state["bert.pooler.dense.weight"], state["bert.pooler.dense.bias"] = torch.zeros(64, 64), torch.zeros(64)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    config = read_json(sparse.folder / "config.json") | {"pruned_heads": {str(k): v for k, v in CUT.items()}}
+    write_json(folder / "config.json", config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(sparse.folder / name, folder)
+    return folder
+
+
+def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_folder):
+    assert sparse.format == "packed" and sparse.block == (8, 8)
+    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) * 64 for m in encoder.matrices(sparse.model))
+    others = sum(p.numel() for p in sparse.model.parameters()) - sum(
+        m.linear.weight.numel() for m in encoder.matrices(sparse.model)
+    )
+    state = safetensors.torch.load_file(packed_folder / checkpoint.PACKED)
+    stored = sum(t.numel() * t.element_size() for t in state.values())
+    assert 4 * (kept + others) <= stored <= 1.02 * 4 * (kept + others)
+
+
+def test_packed_in_fp16_rounds_and_halves(sparse, tmp_path):
+    packed = checkpoint.load(checkpoint.save_packed(sparse, tmp_path / "half", "fp16"))
+    assert packed.file_bytes < 0.56 * sparse.file_bytes
+    rounded = {key: value.half().float() for key, value in sparse.model.state_dict().items()}
+    assert all(torch.equal(value, rounded[key]) for key, value in packed.model.state_dict().items())
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused(sparse, tmp_path):
+    sparse.model.qa_outputs.bias.data[0] = 1e6
+    with pytest.raises(InputError, match="qa_outputs.bias has a value that fp16 cannot hold"):
+        checkpoint.save_packed(sparse, tmp_path / "half", "fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_loads_in_plain_transformers_with_equal_logits(sparse, tmp_path):
+    folder = checkpoint.save_transformers(sparse, tmp_path / "plain")
+    plain, report = AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(logits(plain.eval()), logits(sparse.model))
+    again = checkpoint.load(folder)
+    assert again.format == "transformers" and same_weights(again, sparse)
+    assert "pruned_heads" not in read_json(folder / "config.json")
+
+
+def test_a_checkpoint_of_2021_is_the_dense_model_it_was_cut_from(sparse, cut_folder):
+    loaded = checkpoint.load(cut_folder)
+    assert loaded.format == "2021" and loaded.pruned_heads == CUT
+    assert same_weights(loaded, sparse)  # the fixture zeroed the heads in `sparse` before it cut them out
+    assert torch.equal(logits(loaded.model), logits(sparse.model))
+
+
+@pytest.mark.parametrize(
+    "heads, message",
+    [
+        ({"0": [1], "1": [0, 1, 2, 3]}, "leaves layer 0 3 heads of 16, which does not fit .*query.weight of shape"),
+        ({"7": [0]}, "names layer '7', but there are 2 layers"),
+        ({"0": [4]}, r"of layer 0 is \[4\], expected numbers from 0 to 3"),
+        ({"0": "all"}, "of layer 0 is 'all'"),
+        ([0], "pruned_heads is list"),
+    ],
+)
+def test_pruned_heads_that_do_not_fit(cut_folder, heads, message):
+    write_json(cut_folder / "config.json", read_json(cut_folder / "config.json") | {"pruned_heads": heads})
+    with pytest.raises(InputError, match=f"config.json: .*{message}"):
+        checkpoint.load(cut_folder)
+
+
+def test_no_weight_is_made_up(dense_folder, tmp_path):
+    state = safetensors.torch.load_file(dense_folder / "model.safetensors")
+    shutil.copy(dense_folder / "config.json", tmp_path)
+
+    def refused(**changed):
+        new = {k: v for k, v in (state | changed).items() if v is not None}
+        safetensors.torch.save_file(new, tmp_path / "model.safetensors")
+        with pytest.raises(InputError) as error:
+            checkpoint.load(tmp_path)
+        assert str(tmp_path / "model.safetensors") in str(error.value) and "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "missing: qa_outputs.bias" in refused(**{"qa_outputs.bias": None})
+    assert "unexpected: extra" in refused(extra=torch.zeros(1))
+    assert "mismatched: qa_outputs.bias is 3, expected 2" in refused(**{"qa_outputs.bias": torch.zeros(3)})
+    assert "not finite: qa_outputs.bias" in refused(**{"qa_outputs.bias": torch.tensor([0.0, torch.nan])})
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"model_type": "roberta"}, "not supported: model_type 'roberta'; supported: 'bert'"),
+        ({"block_size": [0, 8]}, r"block_size is \[0, 8\]"),
+        ({"block_size": [7, 8]}, r"block_size \[7, 8\] does not divide hidden_size 64"),
+        ({"num_attention_heads": 5}, "not a multiple of the number of attention"),
+        ({"hidden_size": "wide"}, "config.json: "),
+        ({"num_hidden_layers": 3}, "missing: bert.encoder.layer.2"),
+    ],
+)
+def test_bad_settings(edited, settings, message):
+    with pytest.raises(InputError, match=message):
+        checkpoint.load(edited(**settings))
+
+
+def test_a_pickle_that_runs_code_is_refused(dense_folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    shutil.copy(dense_folder / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
+    with pytest.raises(InputError, match="code in a pickle is never run"):
+        checkpoint.load(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", checkpoint.PACKED])
+@pytest.mark.parametrize("length", [0, 7, 3000])
+def test_truncated_files(dense_folder, packed_folder, tmp_path, name, length):
+    if name == "pytorch_model.bin":
+        torch.save({"weight": torch.zeros(5000)}, tmp_path / name)
+    else:
+        shutil.copy((packed_folder if name == checkpoint.PACKED else dense_folder) / name, tmp_path)
+    shutil.copy(dense_folder / "config.json", tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:length])
+    with pytest.raises(InputError, match=f"{name}: damaged, or not a weight file"):
+        checkpoint.load(tmp_path)
+
+
+def test_names_that_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="no/such@v1: no such folder, and the hub cannot be reached"):
+        checkpoint.load("no/such@v1")
+    with pytest.raises(InputError, match="./nowhere: no such folder"):
+        checkpoint.load("./nowhere")
+    with pytest.raises(InputError, match="config.json: no such file"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"')
+    with pytest.raises(InputError, match=r"config.json: not JSON \(line 1"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(InputError, match="no weights there"):
+        checkpoint.load(tmp_path)
+
+
+def test_nothing_is_overwritten(sparse, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
+        checkpoint.save_packed(sparse, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_bundled_model_says_where_it_comes_from():
+    bundled = checkpoint.load("bundled")
+    assert bundled.format == "packed" and bundled.block == (32, 32)
+    assert set(checkpoint.STATED) <= set(bundled.meta)
+    assert (bundled.folder / "NOTICE").exists()

@@ -1,0 +1,92 @@
+"""The commands through their real entry points."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from qalib import cli
+from qalib.files import read_json, write_json
+
+
+def qalib(*arguments, cwd=None):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    command = [sys.executable, "-c", "from qalib.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+
+
+def as_json(*arguments):
+    done = qalib(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
+    predictions = tmp_path / "predictions.json"
+    result = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--predictions", predictions)
+    assert (result["total"], result["missing"], result["runtime"]) == (8, 0, "compact")
+    score = as_json("score", asked_file, predictions)
+    assert score == {key: result[key] for key in ("exact_match", "f1", "total", "missing", "unknown")}
+    write_json(predictions, {"q0": read_json(predictions)["q0"], "other": "x"})
+    score = as_json("score", asked_file, predictions)
+    assert (score["missing"], score["unknown"]) == (7, 1)
+
+
+def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
+    answers = as_json("answer", "What is it?", "It is a red cat.", "--model", packed_folder, "--top-k", "2")["answers"]
+    assert len(answers) == 2 and all("It is a red cat."[a["start"] : a["end"]] == a["answer"] for a in answers)
+    result = as_json("sparsity", "--model", packed_folder, "--out", tmp_path / "s")
+    assert result["heads"] == 8 and result["heads_called_removed_per_layer"] == [1, 1]
+    assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} >= {"heads.svg", "patterns.svg"}
+    result = as_json("benchmark", "--model", packed_folder, "--batch", 1, "--length", 8, "--repeats", 2)
+    assert [row["runtime"] for row in result["rows"]] == ["dense", "compact"] and "CPU" in result["machine"]
+    done = qalib("export", "--model", packed_folder, "--out", tmp_path / "plain")
+    assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["evaluate", "--data", "nowhere.json"], "nowhere.json: no such file"),
+        (["evaluate", "--data", "PACKED/config.json"], "config.json: 'data' is missing"),
+        (["evaluate", "--model", "./nowhere"], "./nowhere: no such folder"),
+        (["evaluate", "--model", "no/such"], "no/such: no such folder, and the hub cannot be reached"),
+        (["evaluate", "--runtime", "fast", "--model", "PACKED"], "no runtime 'fast'; there are dense, compact"),
+        (["evaluate", "--device", "cuda", "--model", "PACKED"], "torch finds no CUDA GPU"),
+        (["score", "sample", "PACKED/config.json"], "config.json: the prediction for "),
+        (["score", "sample", "PACKED/model.packed.safetensors"], "model.packed.safetensors: not "),
+        (["export", "--model", "PACKED", "--out", "PACKED"], "exists already and is not an empty folder"),
+        (["report", "--model", "PACKED", "-p", "epochs=3", "--out", "r"], "no notebook has a parameter 'epochs'"),
+        (["report", "-p", "epochs"], "-p epochs: expected NAME=VALUE"),
+        (["answer", "Who?", "", "--model", "PACKED"], "empty"),
+        (["benchmark", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(packed_folder, tmp_path, monkeypatch, capsys, arguments, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sys, "argv", ["qalib", *(a.replace("PACKED", str(packed_folder)) for a in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capsys.readouterr()
+    assert ended.value.code == 2 and output.out == ""
+    lines = [line for line in output.err.splitlines() if line.startswith("qalib: ")]
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predictions_of_another_data_set(asked_file, tmp_path):
+    write_json(tmp_path / "p.json", {"other": "x"})
+    done = qalib("score", asked_file, tmp_path / "p.json")
+    assert done.returncode == 2 and "none of the 1 predictions has the id of one of the 8 questions" in done.stderr
+
+
+def test_help_names_every_command():
+    done = qalib("--help")
+    for name in ("report", "answer", "evaluate", "score", "sparsity", "benchmark", "export"):
+        assert f" {name} " in done.stdout

@@ -1,0 +1,93 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from qalib import evaluation, runtimes, squad
+from qalib.evaluation import OURS, USUAL, Protocol, answer, best_spans, by_group, evaluate, question_word, worst
+from qalib.windows import Window
+
+
+def window(first, spans, length):
+    return Window(0, np.zeros(length), np.zeros(length), first, np.array(spans), np.zeros(len(spans)))
+
+
+def by_brute_force(starts, ends, first, count):
+    places = range(first, first + count)
+    top = [sorted(places, key=lambda i: -logits[i])[:20] for logits in (starts, ends)]
+    pairs = [(s, e) for s, e in itertools.product(*top) if 0 <= e - s < 30]
+    return max(((starts[s] + ends[e], s, e) for s, e in pairs), default=None)
+
+
+def test_best_spans_are_those_of_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    for length, first, count in [(60, 8, 50), (12, 3, 8), (90, 5, 84), (6, 4, 1)]:
+        starts, ends = torch.randn(2, 1, length, generator=generator)
+        spans = [(10 * i, 10 * i + 9) for i in range(count)]
+        ((score, start, end),) = best_spans(starts, ends, [window(first, spans, length)])
+        expected, s, e = by_brute_force(starts[0].tolist(), ends[0].tolist(), first, count)
+        assert score == pytest.approx(expected) and (start, end) == (10 * (s - first), 10 * (e - first) + 9)
+
+
+def test_an_answer_has_at_most_30_tokens_and_never_ends_before_it_starts():
+    starts, ends = torch.full((2, 1, 50), -1.0)
+    starts[0, 10], ends[0, 5], ends[0, 45], ends[0, 39] = 9, 9, 9, 3
+    ((score, start, end),) = best_spans(starts, ends, [window(1, [(i, i + 1) for i in range(48)], 50)])
+    assert (score, start, end) == (12, 9, 39)
+
+
+def test_the_answers_do_not_depend_on_batches_order_or_padding(sparse, asked):
+    questions = asked.questions
+    runs = [
+        answer(sparse.model, sparse.tokenizer, questions, protocol, progress=False)
+        for protocol in (OURS, USUAL, Protocol(batch=3), Protocol(batch=1, by_length=False))
+    ]
+    assert all(run.texts == runs[0].texts for run in runs) and list(runs[0].texts) == [q.id for q in questions]
+    assert all(q.context.find(runs[0].texts[q.id]) >= 0 for q in questions)
+    ours, usual = runs[:2]
+    assert ours.tokens == usual.tokens <= ours.padded_tokens < usual.padded_tokens == 384 * usual.windows
+
+
+def test_chunks_change_nothing(sparse, asked, monkeypatch):
+    questions = asked.questions
+    whole = answer(sparse.model, sparse.tokenizer, questions, progress=False)
+    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    parts = answer(sparse.model, sparse.tokenizer, questions, progress=False)
+    assert whole.texts == parts.texts and whole.windows == parts.windows
+
+
+def test_compact_answers_the_same(sparse):
+    asked = squad.load("sample").first(20)
+    dense = evaluate(runtimes.build("dense", sparse), sparse.tokenizer, asked, progress=False)
+    compact = evaluate(runtimes.build("compact", sparse), sparse.tokenizer, asked, progress=False)
+    assert dense.answers.texts == compact.answers.texts and dense.score == compact.score
+    assert dense.rows.f1.mean() * 100 == pytest.approx(dense.score.f1)
+
+
+def test_groups_and_worst(sparse):
+    asked = squad.load("sample").first(20)
+    rows = evaluate(sparse.model, sparse.tokenizer, asked, progress=False).rows
+    words = by_group(rows, "question_word")
+    assert words.questions.sum() == 20 and set(words.columns) == {"question_word", "exact_match", "f1", "questions"}
+    lengths = by_group(rows, "answer_words", (1, 2, 4))
+    assert lengths.questions.sum() == 20 and set(lengths.answer_words) <= {"1", "2 to 3", "4 or more"}
+    table = worst(rows, 5)
+    assert len(table) == 5 and table.f1.is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [("In which year?", "which"), ("WHO was it?", "who"), ("Name the city.", "other"), ("The what?", "what")],
+)
+def test_question_word(text, word):
+    assert question_word(text) == word
+
+
+def test_the_dense_teacher_scores_as_measured_elsewhere(shared):
+    from qalib import checkpoint
+
+    teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
+    asked = squad.load(str(shared / "squad" / "dev-v1.1.json")).first(120)
+    result = evaluate(teacher.model, teacher.tokenizer, asked, progress=False)
+    assert result.score.f1 > 60 and result.score.missing == 0

@@ -1,0 +1,51 @@
+import re
+
+import pandas as pd
+import pytest
+
+from qalib import benchmark, evaluation, figures, results, sparsity, squad
+
+
+@pytest.fixture
+def drawn(sparse):
+    tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
+    rows = evaluation.evaluate(sparse.model, sparse.tokenizer, squad.load("sample").first(8), progress=False).rows
+    times = pd.DataFrame(
+        {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
+         "speedup": [1.0, 1.5], "bound": [1.0, 2.0]}
+    )  # fmt: skip
+    ways = pd.DataFrame({"way": list(benchmark.EVALUATIONS), "median_seconds": [3.0, 2, 1], "speedup": [1, 1.5, 3]})
+    return lambda: (
+        figures.of_sparsity(tables, masks)
+        | {
+            "published": figures.published(31.7, 70.0, 80.0, "this model"),
+            "groups": figures.by_group(evaluation.by_group(rows, "question_word"), "EM and F1 by question word"),
+            "speedup": figures.speedup(times),
+            "evaluation": figures.evaluation_time(ways),
+        }
+    )
+
+
+def test_the_same_bytes_on_every_run_and_nothing_from_outside(drawn, tmp_path):
+    for name, figure in drawn().items():
+        results.Results(tmp_path / "a", "x").figure(name, figure)
+    for name, figure in drawn().items():
+        results.Results(tmp_path / "b", "x").figure(name, figure)
+    files = sorted((tmp_path / "a" / "figures").iterdir())
+    assert len(files) == 8
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "b" / "figures" / file.name).read_bytes(), file.name
+        assert not re.search(r'(href|src)="https?:', file.read_text())
+
+
+def test_the_chart_stands_alone(sparse):
+    tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
+    page = figures.density_chart(tables["matrices"], masks)
+    assert page == figures.density_chart(tables["matrices"], masks)
+    assert page.count("data:image/png;base64,") == 12 and "layer 1, FFN out" in page
+    assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
+
+
+def test_the_published_checkpoints_are_there():
+    table = pd.read_csv(figures.PUBLISHED)
+    assert len(table) == 240 and table.f1.between(80, 95).all()

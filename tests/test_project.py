@@ -1,0 +1,69 @@
+"""The repository itself: pins, notebooks, what is said of them."""
+
+import ast
+import re
+import tomllib
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_environment_yml_has_the_same_pins():
+    text = (ROOT / "environment.yml").read_text()
+    named = dict(re.findall(r"- ([\w-]+)==(\S+)", text))
+    assert {"torch", "transformers", "datasets", "jupyterlab", "matplotlib", "pandas", "papermill"} <= named.keys()
+    assert all(pins()[name] == version for name, version in named.items())
+    assert "--constraint constraints.txt" in text and pins()["torch"] == "2.13.0"
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + sum((project["optional-dependencies"][k] for k in ("lab", "test")), [])
+    pinned = {name.lower().replace("_", "-") for name in pins()}
+    for requirement in wanted:
+        name = re.match(r"[\w-]+", requirement).group().lower().replace("_", "-")
+        assert name in pinned, name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks(path):
+    node = nbformat.read(path, as_version=4)
+    code = [cell for cell in node.cells if cell.cell_type == "code"]
+    assert node.cells[0].cell_type == "markdown" and node.cells[0].source.startswith("# ")
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    for cell in code:
+        assert cell.outputs == [] and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 15
+        tree = ast.parse(cell.source)
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert imported <= {"qalib", "pandas", "matplotlib"}
+
+
+def test_no_import_goes_up():
+    floors = [
+        "errors files blocks encoder results machine squad windows metric checkpoint",
+        "runtimes answering",
+        "sparsity evaluation pruning",
+        "benchmark training",
+        "figures card",
+        "report",
+        "cli",
+    ]
+    floor = {name: n for n, names in enumerate(floors) for name in names.split()}
+    for name in floor:
+        tree = ast.parse((ROOT / "qalib" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qalib"):
+                parts = node.module.split(".")[1:] or [alias.name for alias in node.names]
+                for part in parts:
+                    assert floor.get(part, 0) <= floor[name], f"{name} imports {part}"

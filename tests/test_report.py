@@ -1,0 +1,176 @@
+import json
+import re
+
+import nbformat
+import pytest
+
+from qalib import card, checkpoint, report, results
+from qalib.errors import InputError, ReportError
+from qalib.files import read_json
+
+QUICK = {"batch": 1, "length": 16, "repeats": 1, "evaluated": 3, "evaluation_repeats": 1}
+NAMES = ["01_load_model", "02_sparsity_analysis", "03_squad_evaluation", "04_runtime_benchmark", "05_model_card"]
+
+
+@pytest.fixture(scope="module")
+def made(packed_folder, asked_file, tmp_path_factory):
+    """A report of the tiny model, made by the real notebooks, once."""
+    out = tmp_path_factory.mktemp("reports") / "tiny"
+    return report.run(str(packed_folder), str(asked_file), out, "cpu", parameters=QUICK)
+
+
+def notebook(path, *cells, parameters="out = ''"):
+    node = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    )
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    node.cells = [nbformat.v4.new_markdown_cell("# A title"), first, *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(node, path)
+    return path
+
+
+def test_everything_is_there(made):
+    found = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    assert {f"notebooks/{name}.html" for name in NAMES} <= found
+    figures = [
+        "heads",
+        "density",
+        "patterns",
+        "parameters",
+        "published",
+        "speedup",
+        "evaluation_time",
+        "by_question_word",
+    ]
+    assert {f"figures/{name}.svg" for name in figures} | {"figures/density_chart.html"} <= found
+    tables = ["matrices", "heads", "file_sizes", "multiply_adds", "worst_answers", "benchmark", "evaluation_time"]
+    assert {f"tables/{name}.csv" for name in tables} <= found
+    assert {
+        "index.html",
+        "results.json",
+        "manifest.json",
+        "card/README.md",
+        *(f"card/{n}" for n in card.FIGURES),
+    } <= found
+    assert not [name for name in found if name.endswith(".ipynb") or "state" in name]
+    assert [path.name for path in made.parent.iterdir() if "lock" not in path.name] == ["tiny"]
+
+
+def test_the_card_says_what_the_results_say(made, asked_file, packed_folder):
+    numbers, text = results.read(made), (made / "card" / "README.md").read_text()
+    assert f"**{numbers['f1'].value:.2f} %**" in text and f"{numbers['questions'].value} questions" in text
+    assert numbers["questions"].value == 8 and numbers["data_description"].value == "eight.json"
+    assert {n.source for n in numbers.values()} == set(NAMES[:4])
+    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert images and all((made / "card" / name).exists() for name in images)
+    assert "no CUDA device was used" in text
+
+
+def test_the_manifest_says_what_it_was_made_of(made, packed_folder):
+    manifest = read_json(made / "manifest.json")
+    assert (
+        manifest["model"]["sha256"] == checkpoint.load(packed_folder).sha256
+        and manifest["model"]["name"] == "tiny-sparse"
+    )
+    assert manifest["data"]["questions"] == 8 and manifest["device"] == "cpu" and manifest["parameters"] == QUICK
+    assert [entry["name"] for entry in manifest["notebooks"]] == NAMES
+    assert manifest["notebooks"][1]["title"] == "What is left of the model"
+
+
+def test_pages_fetch_nothing_and_links_lead_somewhere(made):
+    for page in [made / "index.html", *(made / "notebooks").glob("*.html")]:
+        text = page.read_text()
+        assert not re.search(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//', text), page.name
+        for link in re.findall(r'(?:href|src)="([^"#:]+)"', text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    assert '<details class="code"' in (made / "notebooks" / "02_sparsity_analysis.html").read_text()
+
+
+def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path):
+    again = report.run(str(packed_folder), str(asked_file), tmp_path / "again", "cpu", parameters=QUICK)
+    timed = {"benchmark.csv", "evaluation_time.csv", "speedup.svg", "evaluation_time.svg"}
+    for folder in ("tables", "figures"):
+        for path in (made / folder).iterdir():
+            if path.name not in timed:
+                assert path.read_bytes() == (again / folder / path.name).read_bytes(), path.name
+    one, two = results.read(made), results.read(again)
+    assert one.keys() == two.keys()
+    different = {name for name in one if one[name] != two[name]}
+    assert different <= {"seconds", "model_seconds", "compact_speedup", "evaluation_speedup", "evaluation_share"}
+
+
+def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
+    with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; there are batch, "):
+        report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
+    path = notebook(tmp_path / "a.ipynb")
+    with pytest.raises(InputError, match="a.ipynb: no parameter ouf; it has out"):
+        report.execute(path, tmp_path / "o" / "a.ipynb", {"ouf": "x"})
+    assert not (tmp_path / "r").exists() and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ("1 / 0", "cell 2: ZeroDivisionError: division by zero"),
+        ("import os; os._exit(1)", "Dead"),
+        ("import time; time.sleep(60)", "[Tt]ime"),
+    ],
+)
+def test_a_failure_is_named_and_the_partial_notebook_kept(tmp_path, cell, message):
+    path, output = notebook(tmp_path / "bad.ipynb", cell, "print('after')"), tmp_path / "out" / "bad.ipynb"
+    with pytest.raises(ReportError, match=f"bad.ipynb, .*{message}"):
+        report.execute(path, output, {}, timeout=5)
+    assert [p.name for p in output.parent.iterdir()] == ["bad.FAILED.ipynb"]
+
+
+def test_a_failed_report_leaves_the_earlier_one_and_goes_on(packed_folder, asked_file, tmp_path):
+    out, flag = tmp_path / "r", tmp_path / "flag"
+    count = f"with open({str(tmp_path / 'count')!r}, 'a') as file:\n    print('x', end='', file=file)"
+    number = "from qalib import Results\nResults(out, '01').number('n', 1, '1', 'd')"
+    first = notebook(tmp_path / "01.ipynb", count, number)
+    second = notebook(
+        tmp_path / "02.ipynb", f"assert Path({str(flag)!r}).exists()", parameters="from pathlib import Path\nout = ''"
+    )
+    out.mkdir()
+    (out / "manifest.json").write_text('"earlier"')
+
+    def run(**options):
+        return report.run(str(packed_folder), str(asked_file), out, "cpu", notebooks=[first, second], **options)
+
+    with pytest.raises(ReportError, match=r"02.ipynb, cell 2: AssertionError.*\.r\.draft/notebooks/02.FAILED.ipynb"):
+        run()
+    assert (out / "manifest.json").read_text() == '"earlier"' and (tmp_path / "count").read_text() == "x"
+    flag.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "HEADLINE", ())
+        patch.setattr(report, "_write_index", lambda draft, manifest: None)
+        run()
+    assert (tmp_path / "count").read_text() == "x"  # the first notebook was not run again
+    assert json.loads((out / "manifest.json").read_text())["notebooks"][1]["name"] == "02"
+    assert not list(out.rglob("*FAILED*"))
+
+
+def test_only_a_report_is_replaced(packed_folder, asked_file, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already and is not a report"):
+        report.run(str(packed_folder), str(asked_file), tmp_path, "cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(packed_folder, asked_file, tmp_path):
+    import filelock
+
+    with filelock.FileLock(tmp_path / ".r.lock"), pytest.raises(InputError, match="another run is writing this report"):
+        report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu")
+
+
+def test_default_names():
+    assert report.default_name("bundled", "sample", None) == "bundled-sample"
+    assert report.default_name("a/b@v1", "x/dev-v1.1.json", 500) == "b-v1-dev-v1.1-500"
+
+
+def test_script_in_a_notebook_title_or_name_is_text(made):
+    number = results.Number("n", "<script>alert(1)</script>", "text", "<script>d", "s")
+    assert report.bare(number) == "<script>alert(1)</script>"  # the page escapes it:
+    page = (made / "index.html").read_text()
+    assert "&lt;" in page or "<script>" not in page

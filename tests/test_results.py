@@ -1,0 +1,58 @@
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+
+from qalib import results
+from qalib.errors import InputError
+from qalib.files import read_json
+from qalib.results import Results, measure
+
+
+def test_numbers_explain_themselves(tmp_path):
+    one = Results(tmp_path, "01")
+    assert one.number("f1", 80.5, "%", "mean overlap") == 80.5
+    one.number("gpu", None, "x", "speedup", "no GPU")
+    Results(tmp_path, "02").number("heads", 4, "count", "heads", "not used")
+    numbers = results.read(tmp_path)
+    assert list(numbers) == ["f1", "gpu", "heads"]
+    assert numbers["gpu"].note == "no GPU" and numbers["heads"].note == "" and numbers["heads"].source == "02"
+    assert set(read_json(tmp_path / "results.json")["numbers"][0]) == set(results.Number.__dataclass_fields__)
+    assert Results(tmp_path, "03").read("f1") == 80.5
+
+
+def test_a_source_run_again_replaces_its_own_numbers_only(tmp_path):
+    Results(tmp_path, "01").number("old", 1, "1", "d")
+    Results(tmp_path, "02").number("other", 2, "1", "d")
+    Results(tmp_path, "01").number("new", 3, "1", "d")
+    assert list(results.read(tmp_path)) == ["new", "other"]
+    with pytest.raises(ValueError, match="'other' comes from 02 already"):
+        Results(tmp_path, "01").number("other", 1, "1", "d")
+
+
+def test_no_value_needs_a_reason(tmp_path):
+    with pytest.raises(ValueError, match="'x' has no value and no note"):
+        Results(tmp_path, "01").number("x", None, "1", "d")
+
+
+def test_measured_dataclasses(tmp_path):
+    @dataclass
+    class Result:
+        size: int = measure("count", "how many")
+        plain: str = "left out"
+
+    table = Results(tmp_path, "01").measured(Result(3))
+    assert table.to_dict("records") == [{"name": "size", "value": 3, "unit": "count", "definition": "how many"}]
+
+
+def test_tables_are_the_same_everywhere(tmp_path):
+    Results(tmp_path, "01").table("t", pd.DataFrame({"a": [1, 2], "b": ["x", "é"]}))
+    assert (tmp_path / "tables" / "t.csv").read_bytes() == "a,b\n1,x\n2,é\n".encode()
+
+
+def test_what_is_not_there_or_not_ours(tmp_path):
+    with pytest.raises(InputError, match="results.json: no such file; run the notebooks"):
+        results.read(tmp_path)
+    (tmp_path / "results.json").write_text('{"numbers": [{"name": "x"}]}')
+    with pytest.raises(InputError, match="not a results file"):
+        results.read(tmp_path)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from qalib import encoder, runtimes
+from qalib.errors import InputError
+
+INPUTS = {
+    "input_ids": torch.arange(40).view(2, 20) + 5,
+    "attention_mask": torch.tensor([[1] * 20, [1] * 11 + [0] * 9]),
+}
+
+
+def logits(model, **inputs):
+    with torch.inference_mode():
+        output = model(**(inputs or INPUTS))
+    return torch.stack([output.start_logits, output.end_logits])
+
+
+@pytest.mark.parametrize("name", runtimes.REGISTRY)
+def test_every_runtime_gives_the_logits_of_dense(sparse, name):
+    before = {key: value.clone() for key, value in sparse.model.state_dict().items()}
+    module = runtimes.build(name, sparse)
+    assert (logits(module) - logits(sparse.model)).abs().max() < 1e-4
+    assert all(torch.equal(value, before[key]) for key, value in sparse.model.state_dict().items())
+
+
+def test_compact_cuts_what_can_go_and_nothing_else(sparse):
+    compact = runtimes.build("compact", sparse)
+    for small, layer in zip(encoder.layers(compact), encoder.layers(sparse.model), strict=True):
+        heads = int((~encoder.heads_removable(layer, 4)).sum())
+        neurons = int((~encoder.neurons_removable(layer)).sum())
+        assert small.attention.self.query.weight.shape == (16 * heads, 64)
+        assert small.attention.output.dense.weight.shape == (64, 16 * heads)
+        assert small.intermediate.dense.weight.shape == (neurons, 64) and neurons < 128
+    assert sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in sparse.model.parameters())
+
+
+def test_a_layer_without_heads_or_neurons(sparse):
+    layer = encoder.layers(sparse.model)[0]
+    layer.attention.self.value.weight.data[:] = 0  # value biases stay and must be taken over
+    layer.intermediate.dense.weight.data[:] = 0  # so must act(bias)
+    assert layer.attention.self.value.bias.abs().max() > 0 and layer.intermediate.dense.bias.abs().max() > 0
+    compact = runtimes.build("compact", sparse)
+    assert compact.bert.encoder.layer[0].attention.output.dense.weight.shape == (64, 0)
+    assert compact.bert.encoder.layer[0].intermediate.dense.weight.shape == (0, 64)
+    assert (logits(compact) - logits(sparse.model)).abs().max() < 1e-4
+    assert logits(compact.to(torch.bfloat16)).isfinite().all()
+
+
+def test_bf16(sparse):
+    module = runtimes.build("compact", sparse, dtype="bf16")
+    assert next(module.parameters()).dtype == torch.bfloat16
+    assert (logits(module).float() - logits(sparse.model)).abs().max() < 0.5
+
+
+def test_unknown_names(sparse):
+    with pytest.raises(InputError, match="no runtime 'fast'; there are dense, compact"):
+        runtimes.build("fast", sparse)
+    with pytest.raises(InputError, match="no type 'fp8'; there are fp32, bf16"):
+        runtimes.build("dense", sparse, dtype="fp8")

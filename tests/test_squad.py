@@ -1,0 +1,108 @@
+import json
+
+import pytest
+
+from qalib import squad
+from qalib.errors import InputError
+
+
+def file(tmp_path, **changes):
+    answer = {"text": "1889", "answer_start": 3} | changes.pop("answer", {})
+    entry = {"id": "q1", "question": "When?", "answers": [answer]} | changes.pop("entry", {})
+    paragraph = {"context": "In 1889.", "qas": [entry]} | changes.pop("paragraph", {})
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]} | changes))
+    return path
+
+
+def test_read(tmp_path):
+    (question,) = squad.read(file(tmp_path))
+    assert question == squad.Question("q1", "t", "When?", "In 1889.", ("1889",), (3,))
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    path = file(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(squad.read(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": {}}, "'data' is dict, expected list"),
+        ({"data": []}, "no questions in it"),
+        ({"data": [3]}, r"data\[0\]: expected an object with 'paragraphs', found int"),
+        ({"paragraph": {"context": 3}}, r"data\[0\].paragraphs\[0\]: 'context' is int, expected str"),
+        ({"paragraph": {"context": " "}}, "empty question or context"),
+        ({"entry": {"question": ""}}, "question 'q1' has an empty question or context"),
+        ({"entry": {"answers": []}}, "question 'q1' has no answer"),
+        ({"entry": {"is_impossible": True}}, "SQuAD 2.0"),
+        ({"entry": {"id": 4}}, "'id' is int, expected str"),
+        ({"answer": {"text": None}}, r"answers\[0\]: 'text' is NoneType"),
+        ({"answer": {"answer_start": "3"}}, r"answers\[0\]: 'answer_start' is str, expected int"),
+    ],
+)
+def test_bad_files_are_named_with_the_place(tmp_path, changes, message):
+    with pytest.raises(InputError, match=f"questions.json: .*{message}") as error:
+        squad.read(file(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_an_id_must_not_stand_twice(tmp_path):
+    path = file(tmp_path)
+    value = json.loads(path.read_text())
+    value["data"] *= 2
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"data\[1\].*the id 'q1' stands twice"):
+        squad.read(path)
+
+
+def test_not_json_and_not_there(tmp_path):
+    with pytest.raises(InputError, match="nowhere.json: no such file"):
+        squad.load(str(tmp_path / "nowhere.json"))
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(InputError, match="text: not JSON"):
+        squad.load(str(tmp_path / "text"))
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="bytes: not UTF-8"):
+        squad.load(str(tmp_path / "bytes"))
+
+
+def test_the_sample_is_what_it_should_be():
+    sample = squad.load("sample")
+    assert len(sample) >= 150 and len({q.context for q in sample.questions}) >= 40
+    for q in sample.questions:
+        assert len(q.answers) >= 2
+        for text, start in zip(q.answers, q.starts, strict=True):
+            assert q.context[start : start + len(text)] == text, q.id
+
+
+def test_first():
+    sample = squad.load("sample")
+    part = sample.first(3)
+    assert part.questions == sample.questions[:3] and "the first 3 of" in part.description
+    assert sample.first(None) is sample and sample.first(10**6) is sample
+
+
+def test_the_hub_out_of_reach_is_said_and_nothing_else_is_used(monkeypatch):
+    import datasets
+
+    def fail(*args, **kwargs):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(InputError, match="neither in the cache nor in reach .ConnectionError: no route"):
+        squad.load("squad")
+
+
+def test_rows_of_the_hub(monkeypatch):
+    import datasets
+
+    row = {"id": "a", "title": "t", "question": "q?", "context": "c d", "answers": {"text": ["d"], "answer_start": [2]}}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list([row]))
+    assert squad.load("squad").questions == (squad.Question("a", "t", "q?", "c d", ("d",), (2,)),)
+
+
+def test_all_of_dev(shared):
+    dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))
+    assert len(dev) == 10570 and len({q.context for q in dev.questions}) == 2067

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from qalib import squad
+from qalib.windows import collate, windows
+
+
+def test_windows_overlap_and_cover(sparse):
+    context = " ".join("abcdefghij"[i % 10] for i in range(100))
+    cut = windows(sparse.tokenizer, ["who?"], [context], max_length=30, overlap=8, max_question=5)
+    room = 30 - 3 - 2  # [CLS] who ? [SEP] ... [SEP]
+    assert [len(w.offsets) for w in cut[:-1]] == [room] * (len(cut) - 1) and len(cut[-1].offsets) <= room
+    for one, two in zip(cut, cut[1:], strict=False):
+        assert (one.offsets[-8:] == two.offsets[:8]).all()
+    covered = np.unique(np.concatenate([w.offsets[:, 0] for w in cut]))
+    assert len(covered) == 100 and all(w.first == 4 and w.index == 0 for w in cut)
+
+
+def test_offsets_give_the_text_back(sparse):
+    context = "  Zoë  ate an orange. "
+    (window,) = windows(sparse.tokenizer, ["who?"], [context])
+    assert [context[a:b] for a, b in window.offsets][0].startswith("Z")
+    assert window.types[window.first] == 1 and window.types[window.first - 1] == 0
+
+
+def test_long_questions_are_cut(sparse):
+    (window,) = windows(sparse.tokenizer, ["a " * 200], ["b c d"], max_question=64)
+    assert window.first == 1 + 64 + 1
+
+
+def test_one_character_can_be_several_tokens(sparse):
+    (window,) = windows(sparse.tokenizer, ["한" * 60], ["b c d"], max_question=64)
+    assert window.first <= 1 + 64 + 1
+
+
+def test_no_room():
+    with pytest.raises(ValueError, match="windows of 100 tokens have no room for 64 question tokens, an overlap of 64"):
+        windows(None, ["q"], ["c"], max_length=100, overlap=64)
+
+
+def test_collate_pads(sparse):
+    cut = windows(sparse.tokenizer, ["a b", "a"], ["c d e", "c"])
+    batch = collate(cut, pad_id=7)
+    assert batch["input_ids"].shape == (2, len(cut[0])) and batch["input_ids"][1, -1] == 7
+    assert batch["attention_mask"].sum(1).tolist() == [len(w) for w in cut]
+    assert torch.equal(batch["token_type_ids"][0], torch.from_numpy(cut[0].types).long())
+    assert collate(cut, pad_id=0, length=20)["input_ids"].shape == (2, 20)
+
+
+def test_known_count_of_dev_windows(shared):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "minilm-l6-squad-dense")
+    dev = squad.read(shared / "squad" / "dev-v1.1.json")
+    assert len(windows(tokenizer, [q.question for q in dev], [q.context for q in dev])) == 10784
