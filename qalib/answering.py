@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
-from qalib import checkpoint
+from qalib import checkpoint, hub
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
 from qalib.windows import Window, collate, windows
@@ -301,7 +301,7 @@ def answer(question: str, context: str, model: str | Path | Checkpoint = "bundle
 
 
 def _tokenizer(name: str):
-    folder = checkpoint.BUNDLED if name == "bundled" else Path(name)
+    folder = hub.BUNDLED if name == "bundled" else Path(name)
     identifier, _, revision = name.partition("@")
     try:
         if folder.is_dir():

@@ -5,6 +5,7 @@ that could not be measured are shown as such, with the reason.
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Card:
 
     def _repr_markdown_(self) -> str:
         body = self.text.split("\n---\n", 1)[-1]
-        return "\n".join(line for line in body.splitlines() if not line.startswith("!["))
+        return re.sub(r"!?\[([^\]]*)\]\((?!http)[^)]*\)", r"*\1*", body)  # the files beside the card are not in reach
 
 
 def write(out: Path | str) -> Card:

@@ -1,55 +1,39 @@
-"""Checkpoints: from any of three file formats to one full-size dense model, and back.
+"""Checkpoints: from a name to one full-size dense model with where it came from, and back to files.
 
-| format         | weight file                                | what is stored                                   |
-|----------------|--------------------------------------------|--------------------------------------------------|
-| `transformers` | `model.safetensors` or `pytorch_model.bin` | every weight at full size, zero blocks included   |
-| `2021`         | the same, `pruned_heads` in config.json    | rows and columns of the listed heads are cut out  |
-| `packed`       | `model.packed.safetensors`                 | of the encoder matrices the kept blocks only      |
-
-Nobody else in the package knows these formats. Nothing in a checkpoint is ever executed, and no weight is made up:
-a missing, unexpected or mismatched key is an error.
+Only `formats` and this file know how checkpoints are stored.
 """
 
-import json
-import pickle
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import safetensors
 import safetensors.torch
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+from transformers import AutoTokenizer, BertForQuestionAnswering
 
-from qalib import blocks, encoder
+from qalib import blocks, encoder, formats, hub
 from qalib.errors import InputError
 from qalib.files import new_folder, read_json, sha256, write_json
 from qalib.results import measure
 
-BUNDLED = Path(__file__).resolve().parent.parent / "models" / "minilm-l6-squad-block-sparse"
-PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-# What a 2019-2021 file may hold beside the weights of BertForQuestionAnswering, which has no use for it.
-UNUSED = ("bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
-
-# What model_meta.json may say of a checkpoint: unit and definition.
+# What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
-    "license": ("text", "licence of the weights (SPDX name)"),
-    "notice": ("text", "what the weights derive from, with licences"),
-    "base_model": ("text", "model that training started from"),
-    "method": ("text", "how it was pruned"),
-    "teacher": ("text", "model it was distilled from"),
-    "teacher_data": ("text", "question set that the teacher's scores were measured on"),
-    "teacher_exact_match": ("%", "exact match of the teacher, measured by this package"),
-    "teacher_f1": ("%", "F1 of the teacher, measured by this package"),
-    "train_data": ("text", "question set it was trained on"),
-    "train_questions": ("count", "questions of the training set"),
-    "train_windows": ("count", "windows of the training set"),
+    "license": ("text", "licence of the weights (SPDX name)", ("license",)),
+    "notice": ("text", "what the weights derive from, with licences", ("notice",)),
+    "base_model": ("text", "model that all training started from", ("base_model",)),
+    "method": ("text", "how it was pruned", ("arguments", "method")),
+    "teacher": ("text", "model it was distilled from", ("teacher", "name")),
+    "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
+    "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
+    "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
+    "train_data": ("text", "question set it was trained on", ("data", "name")),
+    "train_questions": ("count", "questions of the training set", ("data", "questions")),
+    "train_windows": ("count", "windows of the training set", ("data", "windows")),
+    "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),
+    "training_seconds": ("s", "wall clock of the training", ("training_seconds",)),
 }
 
 
@@ -111,7 +95,7 @@ def describe(checkpoint: Checkpoint) -> Description:
     config = checkpoint.model.config
     return Description(
         model_name=checkpoint.name,
-        model_source="bundled" if checkpoint.folder == BUNDLED else checkpoint.name,
+        model_source="bundled" if checkpoint.folder == hub.BUNDLED else checkpoint.name,
         model_format=checkpoint.format,
         model_revision=checkpoint.revision or "not from the hub",
         model_sha256=checkpoint.sha256,
@@ -123,27 +107,38 @@ def describe(checkpoint: Checkpoint) -> Description:
     )
 
 
+def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
+    """What model_meta.json says of the training, by the names of STATED; None where it says nothing."""
+    found = {}
+    for name, (_, _, path) in STATED.items():
+        value = checkpoint.meta
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        found[name] = value if isinstance(value, str | int | float) else None
+    return found
+
+
 def load(source: str | Path = "bundled") -> Checkpoint:
     """Load `bundled`, a folder, or a hub id with an optional `@revision`.
 
     Raises InputError, naming file and value, for anything that is not a BERT question-answering checkpoint in one of
     the three formats.
     """
-    name, folder, revision = _locate(str(source))
-    settings = _settings(folder / "config.json")
-    weight_file, state = _read_weights(folder)
-    packed = weight_file.name == PACKED
-    heads = _pruned_heads(settings, folder / "config.json")
-    config = _config(settings, folder / "config.json")
-    state = {key: value for key, value in state.items() if key not in UNUSED}
+    name, folder, revision = hub.locate(str(source))
+    path = folder / "config.json"
+    settings = formats.settings(path)
+    config = formats.config(settings, path)
+    heads, block = formats.pruned_heads(settings, config, path), formats.block(settings, config, path)
+    weight_file, state = formats.read_weights(folder)
+    packed = weight_file.name == formats.PACKED
     if packed:
-        state = _unpack(state, weight_file)
+        state = formats.unpack(state, config, weight_file)
     elif heads:
-        state = _restore_heads(state, heads, config, folder / "config.json")
+        state = formats.restore_heads(state, heads, config, path)
     meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
     return Checkpoint(
-        model=_fill(config, state, weight_file),
-        block=_block(settings, folder / "config.json"),
+        model=formats.fill(config, state, weight_file),
+        block=block,
         name=name,
         format="packed" if packed else "2021" if heads else "transformers",
         folder=folder,
@@ -173,7 +168,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with new_folder(out) as draft:
         header = {"format": "qalib-packed", "block": "x".join(map(str, checkpoint.block)), "dtype": dtype}
-        safetensors.torch.save_file(state, draft / PACKED, metadata=header)
+        safetensors.torch.save_file(state, draft / formats.PACKED, metadata=header)
         _save_beside(checkpoint, draft)
     return Path(out)
 
@@ -185,7 +180,7 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
     """
     with new_folder(out) as draft:
         state = {key: value.contiguous() for key, value in checkpoint.model.state_dict().items()}
-        safetensors.torch.save_file(state, draft / SAFETENSORS, metadata={"format": "pt"})
+        safetensors.torch.save_file(state, draft / formats.SAFETENSORS, metadata={"format": "pt"})
         _save_beside(checkpoint, draft)
     return Path(out)
 
@@ -200,183 +195,6 @@ def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
     for notice in ("LICENSE", "NOTICE"):
         if (checkpoint.folder / notice).exists():
             shutil.copy(checkpoint.folder / notice, folder)
-
-
-def _locate(source: str) -> tuple[str, Path, str | None]:
-    if source == "bundled":
-        if not BUNDLED.is_dir():
-            raise InputError(
-                f"{BUNDLED}: the bundled model is not there; it is part of the repository, not of the wheel"
-            )
-        return BUNDLED.name, BUNDLED, None
-    path = Path(source)
-    if path.is_dir():
-        return path.resolve().name, path, None
-    if path.exists():
-        raise InputError(f"{source}: is a file; name the folder that holds config.json and the weights")
-    identifier, _, revision = source.partition("@")
-    if identifier.count("/") > 1 or source.startswith((".", "/", "~")):
-        raise InputError(f"{source}: no such folder")
-    return identifier, *_download(identifier, revision or None)
-
-
-def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
-    def fetch(*patterns: str) -> Path:
-        return Path(huggingface_hub.snapshot_download(identifier, revision=revision, allow_patterns=list(patterns)))
-
-    asked = f"{identifier}@{revision}" if revision else identifier
-    try:
-        folder = fetch("config.json", "model_meta.json", "*token*.json", "vocab.txt", "*.safetensors")
-        if not (folder / SAFETENSORS).exists() and not (folder / PACKED).exists():
-            folder = fetch("config.json", PICKLED)
-    except LocalEntryNotFoundError:
-        raise InputError(
-            f"{asked}: no such folder, and the hub cannot be reached (or HF_HUB_OFFLINE is set) while its cache does "
-            f"not have it; download it where there is a network, or name a folder"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"{asked}: no such folder, and the hub answers: {' '.join(str(error).split())}") from None
-    return folder, folder.name
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected an object of settings, found {type(settings).__name__}")
-    if settings.get("model_type") != "bert":
-        raise InputError(f"{path}: not supported: model_type {settings.get('model_type')!r}; supported: 'bert'")
-    return settings
-
-
-def _config(settings: dict[str, Any], path: Path) -> BertConfig:
-    try:
-        return BertConfig(**{k: v for k, v in settings.items() if k not in ("pruned_heads", "dtype", "torch_dtype")})
-    except Exception as error:  # the library validates with errors of its own
-        raise InputError(f"{path}: not a BERT config: {' '.join(str(error).split())}") from None
-
-
-def _block(settings: dict[str, Any], path: Path) -> blocks.Block:
-    block = settings.get("block_size", [32, 32])
-    if not (isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
-        raise InputError(f"{path}: block_size is {block!r}, expected two positive whole numbers")
-    height, width = block
-    for key in ("hidden_size", "intermediate_size"):
-        if (size := settings.get(key, getattr(BertConfig(), key))) % height or size % width:
-            raise InputError(f"{path}: block_size {block} does not divide {key} {size}")
-    return height, width
-
-
-def _pruned_heads(settings: dict[str, Any], path: Path) -> dict[int, list[int]]:
-    layers = settings.get("num_hidden_layers", BertConfig().num_hidden_layers)
-    heads = settings.get("num_attention_heads", BertConfig().num_attention_heads)
-    result = {}
-    listed = settings.get("pruned_heads") or {}
-    if not isinstance(listed, dict):
-        raise InputError(f"{path}: pruned_heads is {type(listed).__name__}, expected an object {{layer: [heads]}}")
-    for layer, numbers in listed.items():
-        if not (layer.isdecimal() and int(layer) < layers):
-            raise InputError(f"{path}: pruned_heads names layer {layer!r}, but there are {layers} layers")
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < heads for n in numbers):
-            raise InputError(
-                f"{path}: pruned_heads of layer {layer} is {numbers!r}, expected numbers from 0 to {heads - 1}"
-            )
-        if numbers:
-            result[int(layer)] = sorted(set(numbers))
-    return result
-
-
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    for name in (PACKED, SAFETENSORS, PICKLED):
-        if (path := folder / name).exists():
-            break
-    else:
-        raise InputError(f"{folder}: no weights there; looked for {PACKED}, {SAFETENSORS} and {PICKLED}")
-    try:
-        if name == PICKLED:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            state = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
-        raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a dictionary of tensors")
-    return path, state
-
-
-def _unpack(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    with safetensors.safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-    if header.get("format") != "qalib-packed":
-        raise InputError(f"{path}: its header says {json.dumps(header)}, not format 'qalib-packed'")
-    config = read_json(path.parent / "config.json")
-    sizes = {"hidden": config["hidden_size"], "ffn": config["intermediate_size"]}
-    shapes = {"FFN in": (sizes["ffn"], sizes["hidden"]), "FFN out": (sizes["hidden"], sizes["ffn"])}
-    by_suffix = {f"{suffix}.weight": shapes.get(kind, (sizes["hidden"],) * 2) for kind, suffix in encoder.KINDS.items()}
-    for key in [key.removesuffix(".bitmap") for key in state if key.endswith(".weight.bitmap")]:
-        shape = next((s for suffix, s in by_suffix.items() if key.endswith(suffix)), None)
-        if shape is None or f"{key}.blocks" not in state:
-            raise InputError(f"{path}: {key}.bitmap belongs to no stored encoder matrix")
-        try:
-            state[key] = blocks.unpack(state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap"), shape)
-        except ValueError as error:
-            raise InputError(f"{path}: {key}: {error}") from None
-    return state
-
-
-def _restore_heads(
-    state: dict[str, Tensor], heads: dict[int, list[int]], config: BertConfig, path: Path
-) -> dict[str, Tensor]:
-    """Scatter the small matrices of layers whose heads were cut out back into full-size zeros."""
-    size = config.hidden_size // config.num_attention_heads
-    state = dict(state)
-    for layer, removed in heads.items():
-        left = [h for h in range(config.num_attention_heads) if h not in removed]
-        rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
-        for kind in ("query", "key", "value", "attention output"):
-            name = f"bert.encoder.layer.{layer}.{encoder.KINDS[kind]}"
-            dimensions = {f"{name}.weight": int(kind == "attention output")}
-            if kind != "attention output":
-                dimensions[f"{name}.bias"] = 0
-            for key, dimension in dimensions.items():
-                if key not in state:
-                    continue  # _fill names it
-                if state[key].ndim <= dimension or state[key].shape[dimension] != len(rows):
-                    raise InputError(
-                        f"{path}: pruned_heads leaves layer {layer} {len(left)} heads of {size}, which does not fit "
-                        f"{key} of shape {tuple(state[key].shape)}"
-                    )
-                shape = list(state[key].shape)
-                shape[dimension] = config.hidden_size
-                state[key] = state[key].new_zeros(shape).index_copy_(dimension, rows, state[key])
-    return state
-
-
-def _fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQuestionAnswering:
-    try:
-        model = BertForQuestionAnswering(config)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path.parent / 'config.json'}: {' '.join(str(error).split())}") from None
-    expected = model.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
-        "mismatched": [
-            f"{key} is {'x'.join(map(str, state[key].shape))}, expected {'x'.join(map(str, expected[key].shape))}"
-            for key in sorted(expected.keys() & state.keys())
-            if state[key].shape != expected[key].shape
-        ],
-        "not finite": sorted(k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()),
-    }
-    if found := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
-        raise InputError(f"{path}: does not fit BertForQuestionAnswering; {'; '.join(found)}")
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def _some(keys: list[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _tokenizer(folder: Path):

@@ -166,7 +166,7 @@ def _check_complete(path: Path) -> None:
 
 def _where(error: Exception) -> str:
     if isinstance(error, papermill.PapermillExecutionError):
-        return f"cell {error.cell_index}: {error.ename}: {error.evalue}"
+        return f"cell {error.cell_index} ({error.source.strip().splitlines()[0]}): {error.ename}: {error.evalue}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -56,11 +56,13 @@ class Picture:
 class Results:
     """Collects the numbers, tables and figures of one source (a notebook's name) in the report folder `out`.
 
-    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced.
+    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced. Has pandas show
+    tables with whole texts and four significant digits.
     """
 
     def __init__(self, out: Path | str, source: str) -> None:
         self.out, self.source = Path(out), source
+        pd.set_option("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format)
         self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
 
     def number(self, name: str, value: Value, unit: str, definition: str, note: str = "") -> Value:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -234,10 +235,10 @@ class Steering(TrainerCallback):
         nn.utils.clip_grad_norm_(self.trainer.optimizer.param_groups[0]["params"], 1.0)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Write the log, prepare the next step, ask for a checkpoint when one is due, and end when time is up."""
+        """Prepare the next step, write the log, ask for a checkpoint when one is due, and end when time is up."""
+        self._steer(state)
         if state.global_step % self.log_steps == 0:
             self._write(state, self._figures(state))
-        self._steer(state)
         over = self.trainer.progress >= 1
         control.should_training_stop |= over
         if over or self.pruner.clock.item() - self.saved >= self.save_seconds:
@@ -369,7 +370,8 @@ def prune(
     arguments = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     schedule = Schedule(density, warmup=warmup, rise=rise, settle=settle)
     recipe = Recipe(weight_lr, score_lr, regulariser, alpha, temperature)
-    out, work = Path(out), Path(work or f"{out}.run")
+    out, work, on_cpu = Path(out), Path(work or f"{out}.run"), not torch.cuda.is_available()
+    PartialState(cpu=on_cpu)  # joins the other processes, if there are any
     _check(arguments, out)
     _open(work, arguments, resume)
     tutor, pupil = checkpoint.load(teacher), checkpoint.load(student or teacher)
@@ -387,7 +389,6 @@ def prune(
         pruner.score_by_magnitude()
     train = TrainingWindows(asked.questions, pupil.tokenizer)
     key = hashlib.sha256(json.dumps([tutor.sha256, asked.sha256, len(asked), len(train), MAX_LENGTH, OVERLAP]).encode())
-    on_cpu = not torch.cuda.is_available()
     trainer = PruningTrainer(
         pruner, train, Teacher(tutor.model, len(train), work, key.hexdigest()[:16]), schedule, recipe,
         args=TrainingArguments(
@@ -458,6 +459,9 @@ def _open(work: Path, arguments: dict[str, Any], resume: bool) -> None:
             for name in sorted(arguments.keys() - MAY_CHANGE):
                 if json.dumps(before.get(name)) != json.dumps(arguments[name]):
                     raise InputError(f"{record}: the run has {name} {before.get(name)!r}, not {arguments[name]!r}")
+            for path in work.glob("checkpoint-*"):
+                if not (path / "complete").exists():
+                    shutil.rmtree(path)
         work.mkdir(parents=True, exist_ok=True)
         write_json(record, arguments)
 

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from transformers import AutoModelForQuestionAnswering
 
-from qalib import blocks, checkpoint, encoder
+from qalib import blocks, checkpoint, encoder, formats
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
 
@@ -63,7 +63,7 @@ def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_fol
     others = sum(p.numel() for p in sparse.model.parameters()) - sum(
         m.linear.weight.numel() for m in encoder.matrices(sparse.model)
     )
-    state = safetensors.torch.load_file(packed_folder / checkpoint.PACKED)
+    state = safetensors.torch.load_file(packed_folder / formats.PACKED)
     stored = sum(t.numel() * t.element_size() for t in state.values())
     assert 4 * (kept + others) <= stored <= 1.02 * 4 * (kept + others)
 
@@ -161,13 +161,13 @@ def test_a_pickle_that_runs_code_is_refused(dense_folder, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", checkpoint.PACKED])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", formats.PACKED])
 @pytest.mark.parametrize("length", [0, 7, 3000])
 def test_truncated_files(dense_folder, packed_folder, tmp_path, name, length):
     if name == "pytorch_model.bin":
         torch.save({"weight": torch.zeros(5000)}, tmp_path / name)
     else:
-        shutil.copy((packed_folder if name == checkpoint.PACKED else dense_folder) / name, tmp_path)
+        shutil.copy((packed_folder if name == formats.PACKED else dense_folder) / name, tmp_path)
     shutil.copy(dense_folder / "config.json", tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:length])
     with pytest.raises(InputError, match=f"{name}: damaged, or not a weight file"):
@@ -201,5 +201,5 @@ def test_nothing_is_overwritten(sparse, tmp_path):
 def test_the_bundled_model_says_where_it_comes_from():
     bundled = checkpoint.load("bundled")
     assert bundled.format == "packed" and bundled.block == (32, 32)
-    assert set(checkpoint.STATED) <= set(bundled.meta)
+    assert None not in checkpoint.stated(bundled).values()
     assert (bundled.folder / "NOTICE").exists()

@@ -51,7 +51,7 @@ def test_notebooks(path):
 
 def test_no_import_goes_up():
     floors = [
-        "errors files blocks encoder results machine squad windows metric checkpoint",
+        "errors files blocks encoder results machine squad windows metric formats hub checkpoint",
         "runtimes answering",
         "sparsity evaluation pruning",
         "benchmark training",

@@ -108,8 +108,9 @@ def test_distillation_against_float64():
     student, teacher = torch.randn(3, 2, 7) * 3, torch.randn(3, 2, 7) * 3
     student[:, :, 5:] = teacher[:, :, 5:] = torch.finfo(torch.float32).min  # padding
     expected = 0.0
-    for row_s, row_t in zip(student[..., :5].reshape(-1, 5).double(), teacher[..., :5].reshape(-1, 5).double(), strict=True):
-        p, q = (torch.exp(row / 2) / torch.exp(row / 2).sum() for row in (row_t, row_s))
+    rows = [logits[..., :5].reshape(6, 5).double() for logits in (teacher, student)]
+    for pair in zip(*rows, strict=True):
+        p, q = (torch.exp(row / 2) / torch.exp(row / 2).sum() for row in pair)
         expected += (p * (p.log() - q.log())).sum().item() * 4 / 6
     assert pruning.distillation(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
     assert pruning.distillation(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
@@ -187,7 +188,8 @@ def test_a_density_asked_is_a_density_got(arguments, density):
     assert found.meta["density"] == pytest.approx(reached.item(), abs=1e-6)
     lines = log(out)
     assert [line["step"] for line in lines] == list(range(1, 25))
-    assert all(abs(line["density"] - line["steered_density"]) < 0.06 for line in lines[:-1])
+    assert lines[0]["density"] == 1
+    assert all(abs(line["density"] - line["steered_density"]) < 0.035 for line in lines[5:])  # scores differ by then
     assert found.meta["data"]["questions"] == found.meta["data"]["windows"] == 48
 
 
@@ -198,8 +200,10 @@ def test_a_schedule_by_the_clock(arguments):
 
 
 def test_rows_and_magnitude(arguments):
-    out = training.prune(**arguments | {"epochs": 0.5}, density=0.3, ffn="rows", method="magnitude")
-    first = log(out)[0]
+    evaluation = {"eval_data": arguments["data"], "eval_questions": 4, "precision": "bf16"}
+    out = training.prune(**arguments | evaluation | {"epochs": 0.5}, density=0.3, ffn="rows", method="magnitude")
+    first, last = log(out)[0], log(out)[-1]
+    assert (last["step"], 0 <= last["f1"] <= 100) == (6, True)
     assert first["density"] == pytest.approx(0.3, abs=0.01)
     assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
 
@@ -217,22 +221,24 @@ def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):
     assert asked.count(True) == 24
 
 
-def run_script(arguments, folder, *launcher, **kwargs):
+def start(arguments, folder, *launcher):
     script = folder / "run.py"
     plain = {name: str(value) if name == "out" else value for name, value in arguments.items()}
     script.write_text(f"from qalib import training\ntraining.prune(**{plain!r})\n")
-    return subprocess.Popen([sys.executable, *launcher, str(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}, **kwargs)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, *launcher, str(script)], env=environment)
 
 
 def test_killed_and_resumed(arguments, tmp_path):
     settings = arguments | {"density": 0.3, "epochs": 40, "save_minutes": 0.01}
     work = tmp_path / "out.run"
-    process = run_script(settings, tmp_path)
+    process = start(settings, tmp_path)
     deadline = time.monotonic() + 60
     while training.last_checkpoint(work) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    (work / "checkpoint-9999").mkdir()  # as if killed while writing it
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="holds a run already"):
         training.prune(**settings)
@@ -253,7 +259,7 @@ def test_two_processes_take_the_same_steps(arguments, tmp_path):
     alone = log(training.prune(**settings))
     settings |= {"out": tmp_path / "two", "batch": 2}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    assert run_script(settings, tmp_path, *launcher).wait(timeout=120) == 0
+    assert start(settings, tmp_path, *launcher).wait(timeout=120) == 0
     together = log(tmp_path / "two")
     assert len(together) == len(alone) == 12
     for name in ("windows", "loss", "answer_loss", "distillation_loss", "weight_lr"):
