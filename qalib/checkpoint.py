@@ -189,7 +189,8 @@ def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
     config = checkpoint.model.config.to_dict()
     config.pop("pruned_heads", None)
     write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
-    checkpoint.tokenizer.save_pretrained(folder)
+    if has_tokenizer(checkpoint.folder):
+        checkpoint.tokenizer.save_pretrained(folder)
     if checkpoint.meta:
         write_json(folder / "model_meta.json", checkpoint.meta)
     for notice in ("LICENSE", "NOTICE"):
@@ -197,10 +198,15 @@ def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
             shutil.copy(checkpoint.folder / notice, folder)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Are there files of a fast tokenizer in the folder?"""
+    return any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt"))
+
+
 def _tokenizer(folder: Path):
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+    if not has_tokenizer(folder):
         raise InputError(f"{folder}: no tokenizer there; looked for tokenizer.json and vocab.txt")
     try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True)
+        return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())}") from None

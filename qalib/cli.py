@@ -187,6 +187,60 @@ def export(
         print(checkpoint.save_transformers(loaded, out))
 
 
+@app.command()
+def prune(
+    data: Annotated[str, typer.Option(help="Training questions: a SQuAD v1.1 file, 'sample', or 'squad' (the hub's).")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    teacher: Annotated[str, typer.Option(help="Checkpoint whose answers are distilled.")],
+    student: Annotated[str | None, typer.Option(help="Checkpoint to start from [default: the teacher].")] = None,
+    eval_data: Annotated[str | None, typer.Option("--eval", help="Questions to score the checkpoints with.")] = None,
+    density: Annotated[float, typer.Option(help="Kept / all weights of the encoder matrices.")] = 0.317,
+    block: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a block.")] = "32x32",
+    ffn: Annotated[str, typer.Option(help="'block', or 'rows' for whole FFN neurons.")] = "block",
+    method: Annotated[str, typer.Option(help="'movement', or 'magnitude', the baseline.")] = "movement",
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
+    max_hours: Annotated[float | None, typer.Option(help="End sooner, with the schedule by the clock.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    questions: Questions = None,
+    eval_questions: Annotated[int | None, typer.Option(min=1, help="Score with the first N questions only.")] = None,
+    batch: Annotated[int, typer.Option(help="Windows a step and process.")] = 16,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    weight_lr: Annotated[float, typer.Option(help="Learning rate of the weights.")] = 1e-4,
+    score_lr: Annotated[float, typer.Option(help="Learning rate of the scores.")] = 1e-2,
+    alpha: Annotated[float, typer.Option(help="Share of distillation in the loss.")] = 0.9,
+    seed: Annotated[int, typer.Option(help="Of order and dropout.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints and log [default: OUT.run].")] = None,
+) -> None:
+    """Prune a model by movement pruning in blocks while it learns from data and a teacher."""
+    from qalib import training
+
+    height, x, width = block.partition("x")
+    if not (height.isdecimal() and x and width.isdecimal()):
+        raise InputError(f"--block {block}: expected HEIGHTxWIDTH, as 32x32")
+    made = training.prune(
+        teacher, student, data, out, density, (int(height), int(width)), ffn, method, epochs, max_hours, resume, seed,
+        questions, batch, accumulate, weight_lr, score_lr, alpha=alpha, work=work, eval_data=eval_data,
+        eval_questions=eval_questions,
+    )  # fmt: skip
+    print(made)
+
+
+@app.command()
+def twin(
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")],
+    published: Annotated[str, typer.Option(help="The published model whose structure is taken.")] = "0.32",
+    masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
+    density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and places of blocks.")] = 0,
+    format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
+    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to put beside them.")] = None,
+) -> None:
+    """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
+    from qalib import twin
+
+    print(twin.make(out, published, masks, density, seed, format, vocabulary))
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

@@ -14,7 +14,7 @@ BUNDLED = Path(__file__).resolve().parent.parent / "models" / "minilm-l6-squad-b
 def locate(source: str) -> tuple[str, Path, str | None]:
     """The name of a checkpoint, the folder that holds it, and its commit on the hub (None for a folder).
 
-    `source` is `bundled`, a folder, or a hub id with an optional `@revision`, which is downloaded unless the hub's cache
+    `source` is `bundled`, a folder, or a hub id with an optional `@revision`, downloaded unless the hub's cache
     has it. Raises InputError that says what was tried.
     """
     if source == "bundled":

@@ -76,15 +76,6 @@ class Results:
         write_json(self.out / "results.json", {"numbers": [asdict(n) for _, n in sorted(self._numbers.items())]})
         return value
 
-    def read(self, name: str) -> Value:
-        """The value of a number kept earlier, by this source or another. Raises InputError if there is none."""
-        numbers = read(self.out)
-        if name not in numbers:
-            raise InputError(
-                f"{self.out / 'results.json'}: no number {name!r}; run the notebook that measures it first"
-            )
-        return numbers[name].value
-
     def measured(self, result: Any) -> pd.DataFrame:
         """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at."""
         found = [(f.name, getattr(result, f.name), f.metadata) for f in fields(result) if "unit" in f.metadata]

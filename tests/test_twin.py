@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from qalib import checkpoint, encoder, sparsity, twin
+from qalib.errors import InputError
+
+SMALL = BertConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+LIKE = [dict.fromkeys(encoder.KINDS, 3), dict.fromkeys(encoder.KINDS, 6)]
+
+
+def test_place_keeps_the_density_outside_the_heads_that_are_gone():
+    kept = twin.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
+    assert sum(int(mask.sum()) for mask in kept.values()) == round(0.3 * 2 * 512)
+    for kind in ("query", "key", "value"):
+        alive = encoder.by_head(kept[0, kind], 4).flatten(1).any(1)
+        assert alive.tolist() == [True, False, False, True]
+    assert not kept[0, "attention output"][:, 2:6].any()
+    assert kept[1, "query"].sum() > kept[0, "query"].sum()
+
+
+def test_what_the_heads_left_cannot_hold_is_refused():
+    for density in (1.0, -0.1):
+        with pytest.raises(InputError, match=f"density {density}: must be between 0 and 0.8750"):
+            twin.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
+
+
+def test_the_twin_of_the_published_model(tmp_path):
+    loaded = checkpoint.load(twin.make(tmp_path / "twin"))
+    found = sparsity.summary(loaded)
+    assert loaded.format == "2021" and loaded.weight_file.name == "pytorch_model.bin"
+    assert round(found.linear_density_percent, 1) == 31.7
+    assert (
+        round(found.overall_density_percent, 1) == 46.7 and round(found.overall_density_with_pooler_percent, 1) == 47.0
+    )
+    removed = sparsity.heads(loaded).groupby("layer").called_removed.sum().tolist()
+    assert removed == [8, 8, 7, 5, 5, 7, 6, 5, 7, 7, 7, 8] and found.heads == 144
+    assert found.file_bytes == pytest.approx(372_596_744, rel=1e-3)
+    with torch.inference_mode():
+        assert loaded.model(torch.arange(1, 9)[None]).start_logits.isfinite().all()
+
+
+def test_the_sibling_from_its_masks(shared, tmp_path):
+    loaded = checkpoint.load(twin.make(tmp_path / "twin", masks=shared / "reference" / "masks_0.20.json"))
+    found = sparsity.summary(loaded)
+    assert round(found.linear_density_percent, 2) == 20.17 and found.heads_called_removed == 90
+    assert round(found.overall_density_with_pooler_percent, 2) == 38.07 and found.file_bytes // 2**20 == 347
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"kept_blocks": {}}, "kept_blocks of bert.encoder.layer.0.attention.self.query.weight is not 24 rows of 24"),
+        ({"block_size": [32]}, r"block_size is \[32\]"),
+        ({"pruned_heads": {"12": [0]}}, "pruned_heads names layer '12'"),
+    ],
+)
+def test_bad_mask_files(tmp_path, change, message):
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps({"block_size": [32, 32], "pruned_heads": {}, "kept_blocks": {}} | change))
+    with pytest.raises(InputError, match=f"masks.json: {message}"):
+        twin.make(tmp_path / "twin", masks=path)
+    path.write_text("[]")
+    with pytest.raises(InputError, match="masks.json: expected an object with block_size"):
+        twin.make(tmp_path / "twin", masks=path)
+    assert [p.name for p in tmp_path.iterdir()] == ["masks.json"]
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(InputError, match="no published model '0.5'; there is 0.32"):
+        twin.make(tmp_path / "twin", "0.5")
+    with pytest.raises(InputError, match="no format 'onnx'; there are 2021, packed, transformers"):
+        twin.make(tmp_path / "twin", format="onnx")
