@@ -241,6 +241,33 @@ def twin(
     print(twin.make(out, published, masks, density, seed, format, vocabulary))
 
 
+@app.command()
+def audit(
+    card: Annotated[Path | None, typer.Option(help="A published card [default: the claims of the 0.32 card].")] = None,
+    model: Annotated[str | None, typer.Option(help="Its checkpoint [default: a structural twin].")] = None,
+    data: Data = "sample",
+    train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table there, audit.csv.")] = None,
+    device: Device = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Hold a published card's claims against what can be computed."""
+    from qalib import audit, machine, results, squad
+
+    stated, asked, place = audit.read(card), squad.load(data), machine.device(device.value)
+    training = squad.load(train, "train") if train else None
+    with audit.subject(model) as loaded:
+        table = audit.audit(stated, loaded, asked, training, place)
+    if out is not None:
+        results.Results(out, "qalib audit").table("audit", table)
+    if as_json:
+        _print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
+    else:
+        for row in table.itertuples():
+            print(print(f"{row.verdict:20} {row.claim}: stated {row.stated or '-'}, here {row.ours or '-'} {row.unit}"))
+            print(f"{'':20} {row.explanation}")
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

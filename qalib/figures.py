@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from qalib.encoder import KINDS
+from qalib.sparsity import Summary
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#D9D9D9", "#222222"
 WIDTH = 7.2  # inches; a model card shows figures about 700 pixels wide
@@ -134,33 +135,69 @@ def parameters(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def published(linear_density: float, exact_match: float, f1: float, label: str) -> Figure:
-    """EM and F1 over linear density of the published SQuAD v1.1 checkpoints of nn_pruning, with this model marked.
+def published(models: dict[str, tuple[float, float | None, float | None]]) -> Figure:
+    """EM and F1 over linear density of the published SQuAD v1.1 checkpoints of nn_pruning, with other models marked.
 
-    All in percent. Source of the points: `data/published_checkpoints.csv`, as the hub's cards state them.
+    `models` gives linear density, EM and F1 by label, in percent; a model whose EM and F1 are None is a line at its
+    density. Source of the points: `data/published_checkpoints.csv`, as the hub's cards state them.
     """
     table = pd.read_csv(PUBLISHED)
     figure, panels = _figure(3.6, 1, 2, sharex=True)
     bases = {"bert-base-uncased": (BLUE, "o"), "bert-large-uncased-whole-word-masking": (GREEN, "^")}
-    for axes, column, value, title in zip(panels, ("exact_match", "f1"), (exact_match, f1), ("EM", "F1"), strict=True):
+    for axes, column, place, title in zip(panels, ("exact_match", "f1"), (1, 2), ("EM", "F1"), strict=True):
         for base, (colour, marker) in bases.items():
             part = table[table.base == base]
             name = base.removeprefix("bert-").replace("-uncased", "").replace("-whole-word-masking", " (whole words)")
             axes.scatter(part.linear_density_percent, part[column], s=20, marker=marker, color=colour, alpha=0.55,
                          linewidth=0, label=f"published, BERT {name} ({len(part)})")  # fmt: skip
-        axes.scatter([linear_density], [value], s=170, marker="*", color=ORANGE, edgecolor=INK, label=label, zorder=3)
-        axes.annotate(
-            f"{value:.1f}", (linear_density, value), xytext=(9, 4), textcoords="offset points", fontweight="bold"
-        )
+        for (label, point), marker in zip(models.items(), "*DP", strict=False):
+            density, value = point[0], point[place]
+            if value is None:
+                axes.axvline(density, color=ORANGE, linestyle="--", linewidth=1.4, label=label)
+                continue
+            axes.scatter([density], [value], s=150, marker=marker, color=ORANGE, edgecolor=INK, label=label, zorder=3)
+            spot = {"xytext": (9, 4), "textcoords": "offset points", "fontweight": "bold"}
+            axes.annotate(f"{value:.1f}", (density, value), **spot)
         axes.set(xlabel="encoder weights left, %", ylabel=f"{title}, %")
         axes.grid(color="#EEEEEE")
         axes.set_axisbelow(True)
-    figure.suptitle(
-        f"EM and F1 over density: this model and {len(table)} published checkpoints", fontsize=10, fontweight="bold"
-    )
+    title = f"EM and F1 over density, among {len(table)} published checkpoints"
+    figure.suptitle(title, fontsize=10, fontweight="bold")
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=7.5
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7.5
     )
+    return figure
+
+
+def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
+    """One model's density with and without pooler, and one file's size in MB and MiB, beside what a card states."""
+    figure, panels = _figure(1.9, 1, 2)
+    pooled, plain = summary.overall_density_with_pooler_percent, summary.overall_density_percent
+    size = summary.heads_cut_out_fp32_bytes
+    bars = [
+        (
+            panels[0],
+            ["with pooler", "the model itself"],
+            [pooled, plain],
+            "kept / all parameters, %",
+            "overall density",
+        ),
+        (
+            panels[1],
+            ["in MiB (2^20)", "in MB (10^6)"],
+            [size / 2**20, size / 1e6],
+            "fp32 file, heads cut out",
+            "file size",
+        ),
+    ]
+    for axes, labels, values, what, claim in bars:
+        drawn = axes.barh(labels, values, 0.55, color=[BLUE, GREY], edgecolor=INK, linewidth=0.5)
+        axes.bar_label(drawn, fmt="%.1f", padding=4)
+        axes.set(xlabel=what, xlim=(0, 1.25 * max(values)))
+        axes.invert_yaxis()
+        if stated[claim] is not None:
+            axes.axvline(float(stated[claim]), color=ORANGE, linestyle="--")
+            axes.set_title(f"{claim}: the card says {stated[claim]}", fontsize=9)
     return figure
 
 

@@ -198,6 +198,9 @@ class Summary:
     embeddings_percent: float = measure("%", "share of the embeddings in the kept parameters")
     file_bytes: int = measure("bytes", "size of the weight file")
     dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
+    heads_cut_out_fp32_bytes: int = measure(
+        "bytes", "4 bytes a parameter with the heads called removed cut out and zero blocks stored, as in 2021"
+    )
     packed_fp16_bytes: int = measure("bytes", "2 bytes a kept parameter, and one bit a block")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
@@ -234,6 +237,7 @@ def summary(checkpoint: Checkpoint) -> Summary:
         embeddings_percent=float(100 * parts[parts.part.str.contains("embeddings")].kept.sum() / kept),
         file_bytes=checkpoint.file_bytes,
         dense_fp32_bytes=int(sizes["dense fp32"]),
+        heads_cut_out_fp32_bytes=int(sizes["heads cut out fp32"]),
         packed_fp16_bytes=int(sizes["packed fp16"]),
         multiply_adds_dense=int(work["dense"].sum()),
         multiply_adds_sparse=int(work["sparse"].sum()),

@@ -200,6 +200,8 @@ def _write_2021(
     state["bert.embeddings.position_ids"] = torch.arange(config.max_position_embeddings)[None]
     torch.save({key: value.contiguous().clone() for key, value in state.items()}, folder / formats.PICKLED)
     write_json(folder / "config.json", settings)
+    about = "random weights in a published structure: for sizes and speeds, not for answers"
+    write_json(folder / "model_meta.json", {"twin_of": settings["_name_or_path"], "note": about})
     for name in TOKENIZER_FILES:
         if vocabulary and (Path(vocabulary) / name).exists():
             shutil.copyfile(Path(vocabulary) / name, folder / name)

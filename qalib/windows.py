@@ -101,3 +101,29 @@ def collate(batch: Sequence[Window], pad_id: int, length: int | None = None) -> 
         types[row, : len(window)] = torch.from_numpy(window.types)
         attention[row, : len(window)] = 1
     return {"input_ids": ids, "token_type_ids": types, "attention_mask": attention}
+
+
+def count_2019(
+    tokenizer,
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    max_length: int = 320,
+    start_distance: int = 128,
+    max_question: int = MAX_QUESTION,
+) -> int:
+    """How many windows the `run_squad.py` of 2019 made; the published cards call them samples.
+
+    The next window *starts* `start_distance` context tokens further, where today's tokenizers are given an overlap.
+    """
+    unique = list(dict.fromkeys(contexts))
+    sizes = dict(zip(unique, _token_counts(tokenizer, unique), strict=True))
+    total = 0
+    for asked, context in zip(_token_counts(tokenizer, questions), contexts, strict=True):
+        room = max_length - min(asked, max_question) - 3
+        total += 1 + max(0, -(-(sizes[context] - room) // start_distance))
+    return total
+
+
+def _token_counts(tokenizer, texts: Sequence[str]) -> list[int]:
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [len(ids) for ids in encoded["input_ids"]]

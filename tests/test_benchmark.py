@@ -52,5 +52,5 @@ def test_evaluation_time(sparse, asked):
     usual, dense, compact = (rows.iloc[i] for i in range(3))
     assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
-    assert compact.share_of_usual == pytest.approx(compact.median_seconds / usual.median_seconds)
+    assert compact.share == pytest.approx(compact.median_seconds / usual.median_seconds)
     assert (rows.same_answers == 1).all()

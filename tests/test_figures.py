@@ -18,7 +18,7 @@ def drawn(sparse):
     return lambda: (
         figures.of_sparsity(tables, masks)
         | {
-            "published": figures.published(31.7, 70.0, 80.0, "this model"),
+            "published": figures.published({"this model": (31.7, 70.0, 80.0), "twin": (20.0, None, None)}),
             "groups": figures.by_group(evaluation.by_group(rows, "question_word"), "EM and F1 by question word"),
             "speedup": figures.speedup(times),
             "evaluation": figures.evaluation_time(ways),

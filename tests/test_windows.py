@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qalib import squad
-from qalib.windows import collate, windows
+from qalib.windows import collate, count_2019, windows
 
 
 def test_windows_overlap_and_cover(sparse):
@@ -48,9 +48,19 @@ def test_collate_pads(sparse):
     assert collate(cut, pad_id=0, length=20)["input_ids"].shape == (2, 20)
 
 
+def test_windows_of_2019_by_hand(sparse):
+    context = " ".join("abcdefghij"[i % 10] for i in range(30))
+    # 12 tokens less 3 special and 1 of the question leave room for 8; then a start every 5: 8, 13, 18, 23, 28, 33.
+    assert count_2019(sparse.tokenizer, ["a"], [context], max_length=12, start_distance=5) == 6
+    assert count_2019(sparse.tokenizer, ["a", "b"], ["c d", "c d"], max_length=12, start_distance=5) == 2
+    assert count_2019(sparse.tokenizer, ["a " * 99], [context], max_length=12, start_distance=5, max_question=1) == 6
+
+
 def test_known_count_of_dev_windows(shared):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "minilm-l6-squad-dense")
     dev = squad.read(shared / "squad" / "dev-v1.1.json")
-    assert len(windows(tokenizer, [q.question for q in dev], [q.context for q in dev])) == 10784
+    texts = [q.question for q in dev], [q.context for q in dev]
+    assert len(windows(tokenizer, *texts)) == 10784
+    assert count_2019(tokenizer, *texts) == 11111

@@ -1,0 +1,64 @@
+import pytest
+
+from qalib import audit, squad
+from qalib.errors import InputError
+
+CARD = """
+the **linear** layers contains **39.1%** of the ... contains **70.0%** of the original weights **overall**
+2 heads were removed on a total of 8 (25.0%)
+| SQuAD1.1 | eval  | 11.1k     |
+**Pytorch model file size**: `355M` (original BERT: `438M`)
+| **F1** | **86.70** | **88.5** |
+from transformers import pipeline
+qa = pipeline(
+    "question-answering", model="x")
+"""
+
+
+def test_claims_and_what_a_card_does_not_say():
+    found = audit.claims(CARD)
+    assert found["linear density"] == "39.1" and found["overall density"] == "70.0" and found["heads in total"] == "8"
+    assert found["F1"] == "86.70" and found["original F1"] == "88.5" and found["file size"] == "355"
+    assert found["usage example"] == "question-answering" and found["speedup"] is None and found["exact match"] is None
+
+
+def test_the_shared_card_says_what_is_kept_as_facts(shared):
+    assert audit.read(shared / "reference" / "model_card_0.32.md") == audit.read()
+
+
+def test_another_file_is_no_card(tmp_path):
+    (tmp_path / "README.md").write_text("# hello")
+    with pytest.raises(InputError, match="README.md: not a card of this family"):
+        audit.read(tmp_path / "README.md")
+
+
+@pytest.mark.parametrize(
+    "text, value, holds",
+    [("31.7", 31.65, True), ("31.7", 31.64, False), ("90.6K", 90569, True), ("11.1k", 11033, False), ("80", 80, True)],
+)
+def test_a_value_is_reproduced_if_it_prints_as_stated(text, value, holds):
+    assert audit._prints_as(text)(value) is holds
+
+
+def test_verdicts(sparse, asked):
+    stated = audit.claims(CARD)
+    table = audit.audit(stated, sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
+    assert table.verdict["linear density"] == "reproduced" and table.ours["linear density"] == "39.06"
+    assert table.verdict["overall density, of the model itself"] == "differs"
+    assert table.verdict["heads removed"] == table.verdict["heads in total"] == "reproduced"
+    assert table.verdict["speedup"] == table.verdict["exact match"] == "absent from the card"
+    assert table.verdict["eval samples"] == "not checkable" and "needs all 10,570" in table.explanation["eval samples"]
+    assert table.verdict["F1"] == "not checkable" and float(table.ours["F1"]) >= 0
+    assert table.verdict["usage example"] == "differs"
+    sparse.meta = {"twin_of": "x"}
+    table = audit.audit(stated, sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
+    assert table.verdict["F1"] == "needs weights" and table.ours["F1"] == ""
+
+
+def test_window_counts_of_dev(sparse, shared):
+    from qalib import checkpoint
+
+    teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
+    dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))
+    (train, evaluated) = audit._samples(audit.read(), teacher, dev, None)
+    assert (train.verdict, evaluated.verdict, evaluated.ours) == ("not checkable", "reproduced", "11,111")
