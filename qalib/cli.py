@@ -264,7 +264,8 @@ def audit(
         _print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
     else:
         for row in table.itertuples():
-            print(print(f"{row.verdict:20} {row.claim}: stated {row.stated or '-'}, here {row.ours or '-'} {row.unit}"))
+            stated, ours = row.stated or "nothing", f"{row.ours} {row.unit}" if row.ours else "nothing"
+            print(f"{row.verdict:20} {row.claim}: stated {stated}, here {ours}")
             print(f"{'':20} {row.explanation}")
 
 

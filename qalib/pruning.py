@@ -255,8 +255,8 @@ class Schedule:
         return 1 - _between(progress, self.rise, self.settle)
 
     def weight_rate_at(self, progress: float) -> float:
-        """Factor on the learning rate of the weights: up until `warmup`, down to 0 at the end, both linear."""
-        return _between(progress, 0, self.warmup) * (1 - _between(progress, self.warmup, 1))
+        """Factor on the learning rate of the weights: up until `warmup`, from `settle` on down to 0, both linear."""
+        return _between(progress, 0, self.warmup) * (1 - _between(progress, self.settle, 1))
 
 
 def _between(progress: float, start: float, end: float) -> float:

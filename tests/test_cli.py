@@ -47,6 +47,12 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
 
 
+def test_audit(packed_folder, asked_file, tmp_path):
+    claims = as_json("audit", "--model", packed_folder, "--data", asked_file, "--out", tmp_path / "a")["claims"]
+    assert {row["claim"]: row["verdict"] for row in claims}["linear density"] == "differs"
+    assert (tmp_path / "a" / "tables" / "audit.csv").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -63,6 +69,10 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
         (["report", "-p", "epochs"], "-p epochs: expected NAME=VALUE"),
         (["answer", "Who?", "", "--model", "PACKED"], "empty"),
         (["benchmark", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
+        (["audit", "--card", "PACKED/config.json", "--model", "PACKED"], "config.json: not a card of this family"),
+        (["twin", "t", "--density", "0.9"], "density 0.9: must be between 0 and "),
+        (["twin", "t", "--masks", "PACKED/config.json"], "config.json: expected an object with block_size"),
+        (["prune", "--data", "sample", "--out", "o", "--teacher", "PACKED", "--block", "8"], "--block 8: expected HEI"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(packed_folder, tmp_path, monkeypatch, capsys, arguments, message):
@@ -88,5 +98,5 @@ def test_predictions_of_another_data_set(asked_file, tmp_path):
 
 def test_help_names_every_command():
     done = qalib("--help")
-    for name in ("report", "answer", "evaluate", "score", "sparsity", "benchmark", "export"):
+    for name in "report answer evaluate score sparsity benchmark export prune twin audit".split():
         assert f" {name} " in done.stdout

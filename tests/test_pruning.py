@@ -82,7 +82,7 @@ def test_schedule_at_its_corners():
     assert [schedule.density_at(p) for p in points] == pytest.approx([1, 1, 0.3875, 0.3, 0.3, 0.3, 0.3])
     assert [schedule.margin_at(p) for p in points] == pytest.approx([0.04, 0.04, 0.04, 0.04, 0.02, 0, 0])
     assert [schedule.score_rate_at(p) for p in points] == pytest.approx([1, 1, 1, 1, 0.5, 0, 0])
-    assert [schedule.weight_rate_at(p) for p in (0, 0.05, 0.1, 0.55, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [schedule.weight_rate_at(p) for p in (0, 0.05, 0.1, 0.7, 0.85, 1)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize(("density", "cut"), [(1.0, -torch.inf), (0.8, 1.0), (0.75, 1.0), (0.2, 4.0)])

@@ -112,7 +112,7 @@ def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path
 
 
 def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
-    with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; there are batch, "):
+    with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; there are audited, batch, "):
         report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
     path = notebook(tmp_path / "a.ipynb")
     with pytest.raises(InputError, match="a.ipynb: no parameter ouf; it has out"):
