@@ -36,7 +36,8 @@ STYLE = {
 }
 
 
-def _figure(height: float, *shape: int, **layout) -> tuple[Figure, Axes]:
+def blank(height: float, *shape: int, **layout) -> tuple[Figure, Axes]:
+    """A figure as wide as a card, `height` inches high, and its axes (an array of them for a grid of `shape`)."""
     matplotlib.rcParams.update(STYLE)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(*shape, **layout)
@@ -45,7 +46,7 @@ def _figure(height: float, *shape: int, **layout) -> tuple[Figure, Axes]:
 def heads(table: pd.DataFrame) -> Figure:
     """Every attention head of every layer (`sparsity.heads`): working, called removed, and removable without loss."""
     layers, count = table.layer.max() + 1, table["head"].max() + 1
-    figure, axes = _figure(1.4 + 0.27 * layers)
+    figure, axes = blank(1.4 + 0.27 * layers)
     working, called = ~table.called_removed & ~table.removable, table.called_removed & ~table.removable
     states = [
         ("working", working, BLUE, "s", BLUE),
@@ -71,7 +72,7 @@ def heads(table: pd.DataFrame) -> Figure:
 def density(matrices: pd.DataFrame) -> Figure:
     """Density of each encoder matrix (`sparsity.per_matrix`) as a labelled grid, layers down, kinds across."""
     grid = matrices.pivot(index="layer", columns="kind", values="density")[list(KINDS)]
-    figure, axes = _figure(1.3 + 0.3 * len(grid))
+    figure, axes = blank(1.3 + 0.3 * len(grid))
     picture = axes.imshow(100 * grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in zip(
         ((r, c) for r in range(len(grid)) for c in range(6)), grid.to_numpy().flat, strict=True
@@ -96,7 +97,7 @@ def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
     upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in masks.items()}
     widths, height = [upright[0, kind].shape[1] for kind in KINDS], upright[0, "query"].shape[0]
     scale = WIDTH * 0.86 / (sum(widths) + 6)
-    figure, grid = _figure(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
+    figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
     for (layer, kind), mask in upright.items():
         axes = grid[layer, list(KINDS).index(kind)]
@@ -114,7 +115,7 @@ def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
 
 def parameters(table: pd.DataFrame) -> Figure:
     """Parameters by part before and after pruning (`sparsity.parameters`), in millions."""
-    figure, axes = _figure(2.9)
+    figure, axes = blank(2.9)
     places = range(len(table))
     for shift, column, colour, label in ((-0.2, "parameters", GREY, "before"), (0.2, "kept", BLUE, "kept")):
         bars = axes.barh(
@@ -142,7 +143,7 @@ def published(models: dict[str, tuple[float, float | None, float | None]]) -> Fi
     density. Source of the points: `data/published_checkpoints.csv`, as the hub's cards state them.
     """
     table = pd.read_csv(PUBLISHED)
-    figure, panels = _figure(3.6, 1, 2, sharex=True)
+    figure, panels = blank(3.6, 1, 2, sharex=True)
     bases = {"bert-base-uncased": (BLUE, "o"), "bert-large-uncased-whole-word-masking": (GREEN, "^")}
     for axes, column, place, title in zip(panels, ("exact_match", "f1"), (1, 2), ("EM", "F1"), strict=True):
         for base, (colour, marker) in bases.items():
@@ -171,7 +172,7 @@ def published(models: dict[str, tuple[float, float | None, float | None]]) -> Fi
 
 def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
     """One model's density with and without pooler, and one file's size in MB and MiB, beside what a card states."""
-    figure, panels = _figure(1.9, 1, 2)
+    figure, panels = blank(1.9, 1, 2)
     pooled, plain = summary.overall_density_with_pooler_percent, summary.overall_density_percent
     size = summary.heads_cut_out_fp32_bytes
     bars = [
@@ -203,7 +204,7 @@ def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
 
 def by_group(table: pd.DataFrame, title: str) -> Figure:
     """EM and F1 of groups of questions (`evaluation.by_group`), with the number of questions in each."""
-    figure, axes = _figure(2.7)
+    figure, axes = blank(2.7)
     places, column = range(len(table)), table.columns[0]
     for shift, measure, colour, label in ((-0.2, "exact_match", GREEN, "EM"), (0.2, "f1", BLUE, "F1")):
         bars = axes.bar([p + shift for p in places], table[measure], 0.38, color=colour, label=label)
@@ -219,7 +220,7 @@ def by_group(table: pd.DataFrame, title: str) -> Figure:
 
 def speedup(rows: pd.DataFrame) -> Figure:
     """Speedup over dense of the same type (`benchmark.compare`), the bound by multiply-adds marked beside it."""
-    figure, axes = _figure(1.1 + 0.34 * len(rows))
+    figure, axes = blank(1.1 + 0.34 * len(rows))
     places, first = range(len(rows)), rows.iloc[0]
     bars = axes.barh(
         places,
@@ -247,7 +248,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
 
 def evaluation_time(rows: pd.DataFrame) -> Figure:
     """Seconds of a whole evaluation by way (`benchmark.evaluation_time`)."""
-    figure, axes = _figure(1.9)
+    figure, axes = blank(1.9)
     bars = axes.barh(
         rows.way, rows.median_seconds, 0.6, color=[GREY] + [BLUE] * (len(rows) - 1), edgecolor=INK, linewidth=0.5
     )
