@@ -76,9 +76,9 @@ def render(numbers: dict[str, Number]) -> str:
 
 
 def show(number: Number, decimals: int | None = None) -> str:
-    """A number as people read it, with its unit; "not measured" and the reason if it has no value."""
+    """A number as people read it, with its unit; if it has no value, why."""
     if number.value is None:
-        return f"not measured ({number.note})"
+        return number.note if number.note.startswith("not ") else f"not measured ({number.note})"
     if isinstance(number.value, str):
         return number.value
     value = f"{number.value:,}" if decimals is None else f"{number.value:,.{decimals}f}"
