@@ -15,7 +15,7 @@ from qalib import blocks, encoder, pruning
 from qalib.checkpoint import Checkpoint
 from qalib.pruning import Pruner, Schedule, Scores
 from qalib.squad import QuestionSet
-from qalib.training import ByLength, TrainingWindows
+from qalib.trainset import ByLength, TrainingWindows
 
 GONE = -8.0  # the first score of a block that is zero already
 

@@ -1,4 +1,4 @@
-"""Pruning runs: windows with their answers, a teacher, and `transformers.Trainer` around the method in `pruning.py`.
+"""Pruning runs: `transformers.Trainer` around the method in `pruning.py`, the windows of `trainset.py` and a teacher.
 
 Mixed precision, gradient accumulation, several processes (`accelerate launch`, `torchrun`), checkpoints and resuming
 are the Trainer's. What is added: two losses, two learning rates, a schedule by steps or by the clock, and a log.
@@ -10,18 +10,15 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import accelerate
-import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -30,110 +27,13 @@ from qalib.blocks import Block
 from qalib.errors import InputError
 from qalib.files import read_json, write_json, write_text
 from qalib.pruning import Pruner, Schedule
-from qalib.squad import Question, QuestionSet
-from qalib.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
+from qalib.squad import QuestionSet
+from qalib.teacher import Teacher
+from qalib.trainset import ByLength, TrainingWindows
+from qalib.windows import MAX_LENGTH, OVERLAP
 
 METHODS = ("movement", "magnitude")
-LENGTHS = 32  # batches are padded to multiples of it: with few shapes memory is used again
-LARGEST = 60_000.0  # of a stored logit, in fp16
 MAY_CHANGE = {"resume", "max_hours", "save_minutes", "log_steps", "bar", "out", "work", "eval_data"}
-
-
-class TrainingWindows(Dataset):
-    """Windows of questions with `positions`, shape `(windows, 2)`: the tokens where the answer begins and ends.
-
-    A window without the whole answer points at its first token, `[CLS]`. Of several references the first counts.
-    Raises InputError for an answer that does not stand in its context where the file says.
-    """
-
-    def __init__(self, questions: Sequence[Question], tokenizer):
-        for q in questions:
-            start, answer = q.starts[0], q.answers[0]
-            if not answer or start < 0 or q.context[start : start + len(answer)] != answer:
-                raise InputError(f"question {q.id!r}: {answer!r} does not stand at character {start} of its context")
-        self.windows = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
-        self.positions = np.array([answer_position(w, questions[w.index]) for w in self.windows])
-        self.lengths = np.array([len(w) for w in self.windows])
-        self.pad_id = tokenizer.pad_token_id
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def batch(self, indices: list[int]) -> dict[str, Tensor]:
-        """Model inputs `(batch, length)`, `positions` `(batch, 2)`, and the windows' numbers `index` `(batch,)`."""
-        length = min(-(-self.lengths[indices].max() // LENGTHS) * LENGTHS, MAX_LENGTH)
-        inputs = collate([self.windows[i] for i in indices], self.pad_id, int(length))
-        return inputs | {"positions": torch.from_numpy(self.positions[indices]), "index": torch.tensor(indices)}
-
-
-def answer_position(window: Window, question: Question) -> tuple[int, int]:
-    """First and last token of the answer in a window, (0, 0) where it is not all there."""
-    start, end = question.starts[0], question.starts[0] + len(question.answers[0])
-    inside = np.flatnonzero((window.offsets[:, 1] > start) & (window.offsets[:, 0] < end))
-    if not len(inside) or window.offsets[0, 0] > start or window.offsets[-1, 1] < end:
-        return 0, 0
-    return window.first + int(inside[0]), window.first + int(inside[-1])
-
-
-class ByLength(Sampler):
-    """An order in which every `batch` successive windows are of like length, and batches of all lengths mix.
-
-    `batch` counts the windows of a step over all processes: the steps are the same however many share them.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch: int, seed: int):
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        order, pool = random.permutation(len(self.lengths)), 64 * self.batch
-        pools = [order[first : first + pool] for first in range(0, len(order), pool)]
-        order = np.concatenate([part[self.lengths[part].argsort(kind="stable")] for part in pools])
-        full = len(order) // self.batch * self.batch
-        mixed = random.permutation(order[:full].reshape(-1, self.batch)).flatten()
-        return iter([*mixed.tolist(), *order[full:].tolist()])
-
-
-class Teacher:
-    """A teacher's logits for every window, computed when first asked for and kept on disk in fp16.
-
-    The files in `folder` carry `key`, a hash of teacher, data and windows: another epoch, or a resumed run, finds them.
-    """
-
-    def __init__(self, model: nn.Module, count: int, folder: Path, key: str):
-        self.model = model.eval().requires_grad_(False)
-        with PartialState().main_process_first():
-            self.values = _memmap(folder / f"teacher-{key}.logits", np.float16, (count, 2, MAX_LENGTH))
-            self.known = _memmap(folder / f"teacher-{key}.known", np.uint8, (count,))
-
-    def __call__(self, index: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits, shape `(batch, 2, length)`, for the windows numbered `index`, with the given model inputs."""
-        rows, mask = index.cpu().numpy(), inputs["attention_mask"]
-        if not self.known[rows].all():
-            with torch.no_grad():
-                fresh = pruning.logits(self.model.to(mask.device), **inputs).clamp(-LARGEST, LARGEST)
-            self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
-            self.known[rows] = 1
-        stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32)).to(mask.device)
-        return stored.masked_fill(mask[:, None] == 0, torch.finfo(torch.float32).min)
-
-
-def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != size:
-        with open(path, "wb") as file:
-            file.truncate(size)
-    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 @dataclass(frozen=True)
@@ -406,7 +306,7 @@ def prune(
     pruner.cut(pruning.cut_for(*pruner.flat(), density))
     if trainer.is_world_process_zero():
         meta = {
-            "arguments": arguments,
+            "arguments": {name: _without_folders(value) for name, value in arguments.items()},
             "schedule": asdict(schedule),
             "teacher": {"name": tutor.name, "sha256": tutor.sha256},
             "student": {"name": pupil.name, "sha256": pupil.sha256},
@@ -420,10 +320,25 @@ def prune(
             "versions": {"python": platform.python_version()}
             | {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
         }
-        finished = replace(pupil, model=pruner.cpu().bake(), block=block, meta=meta)
+        finished = replace(pupil, model=pruner.bake(), block=block, meta=meta)
+        if dev:
+            about = {"name": dev.description, "sha256": dev.sha256, "questions": len(dev)}
+            meta["scores"] = {"data": about} | {
+                name: _score(one.model, pupil.tokenizer, dev) for name, one in (("teacher", tutor), ("model", finished))
+            }
+        finished.model.cpu()
         checkpoint.save_packed(finished, out)
         write_text(out / "log.jsonl", (work / "log.jsonl").read_text())
     return out
+
+
+def _without_folders(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+
+
+def _score(model: nn.Module, tokenizer, dev: QuestionSet) -> dict[str, float]:
+    score = evaluation.evaluate(model.eval(), tokenizer, dev, progress=False).score
+    return {"exact_match": score.exact_match, "f1": score.f1}
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, encoder, pruning, training
+from qalib import blocks, checkpoint, encoder, pruning, training, trainset
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
 from qalib.pruning import Mask, Pruner, Schedule, Scores
@@ -149,14 +149,14 @@ def test_answer_positions(dense_folder, questions):
     tokenizer = checkpoint.load(dense_folder).tokenizer
     context = "In 1700 the town of Adler built lighthouse 0."
     question = Question("a", "", "Which town?", context, ("Adler", "town"), (20, 12))
-    data = training.TrainingWindows([question], tokenizer)
+    data = trainset.TrainingWindows([question], tokenizer)
     (first, last), window = data.positions[0], data.windows[0]
     assert (window.offsets[first - window.first][0], window.offsets[last - window.first][1]) == (20, 25)
     batch = data.batch([0])
     assert batch["input_ids"].shape[1] % 32 == 0
     assert batch["positions"].tolist() == [[first, last]]
     long = Question("b", "", "Which town?", "word " * 600 + "Adler.", ("Adler",), (3000,))
-    positions = training.TrainingWindows([long], tokenizer).positions
+    positions = trainset.TrainingWindows([long], tokenizer).positions
     assert positions[0].tolist() == [0, 0]
     assert (positions[-1] > 0).all()
 
@@ -164,15 +164,15 @@ def test_answer_positions(dense_folder, questions):
 def test_an_answer_that_is_not_there(dense_folder):
     question = Question("a", "", "Which town?", "In Adler.", ("Adler",), (2,))
     with pytest.raises(InputError, match="question 'a': 'Adler' does not stand at character 2 of its context"):
-        training.TrainingWindows([question], checkpoint.load(dense_folder).tokenizer)
+        trainset.TrainingWindows([question], checkpoint.load(dense_folder).tokenizer)
 
 
 def test_an_order_that_does_not_depend_on_the_processes():
     lengths = np.random.default_rng(0).integers(10, 300, 100)
-    order = training.ByLength(lengths, 8, seed=0)
+    order = trainset.ByLength(lengths, 8, seed=0)
     first = list(order)
     assert sorted(first) == list(range(100))
-    assert first == list(training.ByLength(lengths, 8, seed=0))
+    assert first == list(trainset.ByLength(lengths, 8, seed=0))
     assert max(lengths[first[i : i + 8]].max() - lengths[first[i : i + 8]].min() for i in range(0, 96, 8)) < 60
     order.set_epoch(1)
     assert list(order) != first
@@ -205,6 +205,8 @@ def test_rows_and_magnitude(arguments):
     first, last = log(out)[0], log(out)[-1]
     assert (last["step"], 0 <= last["f1"] <= 100) == (6, True)
     assert first["density"] == pytest.approx(0.3, abs=0.01)
+    scores = checkpoint.load(out).meta["scores"]
+    assert scores["data"]["questions"] == 4 and 0 <= scores["teacher"]["f1"] <= 100 and scores["model"]["f1"] >= 0
     assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
 
 
