@@ -168,7 +168,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with new_folder(out) as draft:
         header = {"format": "qalib-packed", "block": "x".join(map(str, checkpoint.block)), "dtype": dtype}
-        safetensors.torch.save_file(state, draft / formats.PACKED, metadata=header)
+        _save_tensors(state, draft / formats.PACKED, header)
         _save_beside(checkpoint, draft)
     return Path(out)
 
@@ -180,9 +180,14 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
     """
     with new_folder(out) as draft:
         state = {key: value.contiguous() for key, value in checkpoint.model.state_dict().items()}
-        safetensors.torch.save_file(state, draft / formats.SAFETENSORS, metadata={"format": "pt"})
+        _save_tensors(state, draft / formats.SAFETENSORS, {"format": "pt"})
         _save_beside(checkpoint, draft)
     return Path(out)
+
+
+def _save_tensors(state: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
+    safetensors.torch.save_file(state, path, metadata=header)
+    path.chmod(0o644)  # the library makes files that only their owner can read
 
 
 def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:

@@ -20,6 +20,7 @@ from qalib.squad import Question, QuestionSet
 from qalib.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
 
 BEST, MAX_ANSWER = 20, 30
+LENGTHS = 16  # batches are padded to multiples of it: with few shapes memory is used again
 CHUNK = 2048  # questions whose windows are held at a time: memory does not grow with the question set
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 
@@ -64,7 +65,8 @@ def answer(
             cut = windows(tokenizer, [q.question for q in part], [q.context for q in part])
             best: dict[int, tuple[float, int, int]] = {}
             for batch in batches(cut, protocol):
-                inputs = collate(batch, tokenizer.pad_token_id, protocol.pad_to)
+                length = protocol.pad_to or min(-(-max(map(len, batch)) // LENGTHS) * LENGTHS, MAX_LENGTH)
+                inputs = collate(batch, tokenizer.pad_token_id, length)
                 counts += torch.tensor([len(batch), sum(map(len, batch)), inputs["input_ids"].numel()])
                 started = time.perf_counter()
                 with torch.inference_mode():
