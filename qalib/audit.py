@@ -92,7 +92,7 @@ def audit(
     data: QuestionSet,
     train: QuestionSet | None = None,
     device: str = "cpu",
-    timed_questions: int = 16,
+    timed_questions: int = 8,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Check every claim; one row a `Finding`. A structural twin has no answers: its EM and F1 need weights."""
