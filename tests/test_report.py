@@ -1,12 +1,13 @@
 import json
 import re
+import shutil
 
 import nbformat
 import pytest
 
 from qalib import card, checkpoint, report, results
 from qalib.errors import InputError, ReportError
-from qalib.files import read_json
+from qalib.files import read_json, write_json
 
 QUICK = {"batch": 1, "length": 16, "repeats": 1, "evaluated": 3, "evaluation_repeats": 1, "timed_questions": 2}
 NAMES = [path.stem for path in sorted(report.NOTEBOOKS.glob("[0-9]*.ipynb"))]
@@ -183,8 +184,14 @@ def test_default_names():
     assert report.default_name("a/b@v1", "x/dev-v1.1.json", 500) == "b-v1-dev-v1.1-500"
 
 
-def test_script_in_a_notebook_title_or_name_is_text(made):
-    number = results.Number("n", "<script>alert(1)</script>", "text", "<script>d", "s")
-    assert report.bare(number) == "<script>alert(1)</script>"  # the page escapes it:
-    page = (made / "index.html").read_text()
-    assert "&lt;" in page or "<script>" not in page
+def test_script_in_a_name_or_a_number_is_text(made, tmp_path):
+    script = "<script>alert(1)</script>"
+    folder, manifest = tmp_path / "r", read_json(made / "manifest.json")
+    shutil.copytree(made, folder)
+    numbers = read_json(folder / "results.json")
+    numbers["numbers"][0] |= {"value": script, "definition": script}
+    write_json(folder / "results.json", numbers)
+    manifest["model"]["name"] = script
+    report._write_index(folder, manifest)
+    page = (folder / "index.html").read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4
