@@ -98,7 +98,13 @@ class Pruner(nn.Module):
     Raises InputError for another `ffn`, or if the block does not divide a matrix.
     """
 
-    def __init__(self, model: BertForQuestionAnswering, block: Block = (32, 32), ffn: str = "block"):
+    def __init__(
+        self,
+        model: BertForQuestionAnswering,
+        block: Block = (32, 32),
+        ffn: str = "block",
+        sizes: list[int] | None = None,
+    ):
         super().__init__()
         if ffn not in FFN:
             raise InputError(f"ffn {ffn!r}: choose one of {', '.join(FFN)}")
@@ -109,6 +115,7 @@ class Pruner(nn.Module):
         # the factor by which the regulariser's weight is steered.
         self.register_buffer("clock", torch.zeros((), dtype=torch.float64))
         self.register_buffer("pressure", torch.zeros((), dtype=torch.float64))
+        self.sizes = sizes or [matrix.linear.weight.numel() for matrix in encoder.matrices(model)]
         for matrix in encoder.matrices(model):
             neurons = ffn == "rows" and matrix.kind.startswith("FFN")
             if not (neurons and matrix.kind == "FFN out"):
@@ -131,12 +138,15 @@ class Pruner(nn.Module):
 
     def density(self) -> float:
         """Kept weights / all weights of the encoder matrices, between 0 and 1."""
-        kept = sum(s.kept.sum().item() * s.weights for s in self.scores)
-        return kept / sum(s.values.numel() * s.weights for s in self.scores)
+        return sum(s.kept.sum().item() * s.weights for s in self.scores) / sum(self.sizes)
 
     def densities(self) -> dict[str, float]:
         """The density of every matrix, by layer and kind."""
-        return {name: mask.scores.kept.float().mean().item() for name, mask in self.masks().items()}
+        owned = [m.linear.parametrizations.weight.original.numel() for m in encoder.matrices(self.model)]
+        return {
+            name: mask.scores.kept.float().mean().item() * own / size
+            for (name, mask), own, size in zip(self.masks().items(), owned, self.sizes, strict=True)
+        }
 
     def regulariser(self) -> Tensor:
         """Mean sigmoid of the scores, each counted with its weights (arXiv 2005.07683, section 4)."""
@@ -148,9 +158,23 @@ class Pruner(nn.Module):
         for scores in self.scores:
             scores.cut = score
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the masks are given once and for all, and no score is learnt."""
+        return not self.scores[0].values.requires_grad
+
+    def fix_by_magnitude(self, density: float) -> None:
+        """Keep the blocks whose weights have the largest root mean square, and fix that: the magnitude baseline."""
+        self._score_by_magnitude()
+        self.cut(cut_for(*self.flat(), density))
+
+    def fix_as_is(self) -> None:
+        """Keep the blocks that are not zero, and fix that."""
+        self._score_by_magnitude()
+        self.cut(0.0)
+
     @torch.no_grad()
-    def score_by_magnitude(self) -> None:
-        """Set each score to the root mean square of its weights, and fix it: the magnitude baseline."""
+    def _score_by_magnitude(self) -> None:
         for scores in self.scores:
             scores.values.zero_().requires_grad_(False)
         for mask, matrix in zip(self.masks().values(), encoder.matrices(self.model), strict=True):
@@ -272,7 +296,9 @@ def steer(pruner: Pruner, schedule: Schedule, progress: float, advanced: float, 
     """
     scores, weights = pruner.flat()
     pruner.penalty = 0.0
-    if not pruner.scores[0].values.requires_grad or progress >= schedule.settle:
+    if pruner.fixed:
+        return
+    if progress >= schedule.settle:
         pruner.cut(cut_for(scores, weights, schedule.density))
     elif progress <= schedule.warmup:
         pruner.cut(-math.inf)

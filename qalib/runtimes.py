@@ -10,14 +10,17 @@ The module is called as BertForQuestionAnswering is and returns `start_logits` a
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib import encoder
+from qalib.blocks import Block
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
 
@@ -66,12 +69,57 @@ def dense(checkpoint: Checkpoint) -> nn.Module:
 @runtime("compact", "heads and FFN neurons that do not change the output cut out, the rest run dense")
 def compact(checkpoint: Checkpoint) -> nn.Module:
     """The model cut to size: same logits, smaller dense matrices (as in arXiv 2109.04838, section 4)."""
-    model = copy.deepcopy(checkpoint.model)
-    heads = model.config.num_attention_heads
+    return cut(copy.deepcopy(checkpoint.model))
+
+
+def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQuestionAnswering:
+    """The model itself, with its removable heads and FFN neurons cut out.
+
+    With `block` only as many go as leave matrices that are not empty and that the block divides.
+    """
     for layer in encoder.layers(model):
-        _cut_heads(layer, encoder.heads_removable(layer, heads))
-        _cut_neurons(layer, encoder.neurons_removable(layer))
+        heads, neurons = _removed(layer, model.config.num_attention_heads, block)
+        _cut_heads(layer, heads)
+        _cut_neurons(layer, neurons)
     return model
+
+
+@torch.no_grad()
+def grow(
+    small: BertForQuestionAnswering, model: BertForQuestionAnswering, block: Block | None = None
+) -> BertForQuestionAnswering:
+    """The inverse of `cut`: `model`, not cut yet, takes the weights of `small`, and zeros where it was cut."""
+    weights = small.state_dict()
+    for number, layer in enumerate(encoder.layers(model)):
+        heads, neurons = _removed(layer, model.config.num_attention_heads, block)
+        rows, neurons = ~heads.repeat_interleave(layer.attention.self.attention_head_size), ~neurons
+        everything = torch.ones(model.config.hidden_size, dtype=torch.bool)
+        for kind, path in encoder.KINDS.items():
+            outputs = {"attention output": everything, "FFN in": neurons, "FFN out": everything}.get(kind, rows)
+            inputs = {"attention output": rows, "FFN out": neurons}.get(kind, everything)
+            name = f"bert.encoder.layer.{number}.{path}"
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            weights[f"{name}.weight"] = weight.new_zeros(len(outputs), len(inputs))
+            weights[f"{name}.weight"][outputs.nonzero(), inputs.nonzero().T] = weight
+            weights[f"{name}.bias"] = bias.new_zeros(len(outputs))
+            weights[f"{name}.bias"][outputs] = bias
+    model.load_state_dict(weights)
+    return model
+
+
+def _removed(layer: BertLayer, heads: int, block: Block | None) -> tuple[Tensor, Tensor]:
+    removed, neurons = encoder.heads_removable(layer, heads), encoder.neurons_removable(layer)
+    if block:
+        unit = math.lcm(*block)
+        _spare(removed, unit // math.gcd(unit, layer.attention.self.attention_head_size))
+        _spare(neurons, unit)
+    return removed, neurons
+
+
+def _spare(removed: Tensor, unit: int) -> None:
+    """Remove fewer, so that what is left is a multiple of `unit`, and not nothing."""
+    left = int((~removed).sum())
+    removed[removed.nonzero()[: max(left, 1) + -max(left, 1) % unit - left]] = False
 
 
 def _cut_heads(layer: BertLayer, removed: Tensor) -> None:

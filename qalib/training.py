@@ -4,6 +4,7 @@ Mixed precision, gradient accumulation, several processes (`accelerate launch`, 
 are the Trainer's. What is added: two losses, two learning rates, a schedule by steps or by the clock, and a log.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from qalib import checkpoint, evaluation, pruning, squad
+from qalib import checkpoint, encoder, evaluation, pruning, runtimes, squad
 from qalib.blocks import Block
 from qalib.errors import InputError
 from qalib.files import read_json, write_json, write_text
@@ -32,7 +33,7 @@ from qalib.teacher import Teacher
 from qalib.trainset import ByLength, TrainingWindows
 from qalib.windows import MAX_LENGTH, OVERLAP
 
-METHODS = ("movement", "magnitude")
+METHODS = ("movement", "magnitude", "keep")
 MAY_CHANGE = {"resume", "max_hours", "save_minutes", "log_steps", "bar", "out", "work", "eval_data"}
 
 
@@ -181,7 +182,7 @@ class Steering(TrainerCallback):
         figures = {
             **{name: round(self._mean(part), 5) for name, part in trainer.parts.items()},
             "density": round(self.pruner.density(), 5),
-            "steered_density": round(trainer.schedule.density_at(trainer.progress), 5),
+            "steered_density": round(self._steered_density(), 5),
             "threshold": round(torch.tensor(scores.cut).sigmoid().item(), 5),
             "regulariser": round(self.pruner.penalty, 4),
             "weight_lr": trainer.optimizer.param_groups[0]["lr"],
@@ -190,6 +191,10 @@ class Steering(TrainerCallback):
         self.bar.set_postfix({name: figures[name] for name in ("loss", "density", "threshold")}, refresh=False)
         self.bar.update(round(100 * trainer.progress, 2) - self.bar.n)
         return figures
+
+    def _steered_density(self) -> float:
+        trainer = self.trainer
+        return self.pruner.density() if self.pruner.fixed else trainer.schedule.density_at(trainer.progress)
 
     def _mean(self, part: Tensor) -> float:
         return self.trainer.accelerator.reduce(part.detach(), "mean").item()
@@ -251,7 +256,8 @@ def prune(
         density: Kept / all weights of the encoder matrices, above 0 and at most 1. Reached to the block, from below.
         block: Height and width of a block, in weights.
         ffn: `block`, or `rows` for whole FFN neurons (see `pruning.Pruner`).
-        method: `movement`; or `magnitude`, the baseline: at once the blocks with the smallest root mean square go.
+        method: `movement`; `magnitude`, the baseline: at once the blocks with the smallest root mean square go; `keep`:
+            what is zero in the student stays so, whatever `density` is, and the kept weights train on.
         epochs: Length of the run in passes over the data; `max_hours` ends it sooner, with the schedule by the clock.
         resume: Go on from the last checkpoint in `work`; from the start if there is none.
         batch: Windows a step and process; a step takes `accumulate` of them.
@@ -284,9 +290,7 @@ def prune(
     for model, probability in ((tutor.model, 0.0), (pupil.model, dropout)):
         _prepare(model, probability)
     pupil.model.bert.embeddings.word_embeddings.weight.requires_grad_(train_word_embeddings)
-    pruner = Pruner(pupil.model, block, ffn)
-    if method == "magnitude":
-        pruner.score_by_magnitude()
+    pruner = _pruner(pupil.model, block, ffn, method, density)
     train = TrainingWindows(asked.questions, pupil.tokenizer)
     key = hashlib.sha256(json.dumps([tutor.sha256, asked.sha256, len(asked), len(train), MAX_LENGTH, OVERLAP]).encode())
     trainer = PruningTrainer(
@@ -303,7 +307,8 @@ def prune(
         Steering(trainer, work / "log.jsonl", max_hours, save_minutes, log_steps, bar, pupil.tokenizer, dev)
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
-    pruner.cut(pruning.cut_for(*pruner.flat(), density))
+    if not pruner.fixed:
+        pruner.cut(pruning.cut_for(*pruner.flat(), density))
     if trainer.is_world_process_zero():
         meta = {
             "arguments": {name: _without_folders(value) for name, value in arguments.items()},
@@ -320,7 +325,7 @@ def prune(
             "versions": {"python": platform.python_version()}
             | {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
         }
-        finished = replace(pupil, model=pruner.bake(), block=block, meta=meta)
+        finished = replace(pupil, model=_finished(pruner, pupil.model, block), block=block, meta=meta)
         if dev:
             about = {"name": dev.description, "sha256": dev.sha256, "questions": len(dev)}
             meta["scores"] = {"data": about} | {
@@ -330,6 +335,26 @@ def prune(
         checkpoint.save_packed(finished, out)
         write_text(out / "log.jsonl", (work / "log.jsonl").read_text())
     return out
+
+
+def _pruner(model: nn.Module, block: Block, ffn: str, method: str, density: float) -> Pruner:
+    """The pruner of a method. One that keeps the zeros trains the model cut to size, which is faster."""
+    if method == "keep":
+        sizes = [matrix.linear.weight.numel() for matrix in encoder.matrices(model)]
+        small = runtimes.cut(copy.deepcopy(model), block)
+        pruner = Pruner(small, block, sizes=sizes)
+        pruner.fix_as_is()
+        return pruner
+    pruner = Pruner(model, block, ffn)
+    if method == "magnitude":
+        pruner.fix_by_magnitude(density)
+    return pruner
+
+
+def _finished(pruner: Pruner, model: nn.Module, block: Block) -> nn.Module:
+    """The pruner's model, grown to the student's size if it was cut."""
+    made = pruner.bake()
+    return made if made is model else runtimes.grow(made.cpu(), model.cpu(), block).eval()
 
 
 def _without_folders(value: Any) -> Any:

@@ -210,6 +210,17 @@ def test_rows_and_magnitude(arguments):
     assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
 
 
+def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(arguments, tmp_path):
+    first = training.prune(**arguments, density=0.3, ffn="rows")
+    out = training.prune(**arguments | {"student": str(first), "out": tmp_path / "again"}, method="keep")
+    before, after = checkpoint.load(first), checkpoint.load(out)
+    assert log(out)[-1]["density"] == log(out)[-1]["steered_density"] == pytest.approx(after.meta["density"], abs=1e-5)
+    for old, new in zip(encoder.matrices(before.model), encoder.matrices(after.model), strict=True):
+        old, new = old.linear.weight, new.linear.weight
+        assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not torch.equal(old, new)
+    assert after.meta["student"]["sha256"] == before.sha256
+
+
 def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):
     asked, original = [], pruning.logits
 

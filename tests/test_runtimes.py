@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -58,3 +60,14 @@ def test_unknown_names(sparse):
         runtimes.build("fast", sparse)
     with pytest.raises(InputError, match="no type 'fp8'; there are fp32, bf16"):
         runtimes.build("dense", sparse, dtype="fp8")
+
+
+@pytest.mark.parametrize("block", [None, (8, 8), (32, 16)])
+def test_a_cut_model_grows_back(sparse, block):
+    small = runtimes.cut(copy.deepcopy(sparse.model), block)
+    whole = runtimes.grow(small, copy.deepcopy(sparse.model), block)
+    assert (logits(whole) - logits(sparse.model)).abs().max() < 1e-4
+    for now, before in zip(encoder.matrices(whole), encoder.matrices(sparse.model), strict=True):
+        assert not now.linear.weight[before.linear.weight == 0].any()
+    for matrix in encoder.matrices(small) if block else ():
+        assert all(size and size % side == 0 for size, side in zip(matrix.linear.weight.shape, block, strict=True))
