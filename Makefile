@@ -9,9 +9,11 @@ help:  ## list the targets
 
 install: .venv/installed  ## make .venv with the pinned packages
 
-.venv/installed: pyproject.toml constraints.txt
+# torch first, and no isolated build: block_sparse.cpp is compiled against it, where there is a compiler.
+.venv/installed: pyproject.toml setup.py constraints.txt qalib/runtimes/block_sparse.cpp
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lab,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lab,test]'
 	@touch $@
 
 report: install  ## run the notebooks, write reports/MODEL-DATA (MODEL=bundled DATA=sample OPTIONS=)
@@ -22,10 +24,17 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or clang on Linux)
+	rm -rf build/sanitize && mkdir -p build/sanitize && cp -r qalib setup.py pyproject.toml LICENSE README.md build/sanitize
+	cd build/sanitize && CFLAGS='-fsanitize=address -g' LDFLAGS='-fsanitize=address' \
+	    $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/test_block_sparse.py
+
 lab: install  ## open JupyterLab on the notebooks
 	cd notebooks && ../$(BIN)/jupyter lab
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test lab clean
+.PHONY: help install report test sanitize lab clean

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from qalib import checkpoint, encoder, evaluation, pruning, runtimes, squad
+from qalib import checkpoint, encoder, evaluation, pruning, squad
 from qalib.blocks import Block
 from qalib.errors import InputError
 from qalib.files import read_json, write_json, write_text
 from qalib.pruning import Pruner, Schedule
+from qalib.runtimes import compact
 from qalib.squad import QuestionSet
 from qalib.teacher import Teacher
 from qalib.trainset import ByLength, TrainingWindows
@@ -341,7 +342,7 @@ def _pruner(model: nn.Module, block: Block, ffn: str, method: str, density: floa
     """The pruner of a method. One that keeps the zeros trains the model cut to size, which is faster."""
     if method == "keep":
         sizes = [matrix.linear.weight.numel() for matrix in encoder.matrices(model)]
-        small = runtimes.cut(copy.deepcopy(model), block)
+        small = compact.cut(copy.deepcopy(model), block)
         pruner = Pruner(small, block, sizes=sizes)
         pruner.fix_as_is()
         return pruner
@@ -354,7 +355,7 @@ def _pruner(model: nn.Module, block: Block, ffn: str, method: str, density: floa
 def _finished(pruner: Pruner, model: nn.Module, block: Block) -> nn.Module:
     """The pruner's model, grown to the student's size if it was cut."""
     made = pruner.bake()
-    return made if made is model else runtimes.grow(made.cpu(), model.cpu(), block).eval()
+    return made if made is model else compact.grow(made.cpu(), model.cpu(), block).eval()
 
 
 def _without_folders(value: Any) -> Any:

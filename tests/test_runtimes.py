@@ -5,6 +5,7 @@ import torch
 
 from qalib import encoder, runtimes
 from qalib.errors import InputError
+from qalib.runtimes import compact
 
 INPUTS = {
     "input_ids": torch.arange(40).view(2, 20) + 5,
@@ -27,14 +28,14 @@ def test_every_runtime_gives_the_logits_of_dense(sparse, name):
 
 
 def test_compact_cuts_what_can_go_and_nothing_else(sparse):
-    compact = runtimes.build("compact", sparse)
-    for small, layer in zip(encoder.layers(compact), encoder.layers(sparse.model), strict=True):
+    cut = runtimes.build("compact", sparse)
+    for small, layer in zip(encoder.layers(cut), encoder.layers(sparse.model), strict=True):
         heads = int((~encoder.heads_removable(layer, 4)).sum())
         neurons = int((~encoder.neurons_removable(layer)).sum())
         assert small.attention.self.query.weight.shape == (16 * heads, 64)
         assert small.attention.output.dense.weight.shape == (64, 16 * heads)
         assert small.intermediate.dense.weight.shape == (neurons, 64) and neurons < 128
-    assert sum(p.numel() for p in compact.parameters()) < sum(p.numel() for p in sparse.model.parameters())
+    assert sum(p.numel() for p in cut.parameters()) < sum(p.numel() for p in sparse.model.parameters())
 
 
 def test_a_layer_without_heads_or_neurons(sparse):
@@ -42,11 +43,12 @@ def test_a_layer_without_heads_or_neurons(sparse):
     layer.attention.self.value.weight.data[:] = 0  # value biases stay and must be taken over
     layer.intermediate.dense.weight.data[:] = 0  # so must act(bias)
     assert layer.attention.self.value.bias.abs().max() > 0 and layer.intermediate.dense.bias.abs().max() > 0
-    compact = runtimes.build("compact", sparse)
-    assert compact.bert.encoder.layer[0].attention.output.dense.weight.shape == (64, 0)
-    assert compact.bert.encoder.layer[0].intermediate.dense.weight.shape == (0, 64)
-    assert (logits(compact) - logits(sparse.model)).abs().max() < 1e-4
-    assert logits(compact.to(torch.bfloat16)).isfinite().all()
+    cut = runtimes.build("compact", sparse)
+    assert cut.bert.encoder.layer[0].attention.output.dense.weight.shape == (64, 0)
+    assert cut.bert.encoder.layer[0].intermediate.dense.weight.shape == (0, 64)
+    for name in set(runtimes.REGISTRY) - {"dense"}:
+        assert (logits(runtimes.build(name, sparse)) - logits(sparse.model)).abs().max() < 1e-4
+        assert logits(runtimes.build(name, sparse, dtype="bf16")).isfinite().all()
 
 
 def test_bf16(sparse):
@@ -56,7 +58,7 @@ def test_bf16(sparse):
 
 
 def test_unknown_names(sparse):
-    with pytest.raises(InputError, match="no runtime 'fast'; there are dense, compact"):
+    with pytest.raises(InputError, match="no runtime 'fast'; there are dense, compact, block-sparse"):
         runtimes.build("fast", sparse)
     with pytest.raises(InputError, match="no type 'fp8'; there are fp32, bf16"):
         runtimes.build("dense", sparse, dtype="fp8")
@@ -64,8 +66,8 @@ def test_unknown_names(sparse):
 
 @pytest.mark.parametrize("block", [None, (8, 8), (32, 16)])
 def test_a_cut_model_grows_back(sparse, block):
-    small = runtimes.cut(copy.deepcopy(sparse.model), block)
-    whole = runtimes.grow(small, copy.deepcopy(sparse.model), block)
+    small = compact.cut(copy.deepcopy(sparse.model), block)
+    whole = compact.grow(small, copy.deepcopy(sparse.model), block)
     assert (logits(whole) - logits(sparse.model)).abs().max() < 1e-4
     for now, before in zip(encoder.matrices(whole), encoder.matrices(sparse.model), strict=True):
         assert not now.linear.weight[before.linear.weight == 0].any()

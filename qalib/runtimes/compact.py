@@ -1,18 +1,9 @@
-"""Runtimes: functions from a checkpoint to a torch module with the same logits, at another speed.
+"""Compaction: heads and FFN neurons that do not change the output are cut out of a model, and put back as zeros.
 
-A runtime joins by a decorator:
-
-    @runtime("name", "what it does, in a few words")
-    def name(checkpoint: Checkpoint) -> nn.Module: ...
-
-The module is called as BertForQuestionAnswering is and returns `start_logits` and `end_logits`, shape
-`(batch, length)`.
+One mechanism for any BERT (arXiv 2109.04838, section 4): what is left are smaller dense matrices.
 """
 
-import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,61 +12,12 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib import encoder
 from qalib.blocks import Block
-from qalib.checkpoint import Checkpoint
-from qalib.errors import InputError
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """A named way to run a checkpoint."""
-
-    name: str
-    description: str
-    build: Callable[[Checkpoint], nn.Module]
-
-
-REGISTRY: dict[str, Runtime] = {}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def runtime(name: str, description: str) -> Callable:
-    """Register the decorated function under a name."""
-
-    def register(build: Callable[[Checkpoint], nn.Module]) -> Callable[[Checkpoint], nn.Module]:
-        REGISTRY[name] = Runtime(name, description, build)
-        return build
-
-    return register
-
-
-def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
-    """The checkpoint's module under the runtime `name`, on a device and in a type (fp32 or bf16), in eval mode.
-
-    The checkpoint's own model is left as it is. Raises InputError for an unknown name or type.
-    """
-    if name not in REGISTRY:
-        raise InputError(f"no runtime {name!r}; there are {', '.join(REGISTRY)}")
-    if dtype not in DTYPES:
-        raise InputError(f"no type {dtype!r}; there are {', '.join(DTYPES)}")
-    return REGISTRY[name].build(checkpoint).to(device=device, dtype=DTYPES[dtype]).eval()
-
-
-@runtime("dense", "every weight multiplied, zeros included")
-def dense(checkpoint: Checkpoint) -> nn.Module:
-    """A copy of the model as it is."""
-    return copy.deepcopy(checkpoint.model)
-
-
-@runtime("compact", "heads and FFN neurons that do not change the output cut out, the rest run dense")
-def compact(checkpoint: Checkpoint) -> nn.Module:
-    """The model cut to size: same logits, smaller dense matrices (as in arXiv 2109.04838, section 4)."""
-    return cut(copy.deepcopy(checkpoint.model))
 
 
 def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQuestionAnswering:
     """The model itself, with its removable heads and FFN neurons cut out.
 
-    With `block` only as many go as leave matrices that are not empty and that the block divides.
+    With `block` only whole blocks of rows and columns go, and not all: what is left is in blocks as it was.
     """
     for layer in encoder.layers(model):
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)
@@ -109,17 +51,17 @@ def grow(
 
 def _removed(layer: BertLayer, heads: int, block: Block | None) -> tuple[Tensor, Tensor]:
     removed, neurons = encoder.heads_removable(layer, heads), encoder.neurons_removable(layer)
-    if block:
-        unit = math.lcm(*block)
-        _spare(removed, unit // math.gcd(unit, layer.attention.self.attention_head_size))
-        _spare(neurons, unit)
-    return removed, neurons
+    if not block:
+        return removed, neurons
+    side = math.lcm(*block)
+    return _whole(removed, side // math.gcd(side, layer.attention.self.attention_head_size)), _whole(neurons, side)
 
 
-def _spare(removed: Tensor, unit: int) -> None:
-    """Remove fewer, so that what is left is a multiple of `unit`, and not nothing."""
-    left = int((~removed).sum())
-    removed[removed.nonzero()[: max(left, 1) + -max(left, 1) % unit - left]] = False
+def _whole(removed: Tensor, unit: int) -> Tensor:
+    """Of what may be removed the whole units, the first excepted where all would go."""
+    units = removed.view(-1, unit).all(1)
+    units[0] &= not units.all()
+    return units.repeat_interleave(unit)
 
 
 def _cut_heads(layer: BertLayer, removed: Tensor) -> None:

@@ -1,0 +1,194 @@
+"""The block-sparse CPU runtime: linear layers that multiply the kept blocks only, and BERT layers made of them.
+
+The multiplication is `block_sparse.cpp`, a torch operator that is compiled when the package is installed. Without it
+torch's own operators do it: activations transposed, the inputs that a block row needs gathered, one product a row.
+"""
+
+import functools
+import importlib.util
+import threading
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertLayer
+
+from qalib import blocks, encoder
+from qalib.blocks import Block
+
+TORCH = "torch"  # the instruction set's name where the operator is not there
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the compiled operator cannot be used, or None if it can; loads it."""
+    found = importlib.util.find_spec("qalib.runtimes._block_sparse")
+    if found is None or found.origin is None:
+        return "block_sparse.cpp was not compiled when qalib was installed"
+    try:
+        torch.ops.load_library(found.origin)
+    except OSError as error:
+        return f"{found.origin}: {error}"
+    torch.library.register_fake("qalib::block_sparse_linear", lambda *arguments: None)
+    return None
+
+
+def instruction_sets() -> list[str]:
+    """What this machine can run, the best last; `torch` stands for the way without the operator."""
+    return [TORCH, *([] if unavailable() else torch.ops.qalib.instruction_sets())]
+
+
+def instructions_for(block: Block, dtype: torch.dtype) -> str:
+    """The best instruction set for blocks of a size in a type."""
+    for name in reversed(instruction_sets()):
+        if name == TORCH or _layout(name, block)[1] == 1 or dtype == torch.bfloat16 and _layout(name, block)[1] == 2:
+            return name
+    raise AssertionError
+
+
+def _layout(instructions: str, block: Block) -> tuple[int, int]:
+    return tuple(torch.ops.qalib.layout(instructions, *block)) or (0, 0)
+
+
+class Room(threading.local):
+    """Memory for results that are used up before the next one of the same name is asked for.
+
+    Fresh memory costs page faults: about a third of the time of a linear layer (measured on a 2-core Zen 4).
+    """
+
+    def __init__(self):
+        self.held: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """A tensor of a shape with the type of `like`; its values are whatever was there."""
+        size = torch.Size(shape).numel()
+        if torch.compiler.is_compiling():
+            return like.new_empty(shape)
+        held = self.held.get((name, like.dtype))
+        if held is None or held.numel() < size:
+            held = self.held[name, like.dtype] = like.new_empty(size)
+        return held[:size].view(shape)
+
+
+class BlockSparseLinear(nn.Module):
+    """y = f(x W^T + b) from the kept blocks of W alone; f is the identity or GELU. For inference, in one type.
+
+    Args:
+        weight: Shape `(outputs, inputs)`; what is zero block by block is not stored.
+        bias: Shape `(outputs,)`.
+        block: Height and width of a block; they must divide the weight.
+        gelu: Whether GELU (the exact one, with erf) follows.
+        dtype: float32 or bfloat16: the type of x and y. Sums are in float32.
+        instructions: One of `instruction_sets()`; the best by default.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        block: Block,
+        gelu: bool = False,
+        dtype: torch.dtype = torch.float32,
+        instructions: str | None = None,
+    ):
+        super().__init__()
+        self.outputs, self.inputs = weight.shape
+        self.block, self.gelu = block, gelu
+        self.instructions = instructions or instructions_for(block, dtype)
+        kept, tiles = blocks.mask(weight, block), blocks.split(weight, block)
+        lanes, step = (block[0], 1) if self.instructions == TORCH else _layout(self.instructions, block)
+        strips = block[0] // lanes
+        kept = kept.repeat_interleave(strips, 0)
+        starts = functional.pad(kept.sum(1).cumsum(0), (1, 0))
+        # blocks (R, C, height, width) to strips (R * strips, C, lanes, width)
+        tiles = tiles.unflatten(2, (strips, lanes)).transpose(1, 2).flatten(0, 1)[kept]
+        if self.instructions == TORCH:  # a matrix a block row, shape (height, kept * width)
+            values = torch.cat([row.transpose(0, 1).reshape(-1) for row in tiles.split(kept.sum(1).tolist())])
+        else:  # (block, width / step, lanes, step)
+            values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
+        single = step == 1 and self.instructions != TORCH
+        self.register_buffer("values", values.to(torch.float32 if single else dtype).contiguous())
+        self.register_buffer("starts", starts.int())
+        self.register_buffer("columns", (kept.nonzero()[:, 1] * block[1]).int())
+        self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous)."""
+        if self.instructions == TORCH:
+            return self._by_torch(x, out)
+        out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
+        torch.ops.qalib.block_sparse_linear(
+            x.contiguous(), self.values, self.starts, self.columns, self.bias, self.block[1], self.gelu,
+            self.instructions, out,
+        )  # fmt: skip
+        return out
+
+    def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:
+        height, width = self.block
+        inputs = x.reshape(-1, self.inputs).T.contiguous().view(-1, width, x[..., 0].numel())
+        found = x.new_empty(self.outputs, inputs.shape[-1])
+        ends, columns = self.starts.tolist(), self.columns // width
+        for row, (first, last) in enumerate(zip(ends, ends[1:], strict=False)):
+            rows = slice(row * height, (row + 1) * height)
+            weight = self.values[first * height * width : last * height * width].view(height, -1)
+            chosen = inputs.index_select(0, columns[first:last]).flatten(0, 1)
+            torch.addmm(self.bias[rows, None], weight, chosen, out=found[rows])
+        found = functional.gelu(found.T) if self.gelu else found.T
+        found = found.reshape(*x.shape[:-1], self.outputs)
+        return found if out is None else out.copy_(found)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.inputs}, {self.outputs}, block={self.block}, gelu={self.gelu}, {self.instructions}"
+
+
+class BlockSparseLayer(nn.Module):
+    """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them."""
+
+    def __init__(self, layer: BertLayer, block: Block, room: Room):
+        super().__init__()
+        attention, dtype = layer.attention, layer.output.dense.weight.dtype
+        parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
+        self.heads, self.size = attention.self.num_attention_heads, attention.self.attention_head_size
+        self.room = room
+
+        def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
+            return BlockSparseLinear(weight.detach(), bias, block, gelu, dtype)
+
+        self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+        self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
+        self.outputs_norm = attention.output.LayerNorm
+        # erf GELU is the one that is built in
+        self.activation = None if is_gelu(layer) else layer.intermediate.intermediate_act_fn
+        self.inner = sparse(layer.intermediate.dense.weight, layer.intermediate.dense.bias, self.activation is None)
+        self.outer = sparse(layer.output.dense.weight, layer.output.dense.bias)
+        self.outer_norm = layer.output.LayerNorm
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest, **named) -> Tensor:
+        """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
+        x, (batch, length, _) = hidden_states, hidden_states.shape
+        qkv = self._into("qkv", self.inputs, x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        context = functional.scaled_dot_product_attention(*qkv, attn_mask=attention_mask)
+        context = context.transpose(1, 2).reshape(batch, length, self.heads * self.size)
+        x = self.outputs_norm(self._into("sum", self.outputs, context).add_(x))
+        inner = self._into("inner", self.inner, x)
+        inner = inner if self.activation is None else self.activation(inner)
+        return self.outer_norm(self._into("sum", self.outer, inner).add_(x))
+
+    def _into(self, name: str, linear: BlockSparseLinear, x: Tensor) -> Tensor:
+        return linear(x, self.room(name, x, *x.shape[:-1], linear.outputs))
+
+
+def is_gelu(layer: BertLayer) -> bool:
+    """Whether the layer's activation is the exact GELU."""
+    points = torch.linspace(-6, 6, 97)
+    return torch.allclose(layer.intermediate.intermediate_act_fn(points), functional.gelu(points), atol=1e-6, rtol=0)
+
+
+def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAnswering:
+    """The model itself, in its type and on the CPU, with its encoder layers replaced by block-sparse ones."""
+    room = Room()
+    for number, layer in enumerate(encoder.layers(model)):
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, block, room)
+    return model

@@ -1,0 +1,33 @@
+"""The optional C++ part of the package; all else about it stands in pyproject.toml."""
+
+import sys
+
+from setuptools import setup
+
+SOURCE = "qalib/runtimes/block_sparse.cpp"
+
+
+def extension() -> dict:
+    """What `setup` needs to build the extension, or nothing where torch is not there to build against."""
+    try:
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except ImportError as error:
+        print(f"{SOURCE} is not compiled: {error}", file=sys.stderr)
+        return {}
+
+    class Build(BuildExtension):
+        """Compiles if it can: without a compiler the package works, slower."""
+
+        def run(self):
+            try:
+                super().run()
+            except Exception as error:
+                print(f"{SOURCE} is not compiled: {error}", file=sys.stderr)
+
+    # Compiled for OpenMP, but not linked with it: at::parallel_for then uses torch's own.
+    flags = ["-O3", "-fopenmp"]
+    module = CppExtension("qalib.runtimes._block_sparse", [SOURCE], extra_compile_args=flags, optional=True)
+    return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=False)}}
+
+
+setup(**extension())
