@@ -24,9 +24,11 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+ADDRESS := -g -fsanitize=address
 sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or clang on Linux)
 	rm -rf build/sanitize && mkdir -p build/sanitize && cp -r qalib setup.py pyproject.toml LICENSE README.md build/sanitize
-	cd build/sanitize && CFLAGS='-fsanitize=address -g' LDFLAGS='-fsanitize=address' \
+	rm -f build/sanitize/qalib/runtimes/*.so
+	cd build/sanitize && CFLAGS='$(ADDRESS)' CXXFLAGS='$(ADDRESS)' LDFLAGS='$(ADDRESS)' \
 	    $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/test_block_sparse.py
