@@ -197,7 +197,9 @@ def prune(
     density: Annotated[float, typer.Option(help="Kept / all weights of the encoder matrices.")] = 0.317,
     block: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a block.")] = "32x32",
     ffn: Annotated[str, typer.Option(help="'block', or 'rows' for whole FFN neurons.")] = "block",
-    method: Annotated[str, typer.Option(help="'movement', or 'magnitude', the baseline.")] = "movement",
+    method: Annotated[
+        str, typer.Option(help="'movement', 'magnitude' (the baseline) or 'keep' (no more).")
+    ] = "movement",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     max_hours: Annotated[float | None, typer.Option(help="End sooner, with the schedule by the clock.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
@@ -207,7 +209,11 @@ def prune(
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     weight_lr: Annotated[float, typer.Option(help="Learning rate of the weights.")] = 1e-4,
     score_lr: Annotated[float, typer.Option(help="Learning rate of the scores.")] = 1e-2,
+    regulariser: Annotated[float, typer.Option(help="Weight of the mean sigmoid of the scores.")] = 25.0,
     alpha: Annotated[float, typer.Option(help="Share of distillation in the loss.")] = 0.9,
+    temperature: Annotated[float, typer.Option(help="Of distillation.")] = 2.0,
+    precision: Annotated[str, typer.Option(help="'bf16' (autocast) or 'fp32'.")] = "bf16",
+    save_minutes: Annotated[float, typer.Option(help="Minutes from one checkpoint to the next.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Of order and dropout.")] = 0,
     work: Annotated[Path | None, typer.Option(help="Folder for checkpoints and log [default: OUT.run].")] = None,
 ) -> None:
@@ -219,8 +225,8 @@ def prune(
         raise InputError(f"--block {block}: expected HEIGHTxWIDTH, as 32x32")
     made = training.prune(
         teacher, student, data, out, density, (int(height), int(width)), ffn, method, epochs, max_hours, resume, seed,
-        questions, batch, accumulate, weight_lr, score_lr, alpha=alpha, work=work, eval_data=eval_data,
-        eval_questions=eval_questions,
+        questions, batch, accumulate, weight_lr, score_lr, regulariser, alpha, temperature, precision=precision,
+        work=work, eval_data=eval_data, eval_questions=eval_questions, save_minutes=save_minutes,
     )  # fmt: skip
     print(made)
 

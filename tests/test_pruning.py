@@ -218,7 +218,8 @@ def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(arguments, tmp_path
     for old, new in zip(encoder.matrices(before.model), encoder.matrices(after.model), strict=True):
         old, new = old.linear.weight, new.linear.weight
         assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not torch.equal(old, new)
-    assert after.meta["student"]["sha256"] == before.sha256
+    assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
+    assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
 
 
 def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):
