@@ -64,7 +64,7 @@ def interleave(
 
 def compare(
     checkpoint: Checkpoint,
-    names: Sequence[str] = ("dense", "compact"),
+    names: Sequence[str] = ("dense", "compact", "block-sparse"),
     dtypes: Sequence[str] = ("fp32",),
     batch: int = 8,
     length: int = 384,
@@ -76,7 +76,8 @@ def compare(
 
     One row a pair: runtime, dtype, device, batch, length, rounds, median_seconds, spread_seconds, tokens_per_second,
     speedup (over `baseline`, dense of the same type, in this run), bound (the speedup if only the multiply-adds of kept
-    blocks and heads counted) and logit_difference (largest, from dense fp32; checked before timing).
+    blocks and heads counted), kernel (what multiplies blocks) and logit_difference (largest, from dense fp32; checked
+    before timing).
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
     most = checkpoint.model.config.max_position_embeddings
@@ -112,6 +113,7 @@ def compare(
             "speedup": timings[f"dense {dtype}"].median / timings[f"{name} {dtype}"].median,
             "bound": 1.0 if name == "dense" else work["dense"] / work["sparse"],
             "baseline": f"dense {dtype}",
+            "kernel": runtimes.kernel(modules[name, dtype]),
             "logit_difference": differences[name, dtype],
         }
         for name, dtype in modules
@@ -136,6 +138,7 @@ EVALUATIONS: dict[str, tuple[str, Protocol]] = {
     "usual way": ("dense", USUAL),
     "dense, by length": ("dense", OURS),
     "compact, by length": ("compact", OURS),
+    "block-sparse, by length": ("block-sparse", OURS),
 }
 
 
@@ -146,14 +149,17 @@ def evaluation_time(
     dtype: str = "fp32",
     repeats: int = 3,
     progress: bool = True,
-    ways: dict[str, tuple[str, Protocol]] = EVALUATIONS,
+    ways: dict[str, tuple[str, Protocol]] | None = None,
 ) -> pd.DataFrame:
     """Time the whole evaluation, texts in to answers out, in several ways (runtime and protocol), in turn.
 
-    The others are held against the first way, by default the usual one: dense, padded to 384 tokens, batches of 32 in
-    file order. One row a way: way, runtime, windows, padded_tokens, median_seconds, spread_seconds, speedup (first /
-    this, medians), share (this / first), same_answers (share of the questions that get the first way's text).
+    The others are held against the first way, by default (EVALUATIONS) the usual one: dense, padded to 384 tokens,
+    batches of 32 in file order. One row a way: way, runtime, windows, padded_tokens, median_seconds, spread_seconds,
+    speedup (first / this, medians), share (this / first), same_answers (share of the questions that get the first way's
+    text).
     """
+    if ways is None:
+        ways = {way: how for way, how in EVALUATIONS.items() if how[0] in runtimes.available(device)}
     modules = {name: runtimes.build(name, checkpoint, device, dtype) for name, _ in ways.values()}
     found: dict[str, Answers] = {}
 

@@ -92,7 +92,7 @@ def answer(
 def evaluate(
     model: Model = "bundled",
     data: Data = "sample",
-    runtime: Annotated[str, typer.Option(help="dense or compact.")] = "compact",
+    runtime: Annotated[str | None, typer.Option(help="Its name [default: the fastest for the device].")] = None,
     dtype: Dtype = "fp32",
     device: Device = Device.auto,
     questions: Questions = None,
@@ -102,13 +102,13 @@ def evaluate(
     """Answer a question set and score the answers: exact match and F1."""
     from qalib import checkpoint, evaluation, files, machine, runtimes, squad
 
-    asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
-    module = runtimes.build(runtime, loaded, machine.device(device.value), dtype)
+    asked, loaded, place = squad.load(data).first(questions), checkpoint.load(model), machine.device(device.value)
+    runtime = runtime or runtimes.best(place)
+    module = runtimes.build(runtime, loaded, place, dtype)
     result = evaluation.evaluate(module, loaded.tokenizer, asked)
     if predictions is not None:
         files.write_json(predictions, result.answers.texts)
-    about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype,
-             "device": machine.device(device.value)}  # fmt: skip
+    about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype, "device": place}
     _show(about | evaluation.summary(result), as_json)
 
 
@@ -150,7 +150,7 @@ def benchmark(
     model: Model = "bundled",
     runtimes: Annotated[
         str, typer.Option(help="Names, separated by commas; dense is always among them.")
-    ] = "dense,compact",
+    ] = "dense,compact,block-sparse",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, separated by commas.")] = "fp32",
     batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,

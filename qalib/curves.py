@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from qalib.errors import InputError
 from qalib.figures import BLUE, GREEN, GREY, INK, ORANGE, blank
-from qalib.files import read_text
+from qalib.files import read_json, read_text
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
@@ -26,6 +26,46 @@ def read_log(folder: Path | str) -> pd.DataFrame | None:
         return pd.DataFrame([json.loads(line) for line in read_text(path).splitlines()])
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not a log of JSON lines ({error})") from None
+
+
+def read_runs(folder: Path | str) -> pd.DataFrame | None:
+    """The pruning runs that a model's folder tells of, a row each, as they state themselves; None if it has none.
+
+    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows (seen;
+    with those of a student that was pruned before), exact_match, f1, and teacher_f1 over the same questions.
+    """
+    metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
+    rows = [
+        {
+            "run": run,
+            "method": meta["arguments"]["method"],
+            "density": 100 * meta["density"],
+            "windows": meta["windows_seen"] + meta["student"].get("made_by", {}).get("windows_seen", 0),
+            **meta["scores"]["model"],
+            "teacher_f1": meta["scores"]["teacher"]["f1"],
+        }
+        for run, meta in metas.items()
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def runs(table: pd.DataFrame) -> Figure:
+    """F1 over density of pruning runs (`read_runs`) by method, beside their teacher."""
+    figure, axes = blank(3.4)
+    axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
+    for (method, rows), colour, marker in zip(table.groupby("method"), (GREY, ORANGE, BLUE), "sDo", strict=False):
+        axes.scatter(rows.density, rows.f1, color=colour, edgecolor=INK, marker=marker, s=60, zorder=3, label=method)
+        for row in rows.itertuples():
+            axes.annotate(
+                f"{row.f1:.1f}, {row.windows / 1000:.0f}k windows",
+                (row.density, row.f1),
+                (8, -3),
+                textcoords="offset points",
+            )
+    axes.set(xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen")
+    axes.set_xlim(0, 1.6 * table.density.max())
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
 
 
 def rehearsal(log: pd.DataFrame) -> Figure:

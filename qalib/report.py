@@ -36,7 +36,7 @@ HEADLINE = (
     ("linear_density_percent", "of the linear weights left", 1),
     ("heads_left", "attention heads left", None),
     ("embeddings_percent", "of what is left are embeddings", 0),
-    ("compact_speedup", "compact over dense, forward pass", 2),
+    ("block_sparse_speedup", "block-sparse over dense, forward pass", 2),
 )
 
 

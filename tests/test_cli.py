@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from qalib import cli
+from qalib import cli, runtimes
 from qalib.files import read_json, write_json
 
 
@@ -27,7 +27,7 @@ def as_json(*arguments):
 def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
     predictions = tmp_path / "predictions.json"
     result = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--predictions", predictions)
-    assert (result["total"], result["missing"], result["runtime"]) == (8, 0, "compact")
+    assert (result["total"], result["missing"], result["runtime"]) == (8, 0, runtimes.best("cpu"))
     score = as_json("score", asked_file, predictions)
     assert score == {key: result[key] for key in ("exact_match", "f1", "total", "missing", "unknown")}
     write_json(predictions, {"q0": read_json(predictions)["q0"], "other": "x"})
@@ -42,7 +42,9 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     assert result["heads"] == 8 and result["heads_called_removed_per_layer"] == [1, 1]
     assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} >= {"heads.svg", "patterns.svg"}
     result = as_json("benchmark", "--model", packed_folder, "--batch", 1, "--length", 8, "--repeats", 2)
-    assert [row["runtime"] for row in result["rows"]] == ["dense", "compact"] and "CPU" in result["machine"]
+    assert [row["runtime"] for row in result["rows"]] == ["dense", "compact", "block-sparse"] and "CPU" in result[
+        "machine"
+    ]
     done = qalib("export", "--model", packed_folder, "--out", tmp_path / "plain")
     assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
 
@@ -60,7 +62,10 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["evaluate", "--data", "PACKED/config.json"], "config.json: 'data' is missing"),
         (["evaluate", "--model", "./nowhere"], "./nowhere: no such folder"),
         (["evaluate", "--model", "no/such"], "no/such: no such folder, and the hub cannot be reached"),
-        (["evaluate", "--runtime", "fast", "--model", "PACKED"], "no runtime 'fast'; there are dense, compact"),
+        (
+            ["evaluate", "--runtime", "fast", "--model", "PACKED"],
+            "no runtime 'fast'; there are dense, compact, block-sparse",
+        ),
         (["evaluate", "--device", "cuda", "--model", "PACKED"], "torch finds no CUDA GPU"),
         (["score", "sample", "PACKED/config.json"], "config.json: the prediction for "),
         (["score", "sample", "PACKED/model.packed.safetensors"], "model.packed.safetensors: not "),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, encoder, pruning, training, trainset
+from qalib import blocks, checkpoint, curves, encoder, pruning, training, trainset
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
 from qalib.pruning import Mask, Pruner, Schedule, Scores
@@ -220,6 +220,20 @@ def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(arguments, tmp_path
         assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not torch.equal(old, new)
     assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
     assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
+
+
+def test_runs_are_told_of_as_they_state_themselves(tmp_path):
+    meta = {
+        "arguments": {"method": "keep"}, "density": 0.3,
+        "windows_seen": 100, "student": {"made_by": {"windows_seen": 50}},
+        "scores": {"model": {"exact_match": 60.0, "f1": 70.0}, "teacher": {"exact_match": 61.0, "f1": 71.0}},
+    }  # fmt: skip
+    assert curves.read_runs(tmp_path) is None
+    write_json(tmp_path / "runs" / "longer.json", meta)
+    (row,) = curves.read_runs(tmp_path).to_dict("records")
+    assert row == {"run": "longer", "method": "keep", "density": 30, "windows": 150, "exact_match": 60, "f1": 70,
+                   "teacher_f1": 71}  # fmt: skip
+    assert "150" in str(curves.read_runs(tmp_path).windows[0]) and curves.runs(curves.read_runs(tmp_path)).axes
 
 
 def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):

@@ -2,7 +2,7 @@
 
 A runtime joins by a decorator:
 
-    @runtime("name", "what it does, in a few words")
+    @runtime("name", "what it does, in a few words", devices=("cpu", "cuda"))
     def name(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module: ...
 
 The module is called as BertForQuestionAnswering is and returns `start_logits` and `end_logits`, shape
@@ -30,20 +30,38 @@ class Runtime:
     name: str
     description: str
     build: Build
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 REGISTRY: dict[str, Runtime] = {}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def runtime(name: str, description: str) -> Callable[[Build], Build]:
+def runtime(name: str, description: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> Callable[[Build], Build]:
     """Register the decorated function under a name."""
 
     def register(build: Build) -> Build:
-        REGISTRY[name] = Runtime(name, description, build)
+        REGISTRY[name] = Runtime(name, description, build, devices)
         return build
 
     return register
+
+
+def available(device: str | torch.device) -> list[str]:
+    """The names of the runtimes for a device, dense first."""
+    return [found.name for found in REGISTRY.values() if torch.device(device).type in found.devices]
+
+
+def best(device: str | torch.device) -> str:
+    """The fastest runtime for a device that gives the same answers: block-sparse where it is compiled, or compact."""
+    return "block-sparse" if "block-sparse" in available(device) and not block_sparse.unavailable() else "compact"
+
+
+def kernel(module: nn.Module) -> str:
+    """What multiplies the blocks of a block-sparse module: an instruction set, or why it is torch; else nothing."""
+    sets = {part.instructions for part in module.modules() if isinstance(part, block_sparse.BlockSparseLinear)}
+    reason = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
+    return ", ".join(sorted(sets)) + reason
 
 
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
@@ -56,6 +74,8 @@ def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu",
         raise InputError(f"no runtime {name!r}; there are {', '.join(REGISTRY)}")
     if dtype not in DTYPES:
         raise InputError(f"no type {dtype!r}; there are {', '.join(DTYPES)}")
+    if torch.device(device).type not in REGISTRY[name].devices:
+        raise InputError(f"runtime {name} is for {', '.join(REGISTRY[name].devices)}, not for {device}")
     return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
 
 
@@ -69,9 +89,7 @@ def _compact(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     return compact.cut(copy.deepcopy(checkpoint.model)).to(device, dtype)
 
 
-@runtime("block-sparse", "compact, and of what is left only the kept blocks multiplied (CPU)")
+@runtime("block-sparse", "compact, and of what is left only the kept blocks multiplied", devices=("cpu",))
 def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    if device.type != "cpu":
-        raise InputError(f"runtime block-sparse: for the CPU, not for {device}")
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block)
