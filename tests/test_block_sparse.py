@@ -14,8 +14,13 @@ from qalib.runtimes import block_sparse
 from qalib.runtimes.block_sparse import BlockSparseLinear
 
 HALF = torch.bfloat16
-SETS = [(name, dtype) for name in block_sparse.instruction_sets() for dtype in (torch.float32, HALF)]
-SETS.remove(("avx512_bf16", torch.float32)) if ("avx512_bf16", torch.float32) in SETS else None
+INT8 = block_sparse.INT8
+SETS = [
+    (name, dtype)
+    for name in block_sparse.instruction_sets()
+    for dtype in (torch.float32, HALF)
+    if name != INT8 and block_sparse.takes(name, (32, 32), dtype)
+]
 SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (48, 6)]
 
 needs_operator = pytest.mark.skipif(block_sparse.unavailable() is not None, reason=str(block_sparse.unavailable()))
@@ -67,6 +72,26 @@ def test_error_is_no_larger_than_that_of_the_dense_layer(instructions, dtype):
     assert errors[0] <= 1.05 * errors[1]
 
 
+@pytest.mark.skipif(INT8 not in block_sparse.instruction_sets(), reason=f"this machine has no {INT8}")
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_int8_is_within_its_steps(dtype, data):
+    block = data.draw(st.sampled_from([(32, 32), (16, 16), (64, 64), (16, 4)]))
+    rows, columns, tokens = (data.draw(st.integers(1, most)) for most in (4, 6, 40))
+    density, seed = data.draw(st.sampled_from([0.0, 0.3, 1.0])), data.draw(st.integers(0, 9))
+    weight, bias, x = case(rows, columns, block, density, tokens, dtype, seed)
+    found = BlockSparseLinear(weight, bias, block, False, dtype, INT8)(x).double()
+    # By hand, in float64: each row of W and each token in steps of 1/127 of its largest value, rounded to the nearest.
+    steps = [v.abs().amax(1, keepdim=True).double().clamp_min(1e-30) / 127 for v in (weight, x)]
+    w, a = ((v.double() / step).round() * step for v, step in zip((weight, x), steps, strict=True))
+    # Where a value is half-way between two steps, float32 may round to the other.
+    of_w, of_x = ((v.double() / s % 1 - 0.5).abs().lt(1e-4) * s for v, s in zip((weight, x), steps, strict=True))
+    slack = of_x @ w.abs().T + (a.abs() + of_x) @ of_w.T
+    expected = functional.linear(a, w, bias.double())
+    assert ((found - expected).abs() <= torch.finfo(dtype).eps * expected.abs() + slack + 1e-4).all()
+
+
 @needs_operator
 @pytest.mark.parametrize("tokens", [1, 2, 5, 200, 1500])
 def test_threads_agree(tokens):
@@ -91,7 +116,7 @@ def test_what_is_around_the_result_stays(instructions):
 def test_values_that_are_not_numbers_stay_so():
     weight, bias, x = case(1, 1, (32, 32), 1.0, 3, HALF)
     x[1, 0] = torch.nan
-    for instructions in block_sparse.instruction_sets():
+    for instructions in block_sparse.instruction_sets():  # int8 too
         found = BlockSparseLinear(weight, bias, (32, 32), False, HALF, instructions)(x)
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 

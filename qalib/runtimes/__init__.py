@@ -12,6 +12,7 @@ The module is called as BertForQuestionAnswering is and returns `start_logits` a
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,25 +32,26 @@ class Runtime:
     description: str
     build: Build
     devices: tuple[str, ...] = ("cpu", "cuda")
+    exact: bool = True  # but for rounding in its type
 
 
 REGISTRY: dict[str, Runtime] = {}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def runtime(name: str, description: str, devices: tuple[str, ...] = ("cpu", "cuda")) -> Callable[[Build], Build]:
+def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build]:
     """Register the decorated function under a name."""
 
     def register(build: Build) -> Build:
-        REGISTRY[name] = Runtime(name, description, build, devices)
+        REGISTRY[name] = Runtime(name, description, build, **more)
         return build
 
     return register
 
 
 def available(device: str | torch.device) -> list[str]:
-    """The names of the runtimes for a device, dense first."""
-    return [found.name for found in REGISTRY.values() if torch.device(device).type in found.devices]
+    """The names of the runtimes for a device that give the same answers, dense first."""
+    return [found.name for found in REGISTRY.values() if torch.device(device).type in found.devices and found.exact]
 
 
 def best(device: str | torch.device) -> str:
@@ -93,3 +95,15 @@ def _compact(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
 def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block)
+
+
+@runtime("block-sparse-int8", "as block-sparse, in int8, which changes a few answers", devices=("cpu",), exact=False)
+def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    if block_sparse.INT8 not in block_sparse.instruction_sets():
+        raise InputError(f"runtime block-sparse-int8: needs {block_sparse.INT8}, which is not there")
+    if not block_sparse.takes(block_sparse.INT8, checkpoint.block, dtype):
+        raise InputError(
+            f"runtime block-sparse-int8: not for blocks of {checkpoint.block}; 16 rows and 4 columns divide"
+        )
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
+    return block_sparse.convert(model.to(dtype), checkpoint.block, block_sparse.INT8)

@@ -18,6 +18,7 @@ from qalib import blocks, encoder
 from qalib.blocks import Block
 
 TORCH = "torch"  # the instruction set's name where the operator is not there
+INT8 = "avx512_vnni"  # the one with int8 weights and, quantised token by token, activations
 
 
 @functools.cache
@@ -39,12 +40,15 @@ def instruction_sets() -> list[str]:
     return [TORCH, *([] if unavailable() else torch.ops.qalib.instruction_sets())]
 
 
+def takes(instructions: str, block: Block, dtype: torch.dtype) -> bool:
+    """Whether an instruction set can multiply blocks of a size with activations of a type."""
+    step = 1 if instructions == TORCH else _layout(instructions, block)[1]
+    return step in ((1, 2, 4) if dtype == torch.bfloat16 else (1, 4))
+
+
 def instructions_for(block: Block, dtype: torch.dtype) -> str:
-    """The best instruction set for blocks of a size in a type."""
-    for name in reversed(instruction_sets()):
-        if name == TORCH or _layout(name, block)[1] == 1 or dtype == torch.bfloat16 and _layout(name, block)[1] == 2:
-            return name
-    raise AssertionError
+    """The best instruction set for blocks of a size in a type, with weights in that type or better."""
+    return [name for name in instruction_sets() if name != INT8 and takes(name, block, dtype)][-1]
 
 
 def _layout(instructions: str, block: Block) -> tuple[int, int]:
@@ -79,7 +83,7 @@ class BlockSparseLinear(nn.Module):
         bias: Shape `(outputs,)`.
         block: Height and width of a block; they must divide the weight.
         gelu: Whether GELU (the exact one, with erf) follows.
-        dtype: float32 or bfloat16: the type of x and y. Sums are in float32.
+        dtype: float32 or bfloat16: the type of x and y. Sums are in float32, or int32 for int8.
         instructions: One of `instruction_sets()`; the best by default.
     """
 
@@ -96,7 +100,13 @@ class BlockSparseLinear(nn.Module):
         self.outputs, self.inputs = weight.shape
         self.block, self.gelu = block, gelu
         self.instructions = instructions or instructions_for(block, dtype)
-        kept, tiles = blocks.mask(weight, block), blocks.split(weight, block)
+        kept, weight = blocks.mask(weight, block), weight.detach().float()
+        scales, offsets = weight.new_empty(0), torch.empty(0, dtype=torch.int32)
+        if self.instructions == INT8:  # a scale for each row; 128 is what the operator adds to each activation
+            scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+            weight = (weight / scales[:, None]).round()
+            offsets = (-128 * weight.sum(1)).int()
+        tiles = blocks.split(weight, block)
         lanes, step = (block[0], 1) if self.instructions == TORCH else _layout(self.instructions, block)
         strips = block[0] // lanes
         kept = kept.repeat_interleave(strips, 0)
@@ -107,11 +117,13 @@ class BlockSparseLinear(nn.Module):
             values = torch.cat([row.transpose(0, 1).reshape(-1) for row in tiles.split(kept.sum(1).tolist())])
         else:  # (block, width / step, lanes, step)
             values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
-        single = step == 1 and self.instructions != TORCH
-        self.register_buffer("values", values.to(torch.float32 if single else dtype).contiguous())
+        stored = dtype if self.instructions == TORCH else {1: torch.float32, 2: torch.bfloat16, 4: torch.int8}[step]
+        self.register_buffer("values", values.to(stored).contiguous())
         self.register_buffer("starts", starts.int())
         self.register_buffer("columns", (kept.nonzero()[:, 1] * block[1]).int())
         self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
+        self.register_buffer("scales", scales)
+        self.register_buffer("offsets", offsets)
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous)."""
@@ -119,8 +131,8 @@ class BlockSparseLinear(nn.Module):
             return self._by_torch(x, out)
         out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
         torch.ops.qalib.block_sparse_linear(
-            x.contiguous(), self.values, self.starts, self.columns, self.bias, self.block[1], self.gelu,
-            self.instructions, out,
+            x.contiguous(), self.values, self.starts, self.columns, self.bias, self.scales, self.offsets,
+            self.block[1], self.gelu, self.instructions, out,
         )  # fmt: skip
         return out
 
@@ -146,7 +158,7 @@ class BlockSparseLinear(nn.Module):
 class BlockSparseLayer(nn.Module):
     """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them."""
 
-    def __init__(self, layer: BertLayer, block: Block, room: Room):
+    def __init__(self, layer: BertLayer, block: Block, room: Room, instructions: str | None = None):
         super().__init__()
         attention, dtype = layer.attention, layer.output.dense.weight.dtype
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
@@ -154,7 +166,7 @@ class BlockSparseLayer(nn.Module):
         self.room = room
 
         def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
-            return BlockSparseLinear(weight.detach(), bias, block, gelu, dtype)
+            return BlockSparseLinear(weight, bias, block, gelu, dtype, instructions)
 
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
@@ -186,9 +198,9 @@ def is_gelu(layer: BertLayer) -> bool:
     return torch.allclose(layer.intermediate.intermediate_act_fn(points), functional.gelu(points), atol=1e-6, rtol=0)
 
 
-def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAnswering:
+def convert(model: BertForQuestionAnswering, block: Block, instructions: str | None = None) -> BertForQuestionAnswering:
     """The model itself, in its type and on the CPU, with its encoder layers replaced by block-sparse ones."""
     room = Room()
     for number, layer in enumerate(encoder.layers(model)):
-        model.bert.encoder.layer[number] = BlockSparseLayer(layer, block, room)
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, block, room, instructions)
     return model
