@@ -31,8 +31,8 @@ def read_log(folder: Path | str) -> pd.DataFrame | None:
 def read_runs(folder: Path | str) -> pd.DataFrame | None:
     """The pruning runs that a model's folder tells of, a row each, as they state themselves; None if it has none.
 
-    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows (seen;
-    with those of a student that was pruned before), exact_match, f1, and teacher_f1 over the same questions.
+    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows seen,
+    with those of its student,, exact_match, f1, and teacher_f1 over the same questions.
     """
     metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
     rows = [

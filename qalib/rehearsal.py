@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from qalib import blocks, encoder, pruning
 from qalib.checkpoint import Checkpoint
-from qalib.pruning import Pruner, Schedule, Scores
+from qalib.pruning import Pruner, Scores
+from qalib.schedule import Schedule, steer
 from qalib.squad import QuestionSet
 from qalib.trainset import ByLength, TrainingWindows
 
@@ -62,7 +63,7 @@ def rehearse(
     watched = pruner.masks()[f"{layer} value"].scores
     alive = watched.values.detach().flatten() > GONE / 2
     for step in tqdm(range(steps), unit="step", desc="pruning", disable=not progress):
-        pruning.steer(pruner, schedule, step / steps, 1 / steps, regulariser)
+        steer(pruner, schedule, step / steps, 1 / steps, regulariser)
         inputs = train.batch(order[step * batch : (step + 1) * batch])
         positions, _ = inputs.pop("positions"), inputs.pop("index")
         with torch.autocast("cpu", torch.bfloat16):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 
-from qalib import evaluation, pruning
+from qalib import evaluation, schedule
 from qalib.files import write_text
 from qalib.squad import QuestionSet
 
@@ -89,7 +89,7 @@ class Steering(TrainerCallback):
         before = trainer.progress
         trainer.progress = min(1.0, max(state.global_step / state.max_steps, clock.item() / self.seconds))
         advanced = trainer.progress - before if before else 0.0
-        pruning.steer(self.pruner, trainer.schedule, trainer.progress, advanced, trainer.recipe.regulariser)
+        schedule.steer(self.pruner, trainer.schedule, trainer.progress, advanced, trainer.recipe.regulariser)
 
     def _figures(self, state) -> dict[str, Any]:
         trainer, scores = self.trainer, self.pruner.scores[0]

@@ -24,8 +24,9 @@ from qalib import checkpoint, encoder, evaluation, pruning, squad
 from qalib.blocks import Block
 from qalib.errors import InputError
 from qalib.files import read_json, write_json, write_text
-from qalib.pruning import Pruner, Schedule
+from qalib.pruning import Pruner
 from qalib.runtimes import compact
+from qalib.schedule import Schedule
 from qalib.squad import QuestionSet
 from qalib.steering import Steering
 from qalib.teacher import Teacher
@@ -156,7 +157,7 @@ def prune(
         regulariser: Weight of the mean sigmoid of the scores, before steering.
         alpha, temperature: Share of distillation in the loss, the rest being cross-entropy; its temperature.
         dropout: Probability, in the student.
-        warmup, rise, settle: See `pruning.Schedule`.
+        warmup, rise, settle: See `schedule.Schedule`.
         precision: `bf16` (autocast) or `fp32`.
         work: Folder for log, checkpoints and the teacher's logits; `<out>.run` by default.
         eval_data, eval_questions: Questions to score each checkpoint with; EM and F1 go to the log.

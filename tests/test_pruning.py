@@ -15,7 +15,8 @@ import torch
 from qalib import blocks, checkpoint, curves, encoder, pruning, training, trainset
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
-from qalib.pruning import Mask, Pruner, Schedule, Scores
+from qalib.pruning import Mask, Pruner, Scores
+from qalib.schedule import Schedule
 from qalib.squad import Question
 
 TOWNS = ["Adler", "Berlin", "Corvin", "Dover", "Elgin", "Farrow", "Galway", "Hastings"]
