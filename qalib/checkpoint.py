@@ -24,7 +24,7 @@ STATED = {
     "license": ("text", "licence of the weights (SPDX name)", ("license",)),
     "notice": ("text", "what the weights derive from, with licences", ("notice",)),
     "base_model": ("text", "model that all training started from", ("base_model",)),
-    "method": ("text", "how it was pruned", ("arguments", "method")),
+    "method": ("text", "how it was pruned", ("method",)),
     "teacher": ("text", "model it was distilled from", ("teacher", "name")),
     "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
     "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),

@@ -32,7 +32,7 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
     """The pruning runs that a model's folder tells of, a row each, as they state themselves; None if it has none.
 
     Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows seen,
-    with those of its student,, exact_match, f1, and teacher_f1 over the same questions.
+    with those of its student, exact_match, f1, and teacher_f1 over the same questions.
     """
     metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
     rows = [
@@ -40,7 +40,7 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
             "run": run,
             "method": meta["arguments"]["method"],
             "density": 100 * meta["density"],
-            "windows": meta["windows_seen"] + meta["student"].get("made_by", {}).get("windows_seen", 0),
+            "windows": meta["windows_seen"],
             **meta["scores"]["model"],
             "teacher_f1": meta["scores"]["teacher"]["f1"],
         }

@@ -8,7 +8,6 @@ import copy
 import hashlib
 import json
 import platform
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from qalib import checkpoint, encoder, evaluation, pruning, squad
+from qalib import checkpoint, encoder, evaluation, pruning, runs, squad
 from qalib.blocks import Block
 from qalib.errors import InputError
-from qalib.files import read_json, write_json, write_text
+from qalib.files import write_text
 from qalib.pruning import Pruner
 from qalib.runtimes import compact
 from qalib.schedule import Schedule
@@ -33,10 +32,7 @@ from qalib.teacher import Teacher
 from qalib.trainset import ByLength, TrainingWindows
 from qalib.windows import MAX_LENGTH, OVERLAP
 
-METHODS = ("movement", "magnitude", "keep")
-MAY_CHANGE = {"resume", "max_hours", "save_minutes", "log_steps", "bar", "out", "work", "eval_data"}
-
-COUNTED = ("step", "windows", "seconds")
+INHERITED = ("license", "base_model", "notice")  # by a model from the one that it was made of
 
 
 @dataclass(frozen=True)
@@ -170,8 +166,8 @@ def prune(
     recipe = Recipe(weight_lr, score_lr, regulariser, alpha, temperature)
     out, work, on_cpu = Path(out), Path(work or f"{out}.run"), not torch.cuda.is_available()
     PartialState(cpu=on_cpu)  # joins the other processes, if there are any
-    _check(arguments, out)
-    _open(work, arguments, resume)
+    runs.check(arguments, out)
+    runs.start(work, arguments, resume)
     tutor, pupil = checkpoint.load(teacher), checkpoint.load(student or teacher)
     if tutor.tokenizer.get_vocab() != pupil.tokenizer.get_vocab():
         raise InputError(f"{teacher}, {student}: teacher and student do not share a vocabulary")
@@ -198,20 +194,22 @@ def prune(
     trainer.add_callback(
         Steering(trainer, work / "log.jsonl", max_hours, save_minutes, log_steps, bar, pupil.tokenizer, dev)
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
+    trainer.train(resume_from_checkpoint=runs.last_checkpoint(work) if resume else None)
     if not pruner.fixed:
         pruner.cut(pruning.cut_for(*pruner.flat(), density))
     if trainer.is_world_process_zero():
-        meta = {
-            "arguments": {name: _without_folders(value) for name, value in arguments.items()},
+        earlier = pupil.meta if method == "keep" else {}
+        meta = {name: pupil.meta[name] for name in INHERITED if name in pupil.meta} | {
+            "method": earlier.get("method", method),
+            "arguments": {name: runs.recorded(name, value) for name, value in arguments.items()},
             "schedule": asdict(schedule),
             "teacher": {"name": tutor.name, "sha256": tutor.sha256},
             "student": {"name": pupil.name, "sha256": pupil.sha256} | ({"made_by": pupil.meta} if pupil.meta else {}),
             "data": {"name": asked.description, "sha256": asked.sha256, "questions": len(asked), "windows": len(train)},
             "density": pruner.density(),
             "steps": trainer.state.global_step,
-            "windows_seen": trainer.state.global_step * trainer.step_size,
-            "training_seconds": round(pruner.clock.item(), 1),
+            "windows_seen": trainer.state.global_step * trainer.step_size + earlier.get("windows_seen", 0),
+            "training_seconds": round(pruner.clock.item() + earlier.get("training_seconds", 0), 1),
             "processes": trainer.args.world_size,
             "device": "cpu" if on_cpu else torch.cuda.get_device_name(),
             "versions": {"python": platform.python_version()}
@@ -225,20 +223,8 @@ def prune(
             }
         finished.model.cpu()
         checkpoint.save_packed(finished, out)
-        write_text(out / "log.jsonl", _log(work, pupil.folder if pruner.fixed and student else None))
+        write_text(out / "log.jsonl", runs.log(work, pupil.folder if earlier else None))
     return out
-
-
-def _log(work: Path, before: Path | None) -> str:
-    """The run's log; after that of the run that made its student, if there was one, and counting on from there."""
-    own, *earlier = [
-        [json.loads(line) for line in path.read_text().splitlines()]
-        for path in (work / "log.jsonl", *([before / "log.jsonl"] if before else []))
-        if path.exists()
-    ]
-    for lines in filter(None, earlier):
-        own = lines + [line | {name: line[name] + lines[-1][name] for name in COUNTED} for line in own]
-    return "".join(json.dumps(line) + "\n" for line in own)
 
 
 def _pruner(model: nn.Module, block: Block, ffn: str, method: str, density: float) -> Pruner:
@@ -261,53 +247,9 @@ def _finished(pruner: Pruner, model: nn.Module, block: Block) -> nn.Module:
     return made if made is model else compact.grow(made.cpu(), model.cpu(), block).eval()
 
 
-def _without_folders(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
-
-
 def _score(model: nn.Module, tokenizer, dev: QuestionSet) -> dict[str, float]:
     score = evaluation.evaluate(model.eval(), tokenizer, dev, progress=False).score
     return {"exact_match": score.exact_match, "f1": score.f1}
-
-
-def last_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint in a run's folder that is complete."""
-    found = [path.parent for path in work.glob("checkpoint-*/complete")]
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
-
-
-def _check(arguments: dict[str, Any], out: Path) -> None:
-    for name, choices in {"method": METHODS, "ffn": pruning.FFN, "precision": ("bf16", "fp32")}.items():
-        if arguments[name] not in choices:
-            raise InputError(f"{name} {arguments[name]!r}: choose one of {', '.join(choices)}")
-    for name in ("epochs", "max_hours", "batch", "accumulate", "weight_lr", "temperature", "save_minutes", "log_steps"):
-        if arguments[name] is not None and not arguments[name] > 0:
-            raise InputError(f"{name} {arguments[name]}: must be above 0")
-    for name in ("alpha", "dropout"):
-        if not 0 <= arguments[name] <= 1:
-            raise InputError(f"{name} {arguments[name]}: must be between 0 and 1")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
-
-
-def _open(work: Path, arguments: dict[str, Any], resume: bool) -> None:
-    """Make the run's folder, or see that it belongs to a run with the same arguments."""
-    record = work / "arguments.json"
-    with PartialState().main_process_first():
-        if not PartialState().is_main_process:
-            return
-        if record.exists():
-            if not resume:
-                raise InputError(f"{work}: holds a run already; go on with it (resume), or remove it")
-            before = read_json(record)
-            for name in sorted(arguments.keys() - MAY_CHANGE):
-                if json.dumps(before.get(name)) != json.dumps(arguments[name]):
-                    raise InputError(f"{record}: the run has {name} {before.get(name)!r}, not {arguments[name]!r}")
-            for path in work.glob("checkpoint-*"):
-                if not (path / "complete").exists():
-                    shutil.rmtree(path)
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(record, arguments)
 
 
 def _prepare(model: nn.Module, dropout: float) -> None:

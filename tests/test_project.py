@@ -54,7 +54,7 @@ def test_no_import_goes_up():
         "errors files blocks encoder results machine squad windows metric formats hub checkpoint",
         "runtimes answering",
         "sparsity evaluation pruning twin",
-        "trainset teacher benchmark schedule steering",
+        "trainset teacher benchmark runs schedule steering",
         "training rehearsal",
         "figures card audit",
         "curves",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, curves, encoder, pruning, training, trainset
+from qalib import blocks, checkpoint, curves, encoder, pruning, runs, training, trainset
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
 from qalib.pruning import Mask, Pruner, Scores
@@ -220,13 +220,14 @@ def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(arguments, tmp_path
         old, new = old.linear.weight, new.linear.weight
         assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not torch.equal(old, new)
     assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
+    assert after.meta["method"] == "movement" and after.meta["windows_seen"] == 2 * before.meta["windows_seen"]
     assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
 
 
 def test_runs_are_told_of_as_they_state_themselves(tmp_path):
     meta = {
         "arguments": {"method": "keep"}, "density": 0.3,
-        "windows_seen": 100, "student": {"made_by": {"windows_seen": 50}},
+        "windows_seen": 150,
         "scores": {"model": {"exact_match": 60.0, "f1": 70.0}, "teacher": {"exact_match": 61.0, "f1": 71.0}},
     }  # fmt: skip
     assert curves.read_runs(tmp_path) is None
@@ -263,7 +264,7 @@ def test_killed_and_resumed(arguments, tmp_path):
     work = tmp_path / "out.run"
     process = start(settings, tmp_path)
     deadline = time.monotonic() + 60
-    while training.last_checkpoint(work) is None and time.monotonic() < deadline:
+    while runs.last_checkpoint(work) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
