@@ -156,13 +156,18 @@ def benchmark(
     length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
     device: Device = Device.auto,
+    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
-    from qalib import benchmark, checkpoint, machine
+    from qalib import benchmark, checkpoint, figures, files, machine, results
 
-    rows = benchmark.compare(checkpoint.load(model), runtimes.split(","), dtype.split(","), batch, length,
+    loaded = checkpoint.load(model)
+    rows = benchmark.compare(loaded, runtimes.split(","), dtype.split(","), batch, length,
                              machine.device(device.value), repeats)  # fmt: skip
+    if out is not None:
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | benchmark.report(rows))
+        results.Results(out, "qalib benchmark").figure("speedup", figures.speedup(rows))
     if as_json:
         _print_json(benchmark.report(rows))
     else:

@@ -41,7 +41,9 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     result = as_json("sparsity", "--model", packed_folder, "--out", tmp_path / "s")
     assert result["heads"] == 8 and result["heads_called_removed_per_layer"] == [1, 1]
     assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} >= {"heads.svg", "patterns.svg"}
-    result = as_json("benchmark", "--model", packed_folder, "--batch", 1, "--length", 8, "--repeats", 2)
+    kept = tmp_path / "speed"
+    result = as_json("benchmark", "--model", packed_folder, "--batch", 1, "--length", 8, "--repeats", 2, "--out", kept)
+    assert read_json(kept / "benchmark.json")["rows"] == result["rows"] and (kept / "figures" / "speedup.svg").exists()
     assert [row["runtime"] for row in result["rows"]] == ["dense", "compact", "block-sparse"] and "CPU" in result[
         "machine"
     ]
