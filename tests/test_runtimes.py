@@ -5,7 +5,7 @@ import torch
 
 from qalib import encoder, runtimes
 from qalib.errors import InputError
-from qalib.runtimes import compact
+from qalib.runtimes import bsr, compact
 
 INPUTS = {
     "input_ids": torch.arange(40).view(2, 20) + 5,
@@ -51,6 +51,14 @@ def test_a_layer_without_heads_or_neurons(sparse):
         assert logits(runtimes.build(name, sparse, dtype="bf16")).isfinite().all()
 
 
+def test_a_gpu_runtime_says_so_on_the_cpu_and_computes_the_same(sparse):
+    with pytest.raises(InputError, match="runtime torch-bsr is for cuda, not for cpu"):
+        runtimes.build("torch-bsr", sparse)
+    module = runtimes.REGISTRY["torch-bsr"].build(sparse, torch.device("cpu"), torch.float32)
+    assert {m.weight.layout for m in module.modules() if isinstance(m, bsr.BsrLinear)} == {torch.sparse_bsr}
+    assert (logits(module) - logits(sparse.model)).abs().max() < 1e-4
+
+
 def test_bf16(sparse):
     module = runtimes.build("compact", sparse, dtype="bf16")
     assert next(module.parameters()).dtype == torch.bfloat16
@@ -59,7 +67,7 @@ def test_bf16(sparse):
 
 def test_unknown_names(sparse):
     with pytest.raises(
-        InputError, match="no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8"
+        InputError, match="no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8, torch-bsr"
     ):
         runtimes.build("fast", sparse)
     with pytest.raises(InputError, match="no type 'fp8'; there are fp32, bf16"):

@@ -19,7 +19,7 @@ from torch import nn
 
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
-from qalib.runtimes import block_sparse, compact
+from qalib.runtimes import block_sparse, bsr, compact
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -107,3 +107,9 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
         )
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block, block_sparse.INT8)
+
+
+@runtime("torch-bsr", "compact, and of what is left the kept blocks by torch.sparse (GPU)", devices=("cuda",))
+def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
+    return bsr.convert(model, checkpoint.block)
