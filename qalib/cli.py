@@ -139,7 +139,8 @@ def sparsity(
         for name, figure in figures.of_sparsity(tables, sparsity.patterns(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
-    _show({"model": loaded.name, "format": loaded.format} | asdict(sparsity.summary(loaded))
+    _show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+          | asdict(sparsity.summary(loaded))
           | {"heads_called_removed_per_layer": removed.tolist()}
           | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
           | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from conftest import write_2021
 from transformers import AutoModelForQuestionAnswering
 
 from qalib import blocks, checkpoint, encoder, formats
@@ -28,33 +29,8 @@ def same_weights(one, other):
 
 @pytest.fixture
 def cut_folder(sparse, tmp_path):
-    """As of 2021: heads cut out (all of layer 1), zero blocks stored, a buffer and a pooler beside them."""
-    for layer, heads in CUT.items():
-        attention = encoder.layers(sparse.model)[layer].attention
-        for head in heads:
-            rows = slice(16 * head, 16 * head + 16)
-            for linear in (attention.self.query, attention.self.key, attention.self.value):
-                linear.weight.data[rows], linear.bias.data[rows] = 0, 0
-            attention.output.dense.weight.data[:, rows] = 0
-    state = dict(sparse.model.state_dict())
-    for layer, heads in CUT.items():
-        left = [16 * h + i for h in range(4) if h not in heads for i in range(16)]
-        for name in ("query", "key", "value"):
-            for part in ("weight", "bias"):
-                key = f"bert.encoder.layer.{layer}.attention.self.{name}.{part}"
-                state[key] = state[key][left]
-        key = f"bert.encoder.layer.{layer}.attention.output.dense.weight"
-        state[key] = state[key][:, left]
-    state["bert.embeddings.position_ids"] = torch.arange(512)[None]
-    state["bert.pooler.dense.weight"], state["bert.pooler.dense.bias"] = torch.zeros(64, 64), torch.zeros(64)
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    config = read_json(sparse.folder / "config.json") | {"pruned_heads": {str(k): v for k, v in CUT.items()}}
-    write_json(folder / "config.json", config)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(sparse.folder / name, folder)
-    return folder
+    """As of 2021, the heads of CUT zeroed in `sparse` too."""
+    return write_2021(sparse, CUT, tmp_path / "cut")
 
 
 def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_folder):
