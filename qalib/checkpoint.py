@@ -58,8 +58,11 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self):
-        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none."""
-        return _tokenizer(self.folder)
+        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none, or none of this model."""
+        tokenizer, known = _tokenizer(self.folder), self.model.config.vocab_size
+        if len(tokenizer) > known:
+            raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
+        return tokenizer
 
     @cached_property
     def sha256(self) -> str:
@@ -132,7 +135,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     weight_file, state = formats.read_weights(folder)
     packed = weight_file.name == formats.PACKED
     if packed:
-        state = formats.unpack(state, config, weight_file)
+        state = formats.unpack(state, config, block, weight_file)
     elif heads:
         state = formats.restore_heads(state, heads, config, path)
     meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
