@@ -34,6 +34,8 @@ STATED = {
     "train_windows": ("count", "windows of the training set", ("data", "windows")),
     "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),
     "training_seconds": ("s", "wall clock of the training", ("training_seconds",)),
+    "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
+    "twin_structure": ("text", "what of the structure is that model's and what was drawn", ("structure",)),
 }
 
 
@@ -68,6 +70,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hash of the weight file."""
         return sha256(self.weight_file)
+
+    @property
+    def unscored(self) -> str:
+        """Why its answers mean nothing: those of a structural twin's random weights. "" for any other model."""
+        return "needs weights; those of a structural twin are random" if "twin_of" in self.meta else ""
 
     @property
     def file_bytes(self) -> int:

@@ -104,11 +104,13 @@ def evaluate(
 
     asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
     module = runtimes.build(runtime, loaded, machine.device(device.value), dtype)
-    result = evaluation.evaluate(module, loaded.tokenizer, asked)
+    result = evaluation.evaluate(module, loaded.tokenizer, asked, scored=not loaded.unscored)
     if predictions is not None:
         files.write_json(predictions, result.answers.texts)
     about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype,
              "device": machine.device(device.value)}  # fmt: skip
+    if loaded.unscored:
+        about["scores"] = loaded.unscored
     _show(about | evaluation.summary(result), as_json)
 
 

@@ -87,7 +87,8 @@ def run(
     if not notebooks:
         raise InputError(f"{NOTEBOOKS}: no notebooks there; they are part of the repository, not of the wheel")
     loaded, question_set = checkpoint.load(model), squad.load(data).first(questions)
-    inputs = Inputs(model, data, questions, machine.device(device), parameters or {}, loaded, question_set)
+    pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
+    inputs = Inputs(pinned, data, questions, machine.device(device), parameters or {}, loaded, question_set)
     declared = {path: check_parameters(path, {}) for path in notebooks}
     for name in inputs.parameters:
         if not any(name in names for names in declared.values()):
