@@ -15,14 +15,14 @@ import pandas as pd
 from transformers.pipelines import SUPPORTED_TASKS
 
 from qalib import benchmark, checkpoint, evaluation, hub, runtimes, sparsity, twin, windows
-from qalib.checkpoint import Checkpoint
+from qalib.checkpoint import NEEDS_WEIGHTS, Checkpoint
 from qalib.errors import InputError
 from qalib.evaluation import Protocol
 from qalib.files import read_json, read_text
 from qalib.squad import QuestionSet
 
 REPRODUCED, DIFFERS, ABSENT = "reproduced", "differs", "absent from the card"
-NEEDS_WEIGHTS, NEEDS_GPU, NOT_CHECKABLE = "needs weights", "needs a GPU", "not checkable"
+NEEDS_GPU, NOT_CHECKABLE = "needs a GPU", "not checkable"
 CARD_PROTOCOL = Protocol(batch=16, by_length=False, pad_to=384)
 
 PATTERNS = {

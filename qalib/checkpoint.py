@@ -14,10 +14,11 @@ import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from qalib import blocks, encoder, formats, hub
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import new_folder, read_json, sha256, write_json
 from qalib.results import measure
 
+NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
@@ -74,7 +75,7 @@ class Checkpoint:
     @property
     def unscored(self) -> str:
         """Why its answers mean nothing: those of a structural twin's random weights. "" for any other model."""
-        return "needs weights; those of a structural twin are random" if "twin_of" in self.meta else ""
+        return NEEDS_WEIGHTS if "twin_of" in self.meta else ""
 
     @property
     def file_bytes(self) -> int:
@@ -224,4 +225,4 @@ def _tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises many kinds
-        raise InputError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib import blocks, encoder
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import read_json
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
@@ -46,7 +46,7 @@ def config(settings: dict[str, Any], path: Path) -> BertConfig:
     try:
         config = BertConfig(**{k: v for k, v in settings.items() if k not in ("pruned_heads", "dtype", "torch_dtype")})
     except Exception as error:  # the library validates with errors of its own
-        raise InputError(f"{path}: not a BERT config: {_line(error)}") from None
+        raise InputError(f"{path}: not a BERT config: {one_line(error)}") from None
     for key in SIZES:
         if (size := getattr(config, key)) < 1:
             raise InputError(f"{path}: {key} is {size}, expected at least 1")
@@ -99,7 +99,9 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             state = safetensors.torch.load_file(path)
     except Exception as error:  # a damaged file can raise any kind, an index that is out of range for one
         refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
-        raise InputError(f"{path}: damaged, or not a weight file{refused}: {_line(error)}") from None
+        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # of many lines
+        reason = said.group() if said else one_line(error)
+        raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
         raise InputError(f"{path}: expected a dictionary of names and plain tensors")
     return path, state
@@ -170,7 +172,7 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
     try:
         model = BertForQuestionAnswering(config)
     except Exception as error:  # the library raises many kinds
-        raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {_line(error)}") from None
+        raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {one_line(error)}") from None
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = model.state_dict()
     alike = sorted(key for key in expected.keys() & state.keys() if state[key].shape == expected[key].shape)
@@ -194,10 +196,3 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
 
 def _some(keys: list[str], most: int = 5) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
-
-
-def _line(error: Exception, most: int = 300) -> str:
-    """What an error of a library says, in one line: of a refused pickle the sentence that says why."""
-    refusal = re.search(r"^\s*((?:Trying to load unsupported|Unsupported) .*)", str(error), re.MULTILINE)
-    said = refusal.group(1) if refusal else str(error)
-    return f"{type(error).__name__}: {' '.join(said.split())[:most]}"

@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.formats import PACKED, PICKLED, SAFETENSORS
 
 BUNDLED = Path(__file__).resolve().parent.parent / "models" / "minilm-l6-squad-block-sparse"
@@ -61,7 +61,9 @@ def _reason(error: Exception) -> str:
     hub, login = constants.ENDPOINT, "log in with `hf auth login`"
     match error:
         case LocalEntryNotFoundError():
-            tried = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub}: {_line(error.__cause__ or error)}"
+            tried = (
+                "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub}: {one_line(error.__cause__ or error)}"
+            )
             return (
                 f"the hub cannot be reached ({tried}) while its cache, {constants.HF_HUB_CACHE}, does not have all of "
                 "it; download it where there is a network, or name a folder"
@@ -74,9 +76,5 @@ def _reason(error: Exception) -> str:
             said = f"{error.response.status_code} {error.server_message or ''}".strip()
             return f"{hub} has no such repository, or does not show it to you ({said}): check the name, or {login}"
         case HFValidationError():
-            return f"it cannot be an id on the hub: {_line(error)}"
-    return f"its download from {hub} failed ({_line(error)}): try again, or name a folder"
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return f"it cannot be an id on the hub: {one_line(error)}"
+    return f"its download from {hub} failed ({one_line(error)}): try again, or name a folder"

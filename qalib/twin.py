@@ -65,7 +65,10 @@ def make(
         share = facts[published]["linear_density_percent"] / 100 if density is None else density
         heads = {int(layer): numbers for layer, numbers in settings["pruned_heads"].items()}
         kept = place(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
-        structure = f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random"
+        structure = (
+            f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random; densities "
+            "of single matrices, FFN neurons and what they do to speed are the twin's own"
+        )
     model = _model(config, kept, block, seed)
     if format == "2021":
         with new_folder(out) as draft:

@@ -52,10 +52,10 @@ def test_what_was_not_measured_says_so(numbers):
 
 def test_a_structural_twin_has_no_scores_and_says_so_on_top(numbers):
     for name in ("exact_match", "f1", "widget_answer", "widget_score"):
-        numbers[name] = Number(name, None, "%", "d", "test", "needs weights; these are random")
+        numbers[name] = Number(name, None, "%", "d", "test", "needs weights")
     text = card.render(numbers)
-    assert "| **F1** | **needs weights; these are random** |" in text and "Measured over" not in text
-    assert "Its answer in this run: needs weights; these are random." in text
+    assert "| **F1** | **needs weights** |" in text and "Measured over" not in text
+    assert "Its answer in this run: needs weights." in text
     assert ModelCard(text).data.eval_results is None
     first = text.split("\n---\n")[1].strip().splitlines()[2]
     assert first.startswith("> **Made from a structural twin of ")

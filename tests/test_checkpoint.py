@@ -168,14 +168,14 @@ PLAIN = "expected a dictionary of names and plain tensors"
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("pytorch_model.bin", zipped({"w": Evil()}), f"{NEVER_RUN}UnpicklingError: Trying to load unsupported GLOBAL"),
-        ("pytorch_model.bin", old({"w": Evil()}), f"{NEVER_RUN}UnpicklingError: Trying to load unsupported GLOBAL"),
+        ("pytorch_model.bin", zipped({"w": Evil()}), f"{NEVER_RUN}Trying to load unsupported GLOBAL"),
+        ("pytorch_model.bin", old({"w": Evil()}), f"{NEVER_RUN}Trying to load unsupported GLOBAL"),
         (
             "pytorch_model.bin",
             pickle.dumps({"w": Evil()}, 2),
-            f"{NEVER_RUN}UnpicklingError: Trying to load unsupported",
+            f"{NEVER_RUN}Trying to load unsupported",
         ),
-        ("pytorch_model.bin", b"<html>", f"{NEVER_RUN}UnpicklingError: Unsupported operand 60"),
+        ("pytorch_model.bin", b"<html>", f"{NEVER_RUN}Unsupported operand 60"),
         *[("pytorch_model.bin", old({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 20, 150, 300, 9000)],
         *[("pytorch_model.bin", zipped({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 100, 9000, -1)],
         ("pytorch_model.bin", zipped([torch.zeros(2)]), PLAIN),
