@@ -15,14 +15,14 @@ import pandas as pd
 from transformers.pipelines import SUPPORTED_TASKS
 
 from qalib import benchmark, checkpoint, evaluation, hub, runtimes, sparsity, twin, windows
-from qalib.checkpoint import Checkpoint
+from qalib.checkpoint import NEEDS_WEIGHTS, Checkpoint
 from qalib.errors import InputError
 from qalib.evaluation import Protocol
 from qalib.files import read_json, read_text
 from qalib.squad import QuestionSet
 
 REPRODUCED, DIFFERS, ABSENT = "reproduced", "differs", "absent from the card"
-NEEDS_WEIGHTS, NEEDS_GPU, NOT_CHECKABLE = "needs weights", "needs a GPU", "not checkable"
+NEEDS_GPU, NOT_CHECKABLE = "needs a GPU", "not checkable"
 CARD_PROTOCOL = Protocol(batch=16, by_length=False, pad_to=384)
 
 PATTERNS = {
@@ -77,11 +77,18 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
 
 
 @contextmanager
-def subject(model: str | None) -> Iterator[Checkpoint]:
-    """The checkpoint to audit; without a name, a structural twin of the published 0.32 model, made for the occasion."""
-    if model is not None:
-        yield checkpoint.load(model)
-        return
+def subject(model: str | None, reported: str | None = None) -> Iterator[Checkpoint]:
+    """The checkpoint to audit: `model`, or a structural twin of the published 0.32 model, made for the occasion.
+
+    The `reported` model, that of the report that the audit is part of, is taken if it is the published one or a twin.
+    """
+    published = read_json(twin.PUBLISHED)["0.32"]["config"]["_name_or_path"]
+    if model is not None or reported is not None:
+        loaded = checkpoint.load(model or reported)
+        of_it = str(loaded.meta.get("twin_of", loaded.name)).split("/")[-1] == published.split("/")[-1]
+        if model is not None or of_it:
+            yield loaded
+            return
     with TemporaryDirectory() as folder:
         yield checkpoint.load(twin.make(Path(folder) / "twin-of-0.32", vocabulary=hub.BUNDLED))
 
@@ -228,7 +235,7 @@ def _scores(
     stated: dict[str, str | None], loaded: Checkpoint, data: QuestionSet, device: str, progress: bool
 ) -> list[Finding]:
     rows, score, whole = [], None, len(data) == read_json(twin.PUBLISHED)["squad"]["validation"]
-    if "twin_of" not in loaded.meta:
+    if not loaded.unscored:
         model = runtimes.build("compact", loaded, device)
         score = asdict(evaluation.evaluate(model, loaded.tokenizer, data, progress=progress).score)
     for name, key in (("exact match", "exact_match"), ("F1", "f1")):

@@ -78,7 +78,7 @@ def render(numbers: dict[str, Number]) -> str:
 def show(number: Number, decimals: int | None = None) -> str:
     """A number as people read it, with its unit; if it has no value, why."""
     if number.value is None:
-        return number.note if number.note.startswith("not ") else f"not measured ({number.note})"
+        return number.note if number.note.startswith(("not ", "needs ")) else f"not measured ({number.note})"
     if isinstance(number.value, str):
         return number.value
     value = f"{number.value:,}" if decimals is None else f"{number.value:,.{decimals}f}"
@@ -105,6 +105,7 @@ def _metadata(numbers: dict[str, Number]) -> ModelCardData:
             metric_type=key, metric_name=title, metric_value=round(numbers[key].value, 4),
         )
         for key, title in (("exact_match", "EM"), ("f1", "F1"))
+        if numbers[key].value is not None
     ]  # fmt: skip
     return ModelCardData(
         language="en",
@@ -116,5 +117,5 @@ def _metadata(numbers: dict[str, Number]) -> ModelCardData:
         pipeline_tag="question-answering",
         widget=[{"text": entry["question"], "context": entry["context"]} for entry in read_json(WIDGET)],
         model_name=name,
-        eval_results=scores,
+        eval_results=scores or None,
     )

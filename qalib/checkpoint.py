@@ -14,10 +14,11 @@ import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from qalib import blocks, encoder, formats, hub
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import new_folder, read_json, sha256, write_json
 from qalib.results import measure
 
+NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
@@ -34,6 +35,8 @@ STATED = {
     "train_windows": ("count", "windows of the training set", ("data", "windows")),
     "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),
     "training_seconds": ("s", "wall clock of the training", ("training_seconds",)),
+    "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
+    "twin_structure": ("text", "what of the structure is that model's and what was drawn", ("structure",)),
 }
 
 
@@ -58,13 +61,21 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self):
-        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none."""
-        return _tokenizer(self.folder)
+        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none, or none of this model."""
+        tokenizer, known = _tokenizer(self.folder), self.model.config.vocab_size
+        if len(tokenizer) > known:
+            raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
+        return tokenizer
 
     @cached_property
     def sha256(self) -> str:
         """Hash of the weight file."""
         return sha256(self.weight_file)
+
+    @property
+    def unscored(self) -> str:
+        """Why its answers mean nothing: those of a structural twin's random weights. "" for any other model."""
+        return NEEDS_WEIGHTS if "twin_of" in self.meta else ""
 
     @property
     def file_bytes(self) -> int:
@@ -132,7 +143,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     weight_file, state = formats.read_weights(folder)
     packed = weight_file.name == formats.PACKED
     if packed:
-        state = formats.unpack(state, config, weight_file)
+        state = formats.unpack(state, config, block, weight_file)
     elif heads:
         state = formats.restore_heads(state, heads, config, path)
     meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
@@ -214,4 +225,4 @@ def _tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises many kinds
-        raise InputError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())}") from None
+        raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None

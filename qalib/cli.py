@@ -105,10 +105,12 @@ def evaluate(
     asked, loaded, place = squad.load(data).first(questions), checkpoint.load(model), machine.device(device.value)
     runtime = runtime or runtimes.best(place)
     module = runtimes.build(runtime, loaded, place, dtype)
-    result = evaluation.evaluate(module, loaded.tokenizer, asked)
+    result = evaluation.evaluate(module, loaded.tokenizer, asked, scored=not loaded.unscored)
     if predictions is not None:
         files.write_json(predictions, result.answers.texts)
     about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype, "device": place}
+    if loaded.unscored:
+        about["scores"] = loaded.unscored
     _show(about | evaluation.summary(result), as_json)
 
 
@@ -139,7 +141,8 @@ def sparsity(
         for name, figure in figures.of_sparsity(tables, sparsity.patterns(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
-    _show({"model": loaded.name, "format": loaded.format} | asdict(sparsity.summary(loaded))
+    _show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+          | asdict(sparsity.summary(loaded))
           | {"heads_called_removed_per_layer": removed.tolist()}
           | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
           | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip

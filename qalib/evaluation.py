@@ -7,7 +7,7 @@ the sum of its two logits.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
@@ -128,13 +128,19 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, tokenizer, questions: QuestionSet, protocol: Protocol = OURS, progress: bool = True
+    model: nn.Module,
+    tokenizer,
+    questions: QuestionSet,
+    protocol: Protocol = OURS,
+    progress: bool = True,
+    scored: bool = True,
 ) -> Evaluation:
-    """Answer a question set and score the answers."""
+    """Answer a question set and score the answers; unless `scored`, as for random weights, EM and F1 are None."""
     answers = answer(model, tokenizer, questions.questions, protocol, progress)
-    return Evaluation(
-        metric.score(questions.questions, answers.texts), answers, per_question(questions.questions, answers.texts)
-    )
+    score = metric.score(questions.questions, answers.texts)
+    if not scored:
+        score = replace(score, exact_match=None, f1=None)
+    return Evaluation(score, answers, per_question(questions.questions, answers.texts))
 
 
 def per_question(questions: Sequence[Question], texts: dict[str, str]) -> pd.DataFrame:

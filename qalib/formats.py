@@ -10,7 +10,8 @@ Nothing in a checkpoint is ever executed, and no weight is made up: a missing, u
 """
 
 import json
-import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib import blocks, encoder
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import read_json
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # What a 2019-2021 file may hold beside the weights of BertForQuestionAnswering, which has no use for it.
 UNUSED = ("bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
 
@@ -40,11 +42,15 @@ def settings(path: Path) -> dict[str, Any]:
 
 
 def config(settings: dict[str, Any], path: Path) -> BertConfig:
-    """The settings as the library's config, defaults filled in. Raises InputError for a value it refuses."""
+    """The settings as the library's config, defaults filled in. Raises InputError for a value that cannot be."""
     try:
-        return BertConfig(**{k: v for k, v in settings.items() if k not in ("pruned_heads", "dtype", "torch_dtype")})
+        config = BertConfig(**{k: v for k, v in settings.items() if k not in ("pruned_heads", "dtype", "torch_dtype")})
     except Exception as error:  # the library validates with errors of its own
-        raise InputError(f"{path}: not a BERT config: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not a BERT config: {one_line(error)}") from None
+    for key in SIZES:
+        if (size := getattr(config, key)) < 1:
+            raise InputError(f"{path}: {key} is {size}, expected at least 1")
+    return config
 
 
 def block(settings: dict[str, Any], config: BertConfig, path: Path) -> blocks.Block:
@@ -78,7 +84,7 @@ def pruned_heads(settings: dict[str, Any], config: BertConfig, path: Path) -> di
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The weight file that is there (packed before safetensors before pickled) and its tensors.
 
-    Raises InputError if there is none, or it is damaged or holds anything but tensors.
+    Raises InputError if there is none, or it is damaged or holds anything but plain tensors.
     """
     for name in (PACKED, SAFETENSORS, PICKLED):
         if (path := folder / name).exists():
@@ -87,19 +93,26 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         raise InputError(f"{folder}: no weights there; looked for {PACKED}, {SAFETENSORS} and {PICKLED}")
     try:
         if name == PICKLED:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of old pickles
+                state = torch.load(path, map_location="cpu", weights_only=True)
         else:
             state = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # a damaged file can raise any kind, an index that is out of range for one
         refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
+        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # of many lines
+        reason = said.group() if said else one_line(error)
         raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: expected a dictionary of tensors")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
+        raise InputError(f"{path}: expected a dictionary of names and plain tensors")
     return path, state
 
 
-def unpack(state: dict[str, Tensor], config: BertConfig, path: Path) -> dict[str, Tensor]:
+def _is_plain(value: Any) -> bool:
+    """Is it a tensor with all its numbers, not sparse, quantised or a mere shape?"""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
+
+
+def unpack(state: dict[str, Tensor], config: BertConfig, block: blocks.Block, path: Path) -> dict[str, Tensor]:
     """The tensors of a packed file with the encoder matrices at full size. Raises InputError for what does not fit."""
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata() or {}
@@ -112,8 +125,13 @@ def unpack(state: dict[str, Tensor], config: BertConfig, path: Path) -> dict[str
         for kind, suffix in encoder.KINDS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"
             if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # else `fill` names what is missing
+                values, bitmap = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
                 try:
-                    state[key] = blocks.unpack(state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap"), shapes[kind])
+                    state[key] = blocks.unpack(values, bitmap, shapes[kind])
+                    if values.shape[1:] != block:
+                        raise ValueError(
+                            f"blocks of {tuple(values.shape[1:])}, but config.json says block_size {block}"
+                        )
                 except ValueError as error:
                     raise InputError(f"{path}: {key}: {error}") from None
     return state
@@ -126,27 +144,26 @@ def restore_heads(
 
     Raises InputError if the heads left do not fit the shapes.
     """
-    size = config.hidden_size // config.num_attention_heads
-    state = dict(state)
+    hidden, state = config.hidden_size, dict(state)
+    size = hidden // config.num_attention_heads
     for layer, removed in heads.items():
         left = [h for h in range(config.num_attention_heads) if h not in removed]
         rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
         for kind in ("query", "key", "value", "attention output"):
-            name = f"bert.encoder.layer.{layer}.{encoder.KINDS[kind]}"
-            dimensions = {f"{name}.weight": int(kind == "attention output")}
-            if kind != "attention output":
-                dimensions[f"{name}.bias"] = 0
-            for key, dimension in dimensions.items():
+            name, across = f"bert.encoder.layer.{layer}.{encoder.KINDS[kind]}", kind == "attention output"
+            shapes = {f"{name}.weight": (hidden, len(rows)) if across else (len(rows), hidden)}
+            if not across:
+                shapes[f"{name}.bias"] = (len(rows),)
+            for key, shape in shapes.items():
                 if key not in state:
                     continue  # fill names it
-                if state[key].ndim <= dimension or state[key].shape[dimension] != len(rows):
+                if state[key].shape != shape:
                     raise InputError(
                         f"{path}: pruned_heads leaves layer {layer} {len(left)} heads of {size}, which does not fit "
                         f"{key} of shape {tuple(state[key].shape)}"
                     )
-                shape = list(state[key].shape)
-                shape[dimension] = config.hidden_size
-                state[key] = state[key].new_zeros(shape).index_copy_(dimension, rows, state[key])
+                full = state[key].new_zeros([hidden] * len(shape))
+                state[key] = full.index_copy_(int(across), rows, state[key])
     return state
 
 
@@ -154,19 +171,22 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
     """The model with exactly these weights, in float32. Raises InputError naming every kind of misfit."""
     try:
         model = BertForQuestionAnswering(config)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path.parent / 'config.json'}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {one_line(error)}") from None
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = model.state_dict()
+    alike = sorted(key for key in expected.keys() & state.keys() if state[key].shape == expected[key].shape)
+    floating = [key for key in alike if state[key].is_floating_point()]
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
         "mismatched": [
-            f"{key} is {'x'.join(map(str, state[key].shape))}, expected {'x'.join(map(str, expected[key].shape))}"
-            for key in sorted(expected.keys() & state.keys())
-            if state[key].shape != expected[key].shape
+            f"{key} is {'x'.join(map(str, state[key].shape)) or 'one number'}, "
+            f"expected {'x'.join(map(str, expected[key].shape))}"
+            for key in sorted((expected.keys() & state.keys()) - set(alike))
         ],
-        "not finite": sorted(k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()),
+        "not floating point": [f"{key} is {state[key].dtype}" for key in alike if key not in floating],
+        "not finite in float32": [key for key in floating if not state[key].float().isfinite().all()],
     }
     if found := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
         raise InputError(f"{path}: does not fit BertForQuestionAnswering; {'; '.join(found)}")

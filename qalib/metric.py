@@ -54,12 +54,12 @@ def best(measure: Callable[[str, str], float], prediction: str, references: Iter
 
 @dataclass(frozen=True)
 class Score:
-    """How good predictions are."""
+    """How good predictions are; EM and F1 may be None where they would say nothing."""
 
-    exact_match: float = measure(
+    exact_match: float | None = measure(
         "%", "answers equal to a reference after normalising / all questions (official SQuAD v1.1 metric)"
     )
-    f1: float = measure("%", "mean word overlap with the best reference (official SQuAD v1.1 metric)")
+    f1: float | None = measure("%", "mean word overlap with the best reference (official SQuAD v1.1 metric)")
     total: int = measure("count", "questions scored")
     missing: int = measure("count", "questions without a prediction; they count as wrong")
     unknown: int = measure("count", "predictions for ids that are not in the question set; they count for nothing")

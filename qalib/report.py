@@ -25,7 +25,7 @@ import papermill
 from nbconvert import HTMLExporter
 
 from qalib import card, checkpoint, machine, results, squad
-from qalib.errors import InputError, ReportError
+from qalib.errors import InputError, ReportError, one_line
 from qalib.files import read_json, sha256, write_json, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -87,7 +87,8 @@ def run(
     if not notebooks:
         raise InputError(f"{NOTEBOOKS}: no notebooks there; they are part of the repository, not of the wheel")
     loaded, question_set = checkpoint.load(model), squad.load(data).first(questions)
-    inputs = Inputs(model, data, questions, machine.device(device), parameters or {}, loaded, question_set)
+    pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
+    inputs = Inputs(pinned, data, questions, machine.device(device), parameters or {}, loaded, question_set)
     declared = {path: check_parameters(path, {}) for path in notebooks}
     for name in inputs.parameters:
         if not any(name in names for names in declared.values()):
@@ -120,7 +121,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
         with redirect_stdout(sys.stderr):
             declared = set(papermill.inspect_notebook(str(notebook)))
     except Exception as error:  # papermill and nbformat raise many kinds
-        raise InputError(f"{notebook}: not a notebook: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{notebook}: not a notebook: {one_line(error)}") from None
     if unknown := parameters.keys() - declared:
         raise InputError(
             f"{notebook.name}: no parameter {', '.join(sorted(unknown))}; "
@@ -167,7 +168,7 @@ def _check_complete(path: Path) -> None:
 def _where(error: Exception) -> str:
     if isinstance(error, papermill.PapermillExecutionError):
         return f"cell {error.cell_index} ({error.source.strip().splitlines()[0]}): {error.ename}: {error.evalue}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return one_line(error)
 
 
 def _run(

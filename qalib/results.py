@@ -76,13 +76,15 @@ class Results:
         write_json(self.out / "results.json", {"numbers": [asdict(n) for _, n in sorted(self._numbers.items())]})
         return value
 
-    def measured(self, result: Any) -> pd.DataFrame:
-        """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at."""
+    def measured(self, result: Any, note: str = "") -> pd.DataFrame:
+        """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at.
+
+        `note` says why fields that are None have no value.
+        """
         found = [(f.name, getattr(result, f.name), f.metadata) for f in fields(result) if "unit" in f.metadata]
-        rows = [
-            (name, self.number(name, value, m["unit"], m["definition"]), m["unit"], m["definition"])
-            for name, value, m in found
-        ]
+        for name, value, m in found:
+            self.number(name, value, m["unit"], m["definition"], note)
+        rows = [(name, note if value is None else value, m["unit"], m["definition"]) for name, value, m in found]
         return pd.DataFrame(rows, columns=["name", "value", "unit", "definition"], dtype=object)
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import read_json, sha256
 
 SAMPLE = Path(__file__).parent / "data" / "sample.json"
@@ -113,7 +113,7 @@ def _from_hub(split: str) -> QuestionSet:
     except Exception as error:  # the library raises many kinds; each means that the data cannot be had
         raise InputError(
             f"squad: {HUB_NAME} ({split}) is neither in the cache nor in reach "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); name a SQuAD v1.1 file with --data instead"
+            f"({one_line(error)}); name a SQuAD v1.1 file with --data instead"
         ) from error
     questions = tuple(
         Question(r["id"], r["title"], r["question"], r["context"],

@@ -40,7 +40,7 @@ def make(
     Args:
         published: Model whose heads, config and linear density are taken: 0.32.
         masks: File that gives every kept block instead, as `{"block_size", "pruned_heads", "kept_blocks"}` with rows
-            of 0 and 1, one a block.
+            of 0 and 1, one a block; `"model"` may name the model.
         density: Linear density instead of the published one, between 0 and 1; over blocks at unpruned size.
         seed: Of weights and places of blocks.
         format: `2021` (heads cut out, zero blocks stored, pickled), `packed` or `transformers`.
@@ -58,19 +58,24 @@ def make(
     block = tuple(settings["block_size"])
     generator = torch.Generator().manual_seed(seed)
     if masks is not None:
-        kept, settings["pruned_heads"], block = read_masks(masks, config)
-        settings["block_size"] = list(block)
+        kept, heads, block, settings["_name_or_path"] = read_masks(masks, config)
+        settings |= {"block_size": list(block), "pruned_heads": {str(layer): gone for layer, gone in heads.items()}}
+        structure = f"heads and kept blocks as in {Path(masks).name}"
     else:
         share = facts[published]["linear_density_percent"] / 100 if density is None else density
         heads = {int(layer): numbers for layer, numbers in settings["pruned_heads"].items()}
         kept = place(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
+        structure = (
+            f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random; densities "
+            "of single matrices, FFN neurons and what they do to speed are the twin's own"
+        )
     model = _model(config, kept, block, seed)
     if format == "2021":
         with new_folder(out) as draft:
-            _write_2021(model, settings, draft, vocabulary)
+            _write_2021(model, settings, structure, draft, vocabulary)
         return Path(out)
     with TemporaryDirectory() as draft:
-        _write_2021(model, settings, Path(draft), vocabulary)
+        _write_2021(model, settings, structure, Path(draft), vocabulary)
         loaded = checkpoint.load(draft)
         return (
             checkpoint.save_packed(loaded, out, "fp32")
@@ -79,24 +84,30 @@ def make(
         )
 
 
-def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, dict[str, list[int]], blocks.Block]:
-    """Kept blocks, pruned heads and block size from a mask file. Raises InputError naming what does not fit."""
+def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, blocks.Block, str]:
+    """Kept blocks, pruned heads, block size and model from a mask file. Raises InputError naming what does not fit."""
     value = read_json(path)
     if not isinstance(value, dict) or not {"block_size", "pruned_heads", "kept_blocks"} <= value.keys():
         raise InputError(f"{path}: expected an object with block_size, pruned_heads and kept_blocks")
     block = formats.block(value, config, Path(path))
-    formats.pruned_heads(value, config, Path(path))
-    hidden, inner, kept = config.hidden_size, config.intermediate_size, {}
+    heads = formats.pruned_heads(value, config, Path(path))
+    hidden, inner, kept, grids = config.hidden_size, config.intermediate_size, {}, value["kept_blocks"]
+    if not isinstance(grids, dict):
+        raise InputError(f"{path}: kept_blocks is {type(grids).__name__}, expected an object {{matrix: rows}}")
     for layer in range(config.num_hidden_layers):
         for kind, suffix in encoder.KINDS.items():
             name = f"bert.encoder.layer.{layer}.{suffix}.weight"
             rows, columns = {"FFN in": (inner, hidden), "FFN out": (hidden, inner)}.get(kind, (hidden, hidden))
-            grid = value["kept_blocks"].get(name)
+            grid = grids.get(name)
             shape = (rows // block[0], columns // block[1])
             if not _is_grid(grid, shape):
                 raise InputError(f"{path}: kept_blocks of {name} is not {shape[0]} rows of {shape[1]} times 0 or 1")
             kept[layer, kind] = torch.tensor([[bit == "1" for bit in row] for row in grid])
-    return kept, value["pruned_heads"], block
+    if len(grids) > len(kept):
+        raise InputError(
+            f"{path}: kept_blocks names {len(grids)} matrices, a BERT-base has {len(kept)} that are pruned"
+        )
+    return kept, heads, block, str(value.get("model", f"the model of {Path(path).name}"))
 
 
 def _is_grid(grid: Any, shape: tuple[int, int]) -> bool:
@@ -182,7 +193,11 @@ def _model(config: BertConfig, kept: Masks, block: blocks.Block, seed: int) -> B
 
 
 def _write_2021(
-    model: BertForQuestionAnswering, settings: dict[str, Any], folder: Path, vocabulary: Path | str | None
+    model: BertForQuestionAnswering,
+    settings: dict[str, Any],
+    structure: str,
+    folder: Path,
+    vocabulary: Path | str | None,
 ) -> None:
     """The format of 2021: heads cut out of four matrices, zero blocks stored, a buffer among the weights."""
     state, config = dict(model.state_dict()), model.config
@@ -200,8 +215,7 @@ def _write_2021(
     state["bert.embeddings.position_ids"] = torch.arange(config.max_position_embeddings)[None]
     torch.save({key: value.contiguous().clone() for key, value in state.items()}, folder / formats.PICKLED)
     write_json(folder / "config.json", settings)
-    about = "random weights in a published structure: for sizes and speeds, not for answers"
-    write_json(folder / "model_meta.json", {"twin_of": settings["_name_or_path"], "note": about})
+    write_json(folder / "model_meta.json", {"twin_of": settings["_name_or_path"], "structure": structure})
     for name in TOKENIZER_FILES:
         if vocabulary and (Path(vocabulary) / name).exists():
             shutil.copyfile(Path(vocabulary) / name, folder / name)

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,31 @@ def pruned(loaded: checkpoint.Checkpoint, density: float = 0.4) -> checkpoint.Ch
         layer.intermediate.dense.weight.data[:8] = 0
         layer.output.dense.weight.data[:, 8:16] = 0
     return loaded
+
+
+def write_2021(loaded: checkpoint.Checkpoint, heads: dict[int, list[int]], folder: Path) -> Path:
+    """A checkpoint as of 2021: `heads` zeroed in `loaded` and cut out of the file, an old non-zip pickle with the zero
+    blocks stored and a buffer and a pooler beside them."""
+    state, size = dict(loaded.model.state_dict()), loaded.model.config.hidden_size // 4
+    for layer, removed in heads.items():
+        attention, prefix = encoder.layers(loaded.model)[layer].attention, f"bert.encoder.layer.{layer}.attention"
+        left = torch.tensor([head not in removed for head in range(4)]).repeat_interleave(size)
+        for name in ("query", "key", "value"):
+            linear = getattr(attention.self, name)
+            linear.weight.data[~left], linear.bias.data[~left] = 0, 0
+            for part in ("weight", "bias"):
+                state[f"{prefix}.self.{name}.{part}"] = getattr(linear, part).data[left]
+        attention.output.dense.weight.data[:, ~left] = 0
+        state[f"{prefix}.output.dense.weight"] = attention.output.dense.weight.data[:, left]
+    state["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    state["bert.pooler.dense.weight"], state["bert.pooler.dense.bias"] = torch.zeros(64, 64), torch.zeros(64)
+    folder.mkdir()
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    config = read_json(loaded.folder / "config.json") | {"pruned_heads": {str(k): v for k, v in heads.items()}}
+    write_json(folder / "config.json", config)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(loaded.folder / name, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 
 from qalib import audit, squad
 from qalib.errors import InputError
+from qalib.files import write_json
 
 CARD = """
 the **linear** layers contains **39.1%** of the ... contains **70.0%** of the original weights **overall**
@@ -53,6 +56,18 @@ def test_verdicts(sparse, asked):
     sparse.meta = {"twin_of": "x"}
     table = audit.audit(stated, sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
     assert table.verdict["F1"] == "needs weights" and table.ours["F1"] == ""
+
+
+def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(packed_folder, tmp_path, monkeypatch):
+    published = "bert-base-uncased-squad1.1-block-sparse-0.32-v1"
+    shutil.copytree(packed_folder, tmp_path / published)
+    write_json(shutil.copytree(packed_folder, tmp_path / "mine") / "model_meta.json", {"twin_of": f"x/{published}"})
+    monkeypatch.setattr(audit.twin, "make", lambda folder, vocabulary: packed_folder)
+    for reported, taken in ((published, published), ("mine", "mine"), (packed_folder, "tiny-sparse")):
+        with audit.subject(None, str(tmp_path / reported)) as loaded:
+            assert loaded.name == taken
+    with audit.subject(str(packed_folder), str(tmp_path / published)) as loaded:
+        assert loaded.name == "tiny-sparse"
 
 
 def test_window_counts_of_dev(sparse, shared):

@@ -50,6 +50,20 @@ def test_what_was_not_measured_says_so(numbers):
     assert "not measured (no CUDA device was used)" in card.render(numbers)
 
 
+def test_a_structural_twin_has_no_scores_and_says_so_on_top(numbers):
+    for name in ("exact_match", "f1", "widget_answer", "widget_score"):
+        numbers[name] = Number(name, None, "%", "d", "test", "needs weights")
+    text = card.render(numbers)
+    assert "| **F1** | **needs weights** |" in text and "Measured over" not in text
+    assert "Its answer in this run: needs weights." in text
+    assert ModelCard(text).data.eval_results is None
+    first = text.split("\n---\n")[1].strip().splitlines()[2]
+    assert first.startswith("> **Made from a structural twin of ")
+    for name in ("twin_of", "twin_structure"):
+        numbers[name] = Number(name, None, "text", "d", "test", "not stated")
+    assert "twin" not in card.render(numbers)
+
+
 def test_text_from_outside_is_no_markup(numbers):
     numbers["data_description"] = Number("data_description", "<script>|x", "text", "d", "test")
     body = card.render(numbers).split("\n---\n", 1)[1]

@@ -1,18 +1,23 @@
+import io
 import json
+import os
 import pickle
 import shutil
+import struct
+import sys
 
 import pytest
 import safetensors.torch
 import torch
+from conftest import write_2021
 from transformers import AutoModelForQuestionAnswering
 
-from qalib import blocks, checkpoint, encoder, formats
+from qalib import blocks, checkpoint, cli, encoder, formats
 from qalib.errors import InputError
 from qalib.files import read_json, write_json
 
 INPUTS = {"input_ids": torch.arange(5, 25)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
-CUT = {0: [1, 2], 1: [0, 1, 2, 3]}
+CUT = {0: [2, 3], 1: [0, 1, 2, 3]}  # head 1 of layer 0 has no values, and stays in the file
 
 
 def logits(model):
@@ -28,33 +33,8 @@ def same_weights(one, other):
 
 @pytest.fixture
 def cut_folder(sparse, tmp_path):
-    """As of 2021: heads cut out (all of layer 1), zero blocks stored, a buffer and a pooler beside them."""
-    for layer, heads in CUT.items():
-        attention = encoder.layers(sparse.model)[layer].attention
-        for head in heads:
-            rows = slice(16 * head, 16 * head + 16)
-            for linear in (attention.self.query, attention.self.key, attention.self.value):
-                linear.weight.data[rows], linear.bias.data[rows] = 0, 0
-            attention.output.dense.weight.data[:, rows] = 0
-    state = dict(sparse.model.state_dict())
-    for layer, heads in CUT.items():
-        left = [16 * h + i for h in range(4) if h not in heads for i in range(16)]
-        for name in ("query", "key", "value"):
-            for part in ("weight", "bias"):
-                key = f"bert.encoder.layer.{layer}.attention.self.{name}.{part}"
-                state[key] = state[key][left]
-        key = f"bert.encoder.layer.{layer}.attention.output.dense.weight"
-        state[key] = state[key][:, left]
-    state["bert.embeddings.position_ids"] = torch.arange(512)[None]
-    state["bert.pooler.dense.weight"], state["bert.pooler.dense.bias"] = torch.zeros(64, 64), torch.zeros(64)
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    config = read_json(sparse.folder / "config.json") | {"pruned_heads": {str(k): v for k, v in CUT.items()}}
-    write_json(folder / "config.json", config)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(sparse.folder / name, folder)
-    return folder
+    """As of 2021, the heads of CUT zeroed in `sparse` too."""
+    return write_2021(sparse, CUT, tmp_path / "cut")
 
 
 def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_folder):
@@ -102,6 +82,7 @@ def test_a_checkpoint_of_2021_is_the_dense_model_it_was_cut_from(sparse, cut_fol
 @pytest.mark.parametrize(
     "heads, message",
     [
+        ({"0": [1, 2], "1": [0]}, "leaves layer 1 3 heads of 16, which does not fit .*query.weight of shape"),
         ({"0": [1], "1": [0, 1, 2, 3]}, "leaves layer 0 3 heads of 16, which does not fit .*query.weight of shape"),
         ({"7": [0]}, "names layer '7', but there are 2 layers"),
         ({"0": [4]}, r"of layer 0 is \[4\], expected numbers from 0 to 3"),
@@ -130,13 +111,22 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
     assert "missing: qa_outputs.bias" in refused(**{"qa_outputs.bias": None})
     assert "unexpected: extra" in refused(extra=torch.zeros(1))
     assert "mismatched: qa_outputs.bias is 3, expected 2" in refused(**{"qa_outputs.bias": torch.zeros(3)})
-    assert "not finite: qa_outputs.bias" in refused(**{"qa_outputs.bias": torch.tensor([0.0, torch.nan])})
+    for value in (torch.nan, 1e300):
+        bias = torch.tensor([0, value], dtype=torch.float64)
+        assert "not finite in float32: qa_outputs.bias" in refused(**{"qa_outputs.bias": bias})
+    assert "not floating point: qa_outputs.bias is torch.int8" in refused(**{"qa_outputs.bias": torch.ones(2).char()})
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"model_type": "roberta"}, "not supported: model_type 'roberta'; supported: 'bert'"),
+        ({"model_type": "distilbert"}, "not supported: model_type 'distilbert'; supported: 'bert'"),
+        ({"hidden_act": "swoosh"}, "not a model that can be built: KeyError: 'swoosh'"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, expected at least 1"),
+        ({"vocab_size": -1}, "vocab_size is -1, expected at least 1"),
+        ({"pad_token_id": 9999}, "not a model that can be built: AssertionError"),
+        ({"block_size": [16, 16]}, r"blocks of \(8, 8\), but config.json says block_size \(16, 16\)"),
         ({"block_size": [0, 8]}, r"block_size is \[0, 8\]"),
         ({"block_size": [7, 8]}, r"block_size \[7, 8\] does not divide hidden_size 64"),
         ({"num_attention_heads": 5}, "not a multiple of the number of attention"),
@@ -149,25 +139,86 @@ def test_bad_settings(edited, settings, message):
         checkpoint.load(edited(**settings))
 
 
-def test_a_pickle_that_runs_code_is_refused(dense_folder, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "made"), "w"))
+class Evil:
+    """Unpickled, it would make a folder named `made` in the working directory."""
 
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+def zipped(value):
+    torch.save(value, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def old(value):
+    torch.save(value, buffer := io.BytesIO(), _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def header(tensors):
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
+NEVER_RUN = "damaged, or not a weight file (only plain tensors are read; code in a pickle is never run): "
+PLAIN = "expected a dictionary of names and plain tensors"
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("pytorch_model.bin", zipped({"w": Evil()}), f"{NEVER_RUN}Trying to load unsupported GLOBAL"),
+        ("pytorch_model.bin", old({"w": Evil()}), f"{NEVER_RUN}Trying to load unsupported GLOBAL"),
+        (
+            "pytorch_model.bin",
+            pickle.dumps({"w": Evil()}, 2),
+            f"{NEVER_RUN}Trying to load unsupported",
+        ),
+        ("pytorch_model.bin", b"<html>", f"{NEVER_RUN}Unsupported operand 60"),
+        *[("pytorch_model.bin", old({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 20, 150, 300, 9000)],
+        *[("pytorch_model.bin", zipped({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 100, 9000, -1)],
+        ("pytorch_model.bin", zipped([torch.zeros(2)]), PLAIN),
+        ("pytorch_model.bin", zipped({"model": {"w": torch.zeros(2)}}), PLAIN),
+        ("pytorch_model.bin", zipped({1: torch.zeros(2)}), PLAIN),
+        ("pytorch_model.bin", zipped({"w": torch.zeros(2, 2).to_sparse()}), PLAIN),
+        ("pytorch_model.bin", zipped({"w": torch.zeros(2, device="meta")}), PLAIN),
+        ("pytorch_model.bin", zipped({"w": torch.zeros(1).expand(10**12)}), "unexpected: w"),
+        ("model.safetensors", struct.pack("<Q", 10**15), "damaged, or not a weight file: "),
+        ("model.safetensors", struct.pack("<Q", 4) + b"abcd", "damaged, or not a weight file: "),
+        ("model.safetensors", header({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**9]}}), "damaged, "),
+        ("model.safetensors", header({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}), "damaged, "),
+        ("model.safetensors", header({"w": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}), "damaged, "),
+        ("model.safetensors", header({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), "unexpected: w"),
+    ],
+)
+def test_weight_files_that_are_not(dense_folder, tmp_path, monkeypatch, capsys, name, content, message):
     shutil.copy(dense_folder / "config.json", tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
-    with pytest.raises(InputError, match="code in a pickle is never run"):
-        checkpoint.load(tmp_path)
-    assert not (tmp_path / "made").exists()
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["qalib", "export", "--model", str(tmp_path), "--out", "out"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capsys.readouterr()
+    assert ended.value.code == 2 and output.out == "" and output.err.count("\n") == 1
+    assert output.err.startswith(f"qalib: {tmp_path / name}: ") and message in output.err
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", name}
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", formats.PACKED])
+def test_a_tokenizer_of_another_model(packed_folder, tmp_path):
+    shutil.copytree(packed_folder, tmp_path / "m")
+    vocabulary = read_json(tmp_path / "m" / "tokenizer.json")
+    words = vocabulary["model"]["vocab"]
+    words |= {"more": len(words)}
+    write_json(tmp_path / "m" / "tokenizer.json", vocabulary)
+    with pytest.raises(InputError, match=f"m: the tokenizer has {len(words)} tokens, the model knows {len(words) - 1}"):
+        checkpoint.load(tmp_path / "m").tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", formats.PACKED])
 @pytest.mark.parametrize("length", [0, 7, 3000])
 def test_truncated_files(dense_folder, packed_folder, tmp_path, name, length):
-    if name == "pytorch_model.bin":
-        torch.save({"weight": torch.zeros(5000)}, tmp_path / name)
-    else:
-        shutil.copy((packed_folder if name == formats.PACKED else dense_folder) / name, tmp_path)
+    shutil.copy((packed_folder if name == formats.PACKED else dense_folder) / name, tmp_path)
     shutil.copy(dense_folder / "config.json", tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:length])
     with pytest.raises(InputError, match=f"{name}: damaged, or not a weight file"):
@@ -201,5 +252,8 @@ def test_nothing_is_overwritten(sparse, tmp_path):
 def test_the_bundled_model_says_where_it_comes_from():
     bundled = checkpoint.load("bundled")
     assert bundled.format == "packed" and bundled.block == (32, 32)
-    assert None not in checkpoint.stated(bundled).values()
+    assert [name for name, value in checkpoint.stated(bundled).items() if value is None] == [
+        "twin_of",
+        "twin_structure",
+    ]
     assert (bundled.folder / "NOTICE").exists()

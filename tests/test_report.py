@@ -93,6 +93,30 @@ def test_pages_fetch_nothing_and_links_lead_somewhere(made):
     assert '<details class="code"' in (made / "notebooks" / "02_sparsity_analysis.html").read_text()
 
 
+def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked_file, tmp_path):
+    folder, out = shutil.copytree(packed_folder, tmp_path / "twin"), shutil.copytree(made, tmp_path / "r")
+    write_json(folder / "model_meta.json", {"twin_of": "org/<b>model", "structure": "heads as published"})
+    of_scores = ["tables/example_answers.csv", "tables/worst_answers.csv", "figures/by_question_word.svg"]
+    for name in [*of_scores, "figures/published.svg"]:
+        (out / name).unlink()
+    given = {"model": str(folder), "data": str(asked_file), "device": "cpu", "out": str(out)}
+    for name in ("01_load_model", "03_squad_evaluation"):
+        notebook = report.NOTEBOOKS / f"{name}.ipynb"
+        declared = report.check_parameters(notebook, {})
+        report.execute(notebook, tmp_path / f"{name}.ipynb", {k: v for k, v in given.items() if k in declared})
+    numbers = results.read(out)
+    for name in ("exact_match", "f1", "widget_answer", "widget_score"):
+        assert numbers[name].value is None and numbers[name].note == "needs weights"
+    assert numbers["windows"].value == 8 and (out / "figures" / "published.svg").exists()
+    assert not any((out / name).exists() for name in of_scores)
+    text = card.write(out).text
+    assert "| **EM** | **needs weights** |" in text and "model-index" not in text
+    assert "> **Made from a structural twin of org/&lt;b&gt;model**: heads as published." in text
+    report._write_index(out, read_json(made / "manifest.json"))
+    index = (out / "index.html").read_text()
+    assert "Made from a structural twin of org/&lt;b&gt;model" in index and index.count("<b>needs weights</b>") == 2
+
+
 def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path):
     again = report.run(
         str(packed_folder),

@@ -1,10 +1,11 @@
 import json
+import random
 
 import pytest
 import torch
 from transformers import BertConfig
 
-from qalib import checkpoint, encoder, sparsity, twin
+from qalib import blocks, checkpoint, encoder, sparsity, twin
 from qalib.errors import InputError
 
 SMALL = BertConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
@@ -47,12 +48,39 @@ def test_the_sibling_from_its_masks(shared, tmp_path):
     found = sparsity.summary(loaded)
     assert round(found.linear_density_percent, 2) == 20.17 and found.heads_called_removed == 90
     assert round(found.overall_density_with_pooler_percent, 2) == 38.07 and found.file_bytes // 2**20 == 347
+    assert loaded.meta["twin_of"].endswith("0.20-v1") and loaded.meta["structure"].endswith("as in masks_0.20.json")
+
+
+def test_other_masks_are_taken_exactly(tmp_path):
+    draw, sizes = random.Random(0), {"FFN in": (3072, 768), "FFN out": (768, 3072)}
+    grids = {}
+    for layer in range(12):
+        for kind, suffix in encoder.KINDS.items():
+            rows, columns = sizes.get(kind, (768, 768))
+            grid = ["".join(draw.choices("0001", k=columns // 64)) for _ in range(rows // 16)]
+            grids[f"bert.encoder.layer.{layer}.{suffix}.weight"] = grid
+    gone = {"7": list(range(12)), "2": [4, 4]}
+    path = tmp_path / "masks.json"
+    path.write_text(json.dumps({"block_size": [16, 64], "pruned_heads": gone, "kept_blocks": grids}))
+    loaded = checkpoint.load(twin.make(tmp_path / "twin", masks=path))
+    assert loaded.block == (16, 64) and loaded.pruned_heads == {7: list(range(12)), 2: [4]}
+    for matrix in encoder.matrices(loaded.model):
+        kept = torch.tensor([[bit == "1" for bit in row] for row in grids[f"{matrix.name}.weight"]])
+        for head in loaded.pruned_heads.get(matrix.layer, []):  # a head is 64 wide: four rows of blocks, one column
+            if matrix.kind in ("query", "key", "value"):
+                kept[4 * head : 4 * head + 4] = False
+            elif matrix.kind == "attention output":
+                kept[:, head] = False
+        assert torch.equal(blocks.mask(matrix.linear.weight, (16, 64)), kept)
+    with torch.inference_mode():
+        assert loaded.model(torch.arange(1, 9)[None]).start_logits.isfinite().all()
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"kept_blocks": {}}, "kept_blocks of bert.encoder.layer.0.attention.self.query.weight is not 24 rows of 24"),
+        ({"kept_blocks": []}, "kept_blocks is list"),
         ({"block_size": [32]}, r"block_size is \[32\]"),
         ({"pruned_heads": {"12": [0]}}, "pruned_heads names layer '12'"),
     ],
