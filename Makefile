@@ -22,10 +22,16 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-lab: install  ## open JupyterLab on the notebooks
-	cd notebooks && ../$(BIN)/jupyter lab
+lab: install  ## open JupyterLab at the index of the notebooks
+	$(BIN)/jupyter lab notebooks/index.ipynb
+
+exercises: install  ## write the teaching notebooks without their solutions to exercises/
+	$(BIN)/python -m qalib.exercises exercises
+
+site: install  ## run all notebooks, write them, glossary and report as a site to site/
+	$(BIN)/python -m qalib.site site
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test lab clean
+.PHONY: help install report test lab exercises site clean
