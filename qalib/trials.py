@@ -21,12 +21,12 @@ from qalib.squad import Question
 def walk(path: pd.DataFrame, best: Sequence[float]) -> Board:
     """The two weights of `movement.two_weights` on their way, and what magnitude and movement say of them."""
     figure, panels = board(4.6, 1, 3, width_ratios=(1.3, 1, 1))
-    end, grid = path.iloc[-1], np.linspace(-0.1, 1.2, 60)
+    end, grid = path.iloc[-1], np.linspace(-0.1, 1.3, 60)
     loss = 0.5 * ((grid[None] - best[0]) ** 2 + (grid[:, None] - best[1]) ** 2)
     panels[0].contour(grid, grid, loss, levels=10, colors=GREY)
     panels[0].plot(path.a, path.b, "o-", color=INK, linewidth=2)
     panels[0].plot(*best, "*", color=ORANGE, markersize=18)
-    panels[0].annotate("start", path.iloc[0][["a", "b"]], xytext=(-10, 12), textcoords="offset points", ha="right")
+    panels[0].annotate("start", path.iloc[0][["a", "b"]], xytext=(2, 10), textcoords="offset points")
     panels[0].set(xlabel="weight a", ylabel="weight b", aspect="equal")
     for axes, columns, label in ((panels[1], ("a", "b"), "weight"), (panels[2], ("score_a", "score_b"), "score")):
         for column, (colour, marker, style) in zip(columns, LINES, strict=False):
@@ -62,12 +62,15 @@ def scores(seen: Rehearsal, table: pd.DataFrame) -> Board:
         panels[0].plot(seen.scores.index, seen.scores[column], color=colour, linewidth=1.5, zorder=order)
     cuts = seen.cuts.replace(-np.inf, np.nan)
     panels[0].plot(cuts.index, cuts, "--", color=ORANGE, linewidth=3, label="cut", zorder=3)
-    panels[0].set(xlabel="step", ylabel="score of a block")
+    low, high = seen.scores.to_numpy().min(), seen.scores.to_numpy().max()
+    room = 0.08 * (high - low)
+    panels[0].set(xlabel="step", ylabel="score of a block", ylim=(low - room, high + room))
     for kept, colour, marker, label in ((True, BLUE, "o", "kept"), (False, INK, "x", "pruned")):
         part = table[table.kept == kept]
         panels[1].scatter(part.magnitude, part.score, s=60, color=colour, marker=marker, label=label, zorder=3)
     panels[1].axhline(seen.cuts.iloc[-1], linestyle="--", color=ORANGE, linewidth=3)
     panels[1].set(xlabel="root mean square of its weights before", ylabel="score after")
+    panels[1].locator_params(axis="x", nbins=5)
     for axes in panels:
         axes.legend(frameon=False)
     same = int((table.kept & table.kept_by_magnitude).sum())
@@ -140,8 +143,6 @@ def students(table: pd.DataFrame) -> Board:
         axes.bar_label(bars, fmt="%.1f" if column == "f1" else "%.2f", padding=4)
         axes.set(xlabel=label, xlim=(0, 1.25 * max(table[column].max(), 1e-9)))
     panels[0].invert_yaxis()
-    trained = table.iloc[2:]
-    best, near = trained.loc[trained.f1.idxmax()], trained.loc[trained.divergence.idxmin()]
-    figure.suptitle(f"Best F1: {best.model} ({best.f1:.1f}); nearest to the teacher: {near.model}", fontweight="bold",
-                    fontsize=14)  # fmt: skip
+    said = ", ".join(f"{row.model.removeprefix('student, ')} {row.f1:.0f}" for row in table.iloc[1:].itertuples())
+    figure.suptitle(f"F1 of the student: {said}", fontweight="bold")
     return figure
