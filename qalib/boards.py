@@ -20,11 +20,16 @@ LARGE = {"font.size": 14, "axes.titlesize": 15}
 class Board(Figure):
     """A figure that shows itself in a notebook, drawn in vectors, the same bytes for the same figure."""
 
-    def _repr_svg_(self) -> str:
+    @property
+    def title(self) -> str:
+        """What the board says over all: also its text for those who cannot see it."""
+        return self.get_suptitle() or ", ".join(filter(None, (axes.get_title("left") for axes in self.axes)))
+
+    def _repr_svg_(self) -> tuple[str, dict[str, str]]:
         buffer = io.StringIO()
         with matplotlib.rc_context({"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
             self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "qalib"})
-        return buffer.getvalue()
+        return buffer.getvalue(), {"alt": self.title}
 
 
 def board(height: float, *shape: int, **layout) -> tuple[Board, Axes]:

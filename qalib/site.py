@@ -4,7 +4,7 @@
     notebooks/[teaching/]X.ipynb    [teaching/]X.html, run for the purpose
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, its card as a page
-    qalib/X.py                      code/X.html, an anchor at every name
+    qalib/X.py                      code/X.html, where the glossary leads there, an anchor at every name
 
 Links are written for the repository, where they lead from file to file; each is turned into one between pages.
 """
@@ -29,7 +29,7 @@ from qalib.files import read_text, replace_folder, write_text
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ("bundled-dev-v1.1",)  # those that are kept in the repository
 MARK = ".nojekyll"  # GitHub Pages then takes the files as they are; also how a site is told from another folder
-LINK = re.compile(r'(href|src)="([^"]+)"')
+LINK = re.compile(r'(<[a-z][^<>]*\s(?:href|src))="([^"]+)"')
 
 
 def build(
@@ -46,6 +46,8 @@ def build(
     out, source = Path(out), root / "notebooks"
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a site; choose another folder")
+    if not source.is_dir():
+        raise InputError(f"{source}: no notebooks there; they are part of the repository, not of the wheel")
     if notebooks is None:
         notebooks = [*sorted(source.glob("teaching/[0-9]*.ipynb")), *sorted(source.glob("[0-9]*.ipynb"))]
     draft = out.parent / f".{out.name}.draft"
@@ -55,13 +57,15 @@ def build(
         for number, path in enumerate(notebooks):
             declared = report.check_parameters(path, {})
             executed = Path(work) / path.name
+            print(f"[{number + 1}/{len(notebooks)}] {path.stem}", file=sys.stderr, flush=True)
             report.execute(path, executed, {name: given[name] for name in given if name in declared})
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
             _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
-    _page(_text(read_text(source / "glossary.md")), source / "glossary.md", draft, root)
-    for path in sorted((root / "qalib").glob("*.py")):
-        _page(_code(path), path, draft, root)
+    glossary = read_text(source / "glossary.md")
+    _page(_text(glossary), source / "glossary.md", draft, root)
+    for name in sorted({*re.findall(r"\(\.\./(qalib/\w+\.py)\)", glossary)}):
+        _page(_code(root / name), root / name, draft, root)
     for name in REPORTS:
         _report(root / "reports" / name, draft, root)
     write_text(draft / MARK, "")
