@@ -33,10 +33,16 @@ sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or c
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/test_block_sparse.py
 
-lab: install  ## open JupyterLab on the notebooks
-	cd notebooks && ../$(BIN)/jupyter lab
+lab: install  ## open JupyterLab at the index of the notebooks
+	$(BIN)/jupyter lab notebooks/index.ipynb
+
+exercises: install  ## write the teaching notebooks without their solutions to exercises/
+	$(BIN)/python -m qalib.exercises exercises
+
+site: install  ## run all notebooks, write them, glossary and report as a site to site/
+	$(BIN)/python -m qalib.site site
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test sanitize lab clean
+.PHONY: help install report test sanitize lab exercises site clean

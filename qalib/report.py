@@ -26,10 +26,11 @@ from nbconvert import HTMLExporter
 
 from qalib import card, checkpoint, machine, results, squad
 from qalib.errors import InputError, ReportError, one_line
-from qalib.files import read_json, sha256, write_json, write_text
+from qalib.files import read_json, replace_folder, sha256, write_json, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 DATA = Path(__file__).parent / "data"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADLINE = (
     ("f1", "F1", 1),
     ("exact_match", "exact match", 1),
@@ -197,7 +198,7 @@ def _run(
         write_json(draft / "state.json", state)
     _say("binding the report")
     _bind(inputs, notebooks, state, draft, started)
-    _replace(draft, out)
+    replace_folder(draft, out)
     _say(f"the report: {out / 'index.html'}")
     return out
 
@@ -250,33 +251,53 @@ def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: P
 
 
 def render_html(notebook: Path, out: Path) -> str:
-    """Write an executed notebook as one self-contained page with foldable code; returns the notebook's title."""
+    """Write an executed notebook as a page of the report (`as_html`); returns the notebook's title."""
     node = nbformat.read(notebook, as_version=4)
+    write_text(
+        out, as_html(node, notebook.stem, '<nav class="report"><a href="../index.html">&larr; the report</a></nav>')
+    )
+    return node.metadata["title"]
+
+
+def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = False) -> str:
+    """An executed notebook as one self-contained page with foldable code and `nav` (HTML) at its top.
+
+    The code is folded at first; if `unfolded`, only that of cells tagged `solution`. Progress bars and widgets, which
+    would be dead, are left away. The notebook's title, its first heading or else `name`, is put into its metadata.
+    """
     for cell in node.cells:
-        if cell.cell_type == "code":  # progress bars
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", ())]
+    node.metadata.pop("widgets", None)
     heading = next((re.match(r"#\s+(.+)", c.source) for c in node.cells if c.cell_type == "markdown"), None)
-    title = heading.group(1).strip() if heading else notebook.stem
-    node.metadata["title"] = title
+    node.metadata["title"] = heading.group(1).strip() if heading else name
     exporter = HTMLExporter(template_name="notebook_html", extra_template_basedirs=[str(DATA)], embed_images=True)
-    write_text(out, exporter.from_notebook_node(node)[0])
-    return title
+    return exporter.from_notebook_node(node, resources={"nav": nav, "unfolded": unfolded})[0]
+
+
+def index_page(folder: Path) -> str:
+    """The index of a finished report as HTML; what is not there (any more) is named without a link."""
+    return _index(folder, read_json(folder / "manifest.json"))
 
 
 def _write_index(draft: Path, manifest: dict[str, Any]) -> None:
+    write_text(draft / "index.html", _index(draft, manifest))
+
+
+def _index(draft: Path, manifest: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(DATA), undefined=jinja2.StrictUndefined, autoescape=True
     )
     environment.filters |= {"show": card.show, "bare": bare}
-    page = environment.get_template("index.html.j2").render(
+    return environment.get_template("index.html.j2").render(
         title=f"Report on {manifest['model']['name']}",
         manifest=manifest,
         numbers=results.read(draft),
         headline=HEADLINE,
         figures=sorted(path.stem for path in (draft / "figures").glob("*.svg")),
         tables=sorted(path.stem for path in (draft / "tables").glob("*.csv")),
+        pages={path.relative_to(draft).as_posix() for path in draft.rglob("*.html")},
     )
-    write_text(draft / "index.html", page)
 
 
 def bare(number: results.Number) -> str:
@@ -286,13 +307,3 @@ def bare(number: results.Number) -> str:
     return f"{number.value:,.4g}" if isinstance(number.value, float) and abs(number.value) < 1e4 else (
         f"{number.value:,}" if not isinstance(number.value, str | bool) else str(number.value)
     )  # fmt: skip
-
-
-def _replace(draft: Path, out: Path) -> None:
-    """Put the draft in the report's place; an earlier report goes away only after that."""
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    draft.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The repository itself: pins, notebooks, what is said of them."""
 
 import ast
+import importlib
 import re
 import tomllib
 
@@ -8,7 +9,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted(
+    path for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in path.parts
+)
 
 
 def pins():
@@ -46,19 +49,42 @@ def test_notebooks(path):
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        assert imported <= {"qalib", "pandas", "matplotlib"}
+        assert imported <= {"qalib", "qalib.boards", "pandas", "matplotlib", "torch"}
+
+
+def test_the_index_leads_to_every_notebook():
+    node = nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4)
+    assert {cell.cell_type for cell in node.cells} == {"markdown"}
+    links = re.findall(r"\]\(([^)]+)\)", "".join(cell.source for cell in node.cells))
+    assert {(ROOT / "notebooks" / link).resolve() for link in links} >= set(NOTEBOOKS)
+    assert all((ROOT / "notebooks" / link).exists() for link in links)
+
+
+def test_the_glossary_names_code_and_notebooks_that_exist():
+    text = (ROOT / "notebooks" / "glossary.md").read_text()
+    entries = dict(entry.split("\n", 1) for entry in text.split("\n## ")[1:])
+    wanted = "block mask density sparsity head movement score straight-through distillation compaction EM F1 window"
+    assert set(wanted.split()) <= entries.keys() and list(entries) == sorted(entries, key=str.lower)
+    for term, entry in entries.items():
+        code = re.findall(r"\[`(\w+)\.(\w+)`\]\(\.\./qalib/(\w+)\.py\)", entry)
+        met = [link for link in re.findall(r"\]\(([^)]+)\)", entry) if link.endswith(".ipynb")]
+        assert code and met, term
+        for module, name, file in code:
+            assert module == file and hasattr(importlib.import_module(f"qalib.{module}"), name), f"{module}.{name}"
+        assert all((ROOT / "notebooks" / link).exists() for link in met), term
 
 
 def test_no_import_goes_up():
     floors = [
         "errors files blocks encoder results machine squad windows metric formats hub checkpoint",
         "runtimes answering",
-        "sparsity evaluation pruning twin",
-        "trainset teacher benchmark runs schedule steering",
-        "training rehearsal",
+        "sparsity evaluation pruning twin masks attention solutions",
+        "trainset teacher benchmark costs exercises runs schedule steering",
+        "training rehearsal students movement",
         "figures card audit",
-        "curves",
+        "curves boards lectures trials",
         "report",
+        "site",
         "cli",
     ]
     floor = {name: n for n, names in enumerate(floors) for name in names.split()}

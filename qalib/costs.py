@@ -1,0 +1,124 @@
+"""Costs: what a forward pass costs with zeros in one place or another, and where its time goes."""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUActivation
+from transformers.models.bert.modeling_bert import BertSelfAttention
+
+from qalib import benchmark, encoder, masks, runtimes, sparsity
+from qalib.checkpoint import Checkpoint
+
+# Parts of a forward pass by the modules that do them; a module's own time is without that of the modules in it.
+PARTS = {
+    "linear layers": nn.Linear,
+    "attention products": BertSelfAttention,
+    "GELU": GELUActivation,
+    "layer norms": nn.LayerNorm,
+}
+
+
+def filled(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
+    """A copy without zeros: random weights stand where the encoder matrices have none. For times, not for answers."""
+    full = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    generator = torch.Generator().manual_seed(seed)
+    for matrix in encoder.matrices(full.model):
+        weight = matrix.linear.weight.data
+        fresh = 0.02 * torch.randn(weight.shape, generator=generator)
+        weight.copy_(torch.where(weight == 0, fresh, weight))
+    return full
+
+
+def side_by_side(
+    checkpoint: Checkpoint,
+    names: Sequence[str] = ("compact",),
+    batch: int = 4,
+    length: int = 128,
+    repeats: int = 7,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Time one forward pass of the same shape with zeros nowhere, scattered, in blocks, and under other runtimes.
+
+    Scattered zeros are as many as the checkpoint's. One row a candidate: candidate, zeros (share of the encoder
+    weights that are stored as zeros), median_seconds, spread_seconds, speedup (over no zeros, medians of the same run)
+    and bound (all multiply-adds / those that are not by zero).
+    """
+    full = filled(checkpoint)
+    scattered = masks.prune(full, masks.density(checkpoint), masks.SHAPES["single weights"])
+    modules = {
+        "dense: no zeros": runtimes.build("dense", full),
+        "dense: zeros scattered": runtimes.build("dense", scattered),
+        "dense: zeros in blocks": runtimes.build("dense", checkpoint),
+    } | {f"{name}: zeros in blocks": runtimes.build(name, checkpoint) for name in names}
+    inputs = tokens(checkpoint, batch, length)
+    runs = {name: lambda module=module: forward(module, inputs) for name, module in modules.items()}
+    timings = benchmark.interleave(runs, repeats, progress=progress)
+    work = sparsity.multiply_adds(checkpoint, length).set_index("part")
+    skipped = (1 - masks.density(checkpoint)) * work["dense"]["encoder matrices"]
+    scattered_bound = work["dense"].sum() / (work["dense"].sum() - skipped)
+    bounds = {
+        "no zeros": 1.0,
+        "zeros scattered": scattered_bound,
+        "zeros in blocks": work["dense"].sum() / work["sparse"].sum(),
+    }
+    base = timings["dense: no zeros"].median
+    rows = [
+        {
+            "candidate": name,
+            "zeros": _zeros(module),
+            "median_seconds": timings[name].median,
+            "spread_seconds": timings[name].spread,
+            "speedup": base / timings[name].median,
+            "bound": float(bounds[name.split(": ")[1]]),
+        }
+        for name, module in modules.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def parts(module: nn.Module, inputs: dict[str, Tensor], repeats: int = 3) -> pd.Series:
+    """Milliseconds of a forward pass on the CPU by part (PARTS and "the rest"), mean of `repeats` after a warm-up."""
+    names = {m: name for m in module.modules() for name, kind in PARTS.items() if isinstance(m, kind)}
+    times, running = dict.fromkeys([*PARTS, "the rest"], 0.0), ["the rest"]
+    last = 0.0
+
+    def turn(name: str | None) -> None:  # the time since the last turn was spent in the part that was running
+        nonlocal last
+        now = time.perf_counter()
+        times[running[-1]] += 1000 * (now - last) / repeats
+        last = now
+        running.append(name) if name else running.pop()
+
+    forward(module, inputs)
+    hooks = [m.register_forward_pre_hook(lambda m, _: turn(names[m])) for m in names]
+    hooks += [m.register_forward_hook(lambda *_: turn(None)) for m in names]
+    last = time.perf_counter()
+    for _ in range(repeats):
+        forward(module, inputs)
+    times["the rest"] += 1000 * (time.perf_counter() - last) / repeats
+    for hook in hooks:
+        hook.remove()
+    return pd.Series(times, name="milliseconds")
+
+
+def tokens(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
+    """Random tokens without padding, each tensor of shape `(batch, length)`."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def forward(module: nn.Module, inputs: dict[str, Tensor]) -> object:
+    """One forward pass without gradients."""
+    with torch.inference_mode():
+        return module(**inputs)
+
+
+def _zeros(module: nn.Module) -> float:
+    matrices = [p for n, p in module.named_parameters() if p.ndim == 2 and "encoder" in n]
+    return sum(int((m == 0).sum()) for m in matrices) / max(1, sum(m.numel() for m in matrices))

@@ -1,0 +1,100 @@
+"""Masks: which weights stay, chosen in tiles of one shape or another at the same density.
+
+A tile of (1, 1) is a single weight, (32, 32) a block, (1, None) a row and (None, 1) a column; None stands for the whole
+length. Tiles are ranked by the root mean square of their weights (magnitude pruning; Han et al. 2015, arXiv
+1506.02626, for single weights). Weights that are zero already count neither as kept nor as cut, so that a model that is
+block-sparse already can be pruned further and compared at equal numbers of weights.
+
+>>> weight = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
+>>> choose(weight, 0.5, (1, 1))
+tensor([[ True, False],
+        [ True, False]])
+>>> choose(weight, 0.5, (1, None))
+tensor([[ True,  True],
+        [False, False]])
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qalib import blocks, encoder, evaluation, pruning, runtimes
+from qalib.checkpoint import Checkpoint
+from qalib.errors import InputError
+from qalib.squad import QuestionSet
+
+Shape = tuple[int | None, int | None]
+SHAPES: dict[str, Shape] = {"single weights": (1, 1), "blocks": (32, 32), "rows": (1, None), "columns": (None, 1)}
+CUTS = ("smallest", "random", "largest")
+
+
+def choose(weight: Tensor, share: float, shape: Shape, cut: str = "smallest", seed: int = 0) -> Tensor:
+    """A mask (bool, shape as the weight) that keeps at most `share` of the weights that are not zero, in whole tiles.
+
+    `cut` says which tiles go first: those of the smallest root mean square, of the largest, or random ones.
+    Raises InputError for another `cut` or a share that is not between 0 and 1, ValueError if the tile does not divide
+    the weight.
+    """
+    if cut not in CUTS or not 0 <= share <= 1:
+        raise InputError(f"cut {cut!r}, share {share:g}: choose one of {', '.join(CUTS)}, and a share from 0 to 1")
+    tile = (shape[0] or weight.shape[0], shape[1] or weight.shape[1])
+    tiles = blocks.split(weight, tile)
+    counts = (tiles != 0).sum((-1, -2))
+    scores = (tiles.square().sum((-1, -2)) / counts.clamp(min=1)).sqrt()
+    if cut == "random":
+        scores = torch.rand(scores.shape, generator=torch.Generator().manual_seed(seed))
+    scores = -scores if cut == "largest" else scores
+    limit = pruning.cut_for(scores.flatten(), counts.flatten(), share)
+    return blocks.expand(scores > limit, tile) & (weight != 0)
+
+
+def prune(checkpoint: Checkpoint, share: float, shape: Shape, cut: str = "smallest") -> Checkpoint:
+    """A copy of the checkpoint in which every encoder matrix keeps `share` of its weights (see `choose`)."""
+    pruned = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    for number, matrix in enumerate(encoder.matrices(pruned.model)):
+        weight = matrix.linear.weight.data
+        weight.mul_(choose(weight, share, shape, cut, number))
+    return pruned
+
+
+def density(checkpoint: Checkpoint) -> float:
+    """Weights of the encoder matrices that are not zero / all of them, between 0 and 1."""
+    weights = [matrix.linear.weight.detach() for matrix in encoder.matrices(checkpoint.model)]
+    return sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def f1(checkpoint: Checkpoint, questions: QuestionSet) -> float:
+    """F1 in percent over the questions, with the removable heads and neurons cut out to save time."""
+    model = runtimes.build("compact", checkpoint)
+    return evaluation.evaluate(model, checkpoint.tokenizer, questions, progress=False).score.f1
+
+
+def compare(
+    checkpoint: Checkpoint,
+    questions: QuestionSet,
+    shares: Sequence[float],
+    shapes: Mapping[str, Shape] = SHAPES,
+    cuts: Sequence[str] = ("smallest",),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Prune copies of the checkpoint, not trained afterwards, and ask them the questions.
+
+    One row a shape, cut and share of the weights that are left: shape, cut, share, density (not zero / all weights),
+    squares (share of the sum of squares that is kept, 0 to 1) and f1 in percent.
+    """
+    plan = [(shape, cut, share) for shape in shapes for cut in cuts for share in sorted(shares, reverse=True)]
+    whole, rows = _squares(checkpoint), []
+    for shape, cut, share in tqdm(plan, unit="model", desc="pruning and asking", disable=not progress):
+        pruned = prune(checkpoint, share, shapes[shape], cut)
+        kept = _squares(pruned) / whole
+        rows.append((shape, cut, share, density(pruned), kept, f1(pruned, questions)))
+    return pd.DataFrame(rows, columns=["shape", "cut", "share", "density", "squares", "f1"])
+
+
+def _squares(checkpoint: Checkpoint) -> float:
+    return sum(matrix.linear.weight.detach().square().sum().item() for matrix in encoder.matrices(checkpoint.model))

@@ -1,0 +1,116 @@
+import json
+import re
+import shutil
+import time
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from qalib import exercises, report, site
+from qalib.errors import InputError
+
+TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
+        "train": 4, "counts": [2]}  # fmt: skip
+TEACHING = sorted(exercises.TEACHING.glob("[0-9]*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def made(packed_folder, asked_file, tmp_path_factory):
+    """The site with the teaching notebooks, each run headlessly on the tiny model, once."""
+    given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "broken", lambda folder: [])  # the pages of the other notebooks are not there
+        return site.build(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
+
+
+def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
+    for path in TEACHING:
+        page = (made / "teaching" / f"{path.stem}.html").read_text()
+        checks = [c for c in nbformat.read(path, as_version=4).cells if "check" in c.metadata.get("tags", [])]
+        assert page.count("<strong>Right:</strong>") == len(checks), path.name
+        figures = re.findall(r'<img alt="([^"]+)" src="data:image/svg', page)
+        assert len(figures) >= 2 and all(len(text) > 20 for text in figures), path.name
+        assert "widget-view" not in page, path.name
+        assert 'media="(prefers-color-scheme: dark)"' in page and "width=device-width" in page
+
+
+def test_links_lead_to_pages_and_names(made):
+    absent = {f"{path.stem}.html" for path in site.ROOT.glob("notebooks/[0-9]*.ipynb")}
+    others = [problem for problem in site.broken(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
+    assert others == [] and len(site.broken(made)) >= len(absent)
+    assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
+    assert 'href="code/blocks.html#split"' in (made / "glossary.html").read_text()
+    assert 'href="../glossary.html"' in (made / "teaching" / "01_weights.html").read_text()
+
+
+def test_what_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<body id="x"><a href="b.html#y">b</a><a href="#x">x</a><a href="c.html">c</a>')
+    (tmp_path / "b.html").write_text('<body><img src="https://example.org/a.png"><a href="https://example.org">e</a>')
+    assert site.broken(tmp_path) == [
+        "a.html: b.html#y", "a.html: c.html", "b.html fetches https://example.org/a.png",
+    ]  # fmt: skip
+
+
+def test_only_a_site_is_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already and is not a site"):
+        site.build(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_widget_leaves_no_trace_in_a_page():
+    view = {report.WIDGET: {"model_id": "1"}, "text/plain": "HBox(children=())"}
+    outputs = [nbformat.v4.new_output("display_data", data=view),
+               nbformat.v4.new_output("display_data", data={"text/plain": "the figure"})]  # fmt: skip
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explore()", outputs=outputs)])
+    page = report.as_html(node, "a name", "<nav>here</nav>")
+    assert "HBox" not in page and "the figure" in page and "<nav>here</nav>" in page and "<title>a name" in page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver on the path")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def test_the_site_in_a_browser(made, browser):
+    pages = ["index.html", "glossary.html", "code/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
+    pages += [f"teaching/{path.stem}.html" for path in TEACHING]
+    for name in pages:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
+        shades = []
+        for scheme in ("light", "dark"):
+            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            browser.get((made / name).as_uri())
+            time.sleep(0.2)
+            colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            shades.append(sum(map(int, re.findall(r"\d+", colour)[:3])))
+        assert shades[0] > 600 > 300 > shades[1], f"{name}: {shades}"
+        wide = browser.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= 390, f"{name} is {wide} pixels wide on a phone"
+        broken = browser.execute_script("return [...document.images].filter(i => !i.naturalWidth).length")
+        pictures = browser.execute_script("return document.images.length + document.querySelectorAll('svg').length")
+        assert broken == 0 and (pictures > 1 or name in pages[:3]), name
+        assert browser.get_log("browser") == [], name
+        sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
+        assert urls and all(url.startswith(("file:", "data:")) for url in urls), name
+
+
+def test_the_repository_says_how(made):
+    targets = (ROOT / "Makefile").read_text()
+    assert "-m qalib.site site" in targets and "-m qalib.exercises exercises" in targets
+    assert "jupyter lab notebooks/index.ipynb" in targets

@@ -1,0 +1,135 @@
+"""What the teaching notebooks measure and draw."""
+
+import ipywidgets
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from qalib import attention, boards, costs, encoder, masks, movement, rehearsal, runtimes, sparsity, students
+from qalib.blocks import Block
+from qalib.errors import InputError
+
+BLOCK: Block = (8, 8)
+
+
+def test_masks_of_every_shape_keep_the_same_share_of_what_is_left(sparse):
+    weight = encoder.matrices(sparse.model)[0].linear.weight.detach()
+    left = int((weight != 0).sum())
+    for shape in {**masks.SHAPES, "blocks": BLOCK}.values():
+        kept = masks.choose(weight, 0.5, shape)
+        tile = max(shape[0] or 64, 1) * max(shape[1] or 64, 1)
+        assert left / 2 - tile <= kept.sum() <= left / 2 and not (kept & (weight == 0)).any()
+    assert masks.choose(weight, 1.0, BLOCK).sum() == left and not masks.choose(weight, 0.0, BLOCK).any()
+    squares = [(weight * masks.choose(weight, 0.5, (1, 1), cut)).square().sum() for cut in masks.CUTS]
+    assert squares[0] > squares[1] > squares[2]
+    with pytest.raises(InputError, match="cut 'middle', share 0.5: choose one of smallest, random, largest"):
+        masks.choose(weight, 0.5, (1, 1), "middle")
+
+
+def test_pruned_copies_are_compared_and_the_model_stays(sparse, asked):
+    before = masks.density(sparse)
+    table = masks.compare(sparse, asked, [0.5, 0.9], {"single weights": (1, 1), "blocks": BLOCK}, progress=False)
+    assert table.share.tolist() == [0.9, 0.5] * 2 and masks.density(sparse) == before
+    assert (table.density <= table.share * before + 1e-9).all() and (table.density > table.share * before * 0.9).all()
+    assert table.squares[0] > table.squares[2] and table.f1.between(0, 100).all()
+
+
+def test_a_removable_head_is_cut_without_a_trace_and_another_is_not(sparse, asked):
+    sparse.model.bert.encoder.layer[0].attention.self.value.bias.data.normal_()
+    table = attention.one_by_one(sparse, asked, progress=False)
+    assert table.removable.sum() == sparsity.heads(sparse).removable.sum() >= 1
+    assert (table.logit_difference[table.removable] < attention.SAME).all()
+    assert (table.logit_difference[~table.removable] > attention.SAME).all()
+    assert (table.change[table.removable] == 0).all()
+    pairs = [(0, 0), (1, 2), (1, 3)]
+    cut = attention.without(sparse, pairs)
+    found = [tuple(row) for row in sparsity.heads(cut).query("removable")[["layer", "head"]].to_numpy().tolist()]
+    assert set(pairs) <= set(found) and attention.in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
+
+
+def test_attention_rows_sum_to_one(sparse):
+    tokens, seen = attention.weights(sparse, "what is red?", "it is red")
+    assert tokens[0] == "[CLS]" and seen.shape == (2, 4, len(tokens), len(tokens))
+    assert torch.allclose(seen.sum(-1), torch.ones(()))
+    assert sparse.model.config._attn_implementation != "eager"
+
+
+def test_the_gradient_of_the_scores_is_the_sum_that_the_notebook_says(sparse, asked):
+    found = movement.gradients(sparse, asked, 1, "FFN in", batch=4)
+    by_hand = (found.gradient * found.weight).reshape(16, 8, 8, 8).sum((1, 3))
+    assert torch.allclose(found.of_scores, by_hand, atol=1e-6) and by_hand.abs().max() > 0
+
+
+def test_movement_is_not_magnitude_on_two_weights():
+    path = movement.two_weights(3)
+    assert path.a.iloc[-1] > path.b.iloc[-1] and path.score_a.iloc[-1] < 0 < path.score_b.iloc[-1]
+    assert path.loss.is_monotonic_decreasing
+    long = movement.two_weights(200).iloc[-1]
+    assert (long.a, long.b) == pytest.approx(movement.BEST)
+
+
+def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
+    student = masks.prune(sparse, 0.7, BLOCK)
+    before = masks.density(student)
+    options = {"steps": 30, "batch": 4, "rate": 1e-3, "progress": False}
+    ways = {"answers only": 0.0, "teacher only": 1.0}
+    table = students.compare(student, sparse, asked, asked, ways, **options).set_index("model")
+    assert table.divergence["teacher"] == pytest.approx(0, abs=1e-6)
+    assert table.divergence["student, teacher only"] < table.divergence["student, not trained"]
+    assert table.divergence["student, teacher only"] < table.divergence["student, answers only"]
+    trained, losses = students.train(student, sparse, asked, 0.0, **options)
+    assert losses.tail(5).mean() < losses.head(5).mean()
+    for old, new in zip(encoder.matrices(student.model), encoder.matrices(trained.model), strict=True):
+        assert not (new.linear.weight[old.linear.weight == 0] != 0).any()
+    assert before >= masks.density(trained) > 0.8 * before and masks.density(student) == before
+    tokens, logits, place = students.first_token(sparse, asked.questions[0])
+    assert len(tokens) == len(logits) and tokens[place] == "is"
+
+
+def test_nothing_is_asked_that_was_learnt(asked):
+    learnt, rest = students.halves(asked, 5)
+    assert len(learnt) == 5 and len(rest) == 3
+    assert not {q.context for q in learnt.questions} & {q.context for q in rest.questions}
+    with pytest.raises(InputError, match="8 questions to train on leave none"):
+        students.halves(asked, 8)
+
+
+def test_costs_say_what_is_timed(sparse):
+    table = costs.side_by_side(sparse, batch=1, length=16, repeats=1, progress=False).set_index("candidate")
+    assert table.zeros["dense: no zeros"] < 1e-6 < 0.5 < table.zeros["dense: zeros scattered"]
+    assert table.zeros["dense: zeros in blocks"] == pytest.approx(table.zeros["dense: zeros scattered"], abs=0.02)
+    assert table.zeros["compact: zeros in blocks"] < table.zeros["dense: zeros in blocks"]
+    assert table.speedup["dense: no zeros"] == 1 and table.bound["compact: zeros in blocks"] > 1
+    module = runtimes.build("dense", sparse)
+    times = costs.parts(module, costs.tokens(sparse, 2, 32))
+    assert list(times.index) == [*costs.PARTS, "the rest"] and (times > 0).all()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+
+
+def test_sliders_are_there_for_somebody_to_move(monkeypatch):
+    drawn, shown = [], []
+
+    class Handle:
+        def update(self, figure):
+            shown.append(figure)
+
+    def draw(share, layer):
+        drawn.append((share, layer))
+        return Figure()
+
+    assert isinstance(boards.explore(draw, share=[0.5, 0.2], layer=range(3)), Figure) and drawn == [(0.5, 0)]
+    monkeypatch.setattr(boards, "live", lambda: True)
+    monkeypatch.setattr(boards, "display", lambda thing, **_: shown.append(thing) or Handle())
+    assert boards.explore(draw, share=[0.5, 0.2], layer=range(3)) is None
+    box, figure = shown
+    assert isinstance(box, ipywidgets.HBox) and isinstance(figure, Figure)
+    box.children[1].value = 2
+    assert drawn[-1] == (0.5, 2) and len(shown) == 3
+
+
+def test_a_rehearsals_blocks_have_their_magnitudes(sparse, asked):
+    seen = rehearsal.rehearse(sparse, asked, 0.2, steps=4, batch=2, layer=1, progress=False)
+    table = movement.blocks_of(sparse, seen, 1)
+    assert len(table) == seen.scores.shape[1] and (table.magnitude > 0).all()
+    assert table.kept.sum() == table.kept_by_magnitude.sum() > 0
+    assert table.magnitude[table.kept_by_magnitude].min() >= table.magnitude[~table.kept_by_magnitude].max()
