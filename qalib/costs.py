@@ -13,11 +13,12 @@ from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from qalib import benchmark, encoder, masks, runtimes, sparsity
 from qalib.checkpoint import Checkpoint
+from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 
 # Parts of a forward pass by the modules that do them; a module's own time is without that of the modules in it.
 PARTS = {
-    "linear layers": nn.Linear,
-    "attention products": BertSelfAttention,
+    "linear layers": (nn.Linear, BlockSparseLinear),
+    "attention products": (BertSelfAttention, AttentionProducts),
     "GELU": GELUActivation,
     "layer norms": nn.LayerNorm,
 }
@@ -36,7 +37,7 @@ def filled(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
 
 def side_by_side(
     checkpoint: Checkpoint,
-    names: Sequence[str] = ("compact",),
+    names: Sequence[str] = ("compact", "block-sparse"),
     batch: int = 4,
     length: int = 128,
     repeats: int = 7,

@@ -155,6 +155,15 @@ class BlockSparseLinear(nn.Module):
         return f"{self.inputs}, {self.outputs}, block={self.block}, gelu={self.gelu}, {self.instructions}"
 
 
+class AttentionProducts(nn.Module):
+    """What is between the linear layers of attention: softmax of queries times keys, times values."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Three tensors of shape `(batch, heads, length, size)` to `(batch, length, heads * size)`."""
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        return context.transpose(1, 2).flatten(2)
+
+
 class BlockSparseLayer(nn.Module):
     """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them."""
 
@@ -163,7 +172,7 @@ class BlockSparseLayer(nn.Module):
         attention, dtype = layer.attention, layer.output.dense.weight.dtype
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
         self.heads, self.size = attention.self.num_attention_heads, attention.self.attention_head_size
-        self.room = room
+        self.room, self.products = room, AttentionProducts()
 
         def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
             return BlockSparseLinear(weight, bias, block, gelu, dtype, instructions)
@@ -181,8 +190,7 @@ class BlockSparseLayer(nn.Module):
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
         x, (batch, length, _) = hidden_states, hidden_states.shape
         qkv = self._into("qkv", self.inputs, x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        context = functional.scaled_dot_product_attention(*qkv, attn_mask=attention_mask)
-        context = context.transpose(1, 2).reshape(batch, length, self.heads * self.size)
+        context = self.products(*qkv, attention_mask)
         x = self.outputs_norm(self._into("sum", self.outputs, context).add_(x))
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
