@@ -55,8 +55,11 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.command, self.path))
-        api, repository, what, revision, file = PATH.match(self.path).groups()
-        if repository in REFUSED:
+        asked = PATH.match(self.path)
+        api, repository, what, revision, file = asked.groups() if asked else [None] * 5
+        if not repository:  # the client asks of more than repositories
+            self.reply(404)
+        elif repository in REFUSED:
             self.reply(*REFUSED[repository])
         elif revision not in (None, "main", COMMIT):
             self.reply(404, {"X-Error-Code": "RevisionNotFound"})
