@@ -35,7 +35,8 @@ def walk(path: pd.DataFrame, best: Sequence[float]) -> Board:
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.legend(frameon=False)
     larger, wanted = "ab"[int(abs(end.a) < abs(end.b))], "ab"[int(end.score_a < end.score_b)]
-    figure.suptitle(f"After {len(path) - 1} steps magnitude keeps {larger}, movement keeps {wanted}", fontweight="bold")
+    steps = f"{len(path) - 1} step" + "s" * (len(path) != 2)
+    figure.suptitle(f"After {steps} magnitude keeps {larger}, movement keeps {wanted}", fontweight="bold")
     return figure
 
 
