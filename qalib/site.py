@@ -64,7 +64,7 @@ def build(
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
     glossary = read_text(source / "glossary.md")
     _page(_text(glossary), source / "glossary.md", draft, root)
-    for name in sorted({*re.findall(r"\(\.\./(qalib/\w+\.py)\)", glossary)}):
+    for name in sorted({*re.findall(r"\(\.\./(qalib/[\w/]+\.py)\)", glossary)}):
         _page(_code(root / name), root / name, draft, root)
     for name in REPORTS:
         _report(root / "reports" / name, draft, root)

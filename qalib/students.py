@@ -17,6 +17,7 @@ from qalib import masks, pruning, runtimes
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
 from qalib.pruning import Pruner
+from qalib.runtimes import compact
 from qalib.squad import Question, QuestionSet
 from qalib.trainset import ByLength, TrainingWindows
 from qalib.windows import collate
@@ -64,7 +65,7 @@ def train(
     The loss is `distilled` times the distillation plus the rest of 1 times the answers' cross-entropy.
     """
     torch.manual_seed(seed)
-    small = runtimes.cut(copy.deepcopy(student.model), student.block)
+    small = compact.cut(copy.deepcopy(student.model), student.block)
     small.bert.embeddings.requires_grad_(False)
     pruner, known = Pruner(small, student.block), runtimes.build("compact", teacher)
     pruner.fix_as_is()
@@ -83,7 +84,7 @@ def train(
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    grown = runtimes.grow(pruner.bake(), copy.deepcopy(student.model), student.block)
+    grown = compact.grow(pruner.bake(), copy.deepcopy(student.model), student.block)
     return replace(student, model=grown.eval()), pd.Series(losses, name="loss")
 
 

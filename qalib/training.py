@@ -165,6 +165,7 @@ def prune(
     schedule = Schedule(density, warmup=warmup, rise=rise, settle=settle)
     recipe = Recipe(weight_lr, score_lr, regulariser, alpha, temperature)
     out, work, on_cpu = Path(out), Path(work or f"{out}.run"), not torch.cuda.is_available()
+    joins = not torch.distributed.is_initialized()
     PartialState(cpu=on_cpu)  # joins the other processes, if there are any
     runs.check(arguments, out)
     runs.start(work, arguments, resume)
@@ -224,6 +225,10 @@ def prune(
         finished.model.cpu()
         checkpoint.save_packed(finished, out)
         write_text(out / "log.jsonl", runs.log(work, pupil.folder if earlier else None))
+    if joins and PartialState().num_processes > 1:
+        # Together, and in order: a process that ends while another still talks to it is killed by its own threads.
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
     return out
 
 

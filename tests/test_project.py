@@ -66,11 +66,12 @@ def test_the_glossary_names_code_and_notebooks_that_exist():
     wanted = "block mask density sparsity head movement score straight-through distillation compaction EM F1 window"
     assert set(wanted.split()) <= entries.keys() and list(entries) == sorted(entries, key=str.lower)
     for term, entry in entries.items():
-        code = re.findall(r"\[`(\w+)\.(\w+)`\]\(\.\./qalib/(\w+)\.py\)", entry)
+        code = re.findall(r"\[`(\w+)\.(\w+)`\]\(\.\./qalib/([\w/]+)\.py\)", entry)
         met = [link for link in re.findall(r"\]\(([^)]+)\)", entry) if link.endswith(".ipynb")]
         assert code and met, term
         for module, name, file in code:
-            assert module == file and hasattr(importlib.import_module(f"qalib.{module}"), name), f"{module}.{name}"
+            found = importlib.import_module(f"qalib.{file.replace('/', '.')}")
+            assert module == file.rpartition("/")[2] and hasattr(found, name), f"{module}.{name}"
         assert all((ROOT / "notebooks" / link).exists() for link in met), term
 
 
