@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import filelock
 from accelerate import PartialState
 
 from qalib import pruning
@@ -31,24 +32,41 @@ def check(arguments: dict[str, Any], out: Path) -> None:
         raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
 
 
-def start(work: Path, arguments: dict[str, Any], resume: bool) -> None:
-    """Make the run's folder, or see that it belongs to a run with the same arguments."""
-    record = work / "arguments.json"
+def start(work: Path, arguments: dict[str, Any], resume: bool) -> filelock.BaseFileLock:
+    """Make the run's folder, or see that it belongs to a run with the same arguments, and that nobody is at it.
+
+    Returns the lock that keeps others out: to be released when the run ends, or by the system when the process dies.
+    """
+    record, lock = work / "arguments.json", filelock.FileLock(f"{work}.lock")
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
-            return
-        if record.exists():
-            if not resume:
-                raise InputError(f"{work}: holds a run already; go on with it (resume), or remove it")
-            before = read_json(record)
-            for name in sorted(arguments.keys() - MAY_CHANGE):
-                if json.dumps(before.get(name)) != json.dumps(arguments[name]):
-                    raise InputError(f"{record}: the run has {name} {before.get(name)!r}, not {arguments[name]!r}")
-            for path in work.glob("checkpoint-*"):
-                if not (path / "complete").exists():
-                    shutil.rmtree(path)
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(record, arguments)
+            return lock
+        work.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{work}: another run is at work there") from None
+        try:
+            _take(work, record, arguments, resume)
+        except InputError:
+            lock.release()
+            raise
+    return lock
+
+
+def _take(work: Path, record: Path, arguments: dict[str, Any], resume: bool) -> None:
+    if record.exists():
+        if not resume:
+            raise InputError(f"{work}: holds a run already; go on with it (resume), or remove it")
+        before = read_json(record)
+        for name in sorted(arguments.keys() - MAY_CHANGE):
+            if json.dumps(before.get(name)) != json.dumps(arguments[name]):
+                raise InputError(f"{record}: the run has {name} {before.get(name)!r}, not {arguments[name]!r}")
+        for path in work.glob("checkpoint-*"):
+            if not (path / "complete").exists():
+                shutil.rmtree(path)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(record, arguments)
 
 
 def last_checkpoint(work: Path) -> str | None:

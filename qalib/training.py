@@ -168,7 +168,7 @@ def prune(
     joins = not torch.distributed.is_initialized()
     PartialState(cpu=on_cpu)  # joins the other processes, if there are any
     runs.check(arguments, out)
-    runs.start(work, arguments, resume)
+    lock = runs.start(work, arguments, resume)
     tutor, pupil = checkpoint.load(teacher), checkpoint.load(student or teacher)
     if tutor.tokenizer.get_vocab() != pupil.tokenizer.get_vocab():
         raise InputError(f"{teacher}, {student}: teacher and student do not share a vocabulary")
@@ -225,6 +225,7 @@ def prune(
         finished.model.cpu()
         checkpoint.save_packed(finished, out)
         write_text(out / "log.jsonl", runs.log(work, pupil.folder if earlier else None))
+    lock.release()
     if joins and PartialState().num_processes > 1:
         # Together, and in order: a process that ends while another still talks to it is killed by its own threads.
         PartialState().wait_for_everyone()

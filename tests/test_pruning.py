@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -274,6 +275,8 @@ def test_killed_and_resumed(arguments, tmp_path):
         training.prune(**settings)
     with pytest.raises(InputError, match="the run has density 0.3, not 0.4"):
         training.prune(**settings | {"density": 0.4}, resume=True)
+    with filelock.FileLock(f"{work}.lock"), pytest.raises(InputError, match="another run is at work there"):
+        training.prune(**settings, resume=True)
     out = training.prune(**settings, resume=True)
     meta = read_json(out / "model_meta.json")
     assert meta["steps"] == 480
