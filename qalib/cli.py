@@ -231,12 +231,11 @@ def prune(
     height, x, width = block.partition("x")
     if not (height.isdecimal() and x and width.isdecimal()):
         raise InputError(f"--block {block}: expected HEIGHTxWIDTH, as 32x32")
-    made = training.prune(
+    print(training.prune(
         teacher, student, data, out, density, (int(height), int(width)), ffn, method, epochs, max_hours, resume, seed,
         questions, batch, accumulate, weight_lr, score_lr, regulariser, alpha, temperature, precision=precision,
         work=work, eval_data=eval_data, eval_questions=eval_questions, save_minutes=save_minutes,
-    )  # fmt: skip
-    print(made)
+    ))  # fmt: skip
 
 
 @app.command()
