@@ -189,10 +189,8 @@ def export(
     from qalib import checkpoint
 
     loaded = checkpoint.load(model)
-    if format is Format.packed:
-        print(checkpoint.save_packed(loaded, out, dtype))
-    else:
-        print(checkpoint.save_transformers(loaded, out))
+    packed = format is Format.packed
+    print(checkpoint.save_packed(loaded, out, dtype) if packed else checkpoint.save_transformers(loaded, out))
 
 
 @app.command()
