@@ -52,11 +52,27 @@ def test_a_layer_without_heads_or_neurons(sparse):
 
 
 def test_a_gpu_runtime_says_so_on_the_cpu_and_computes_the_same(sparse):
-    with pytest.raises(InputError, match="runtime torch-bsr is for cuda, not for cpu"):
+    with pytest.raises(InputError, match="runtime torch-bsr: is for cuda, not for cpu"):
         runtimes.build("torch-bsr", sparse)
     module = runtimes.REGISTRY["torch-bsr"].build(sparse, torch.device("cpu"), torch.float32)
     assert {m.weight.layout for m in module.modules() if isinstance(m, bsr.BsrLinear)} == {torch.sparse_bsr}
     assert (logits(module) - logits(sparse.model)).abs().max() < 1e-4
+
+
+def test_a_runtime_that_cannot_run_here_says_why_and_is_not_offered(sparse, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="runtime compact: torch finds no CUDA GPU on this machine"):
+        runtimes.build("compact", sparse, "cuda")
+    assert runtimes.available("cuda") == [] and runtimes.best("cuda") == "compact"
+    make, missing = runtimes.REGISTRY["dense"].build, ["no such library"]
+    fast = runtimes.Runtime("fast", "", make, needs=lambda: missing[0])
+    monkeypatch.setitem(runtimes.REGISTRY, "fast", fast)
+    monkeypatch.setitem(runtimes.REGISTRY, "slow", runtimes.Runtime("slow", "", make, by_name=True))
+    assert not {"fast", "slow"} & set(runtimes.available("cpu"))
+    with pytest.raises(InputError, match="runtime fast: no such library"):
+        runtimes.build("fast", sparse)
+    missing[0] = None
+    assert "fast" in runtimes.available("cpu") and runtimes.build("slow", sparse)
 
 
 def test_bf16(sparse):

@@ -6,7 +6,7 @@ A runtime joins by a decorator:
     def name(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module: ...
 
 The module is called as BertForQuestionAnswering is and returns `start_logits` and `end_logits`, shape
-`(batch, length)`.
+`(batch, length)`. One that cannot run everywhere takes `needs=`, a function that says what is missing, or None.
 """
 
 import copy
@@ -33,6 +33,8 @@ class Runtime:
     build: Build
     devices: tuple[str, ...] = ("cpu", "cuda")
     exact: bool = True  # but for rounding in its type
+    by_name: bool = False  # takes long to get ready, so it runs only when it is asked for
+    needs: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
 
 
 REGISTRY: dict[str, Runtime] = {}
@@ -49,9 +51,19 @@ def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build
     return register
 
 
+def reason(name: str, device: str | torch.device) -> str | None:
+    """Why the runtime `name` cannot run on a device of this machine, or None if it can."""
+    found, kind = REGISTRY[name], torch.device(device).type
+    if kind not in found.devices:
+        return f"is for {', '.join(found.devices)}, not for {device}"
+    if kind == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA GPU on this machine"
+    return found.needs()
+
+
 def available(device: str | torch.device) -> list[str]:
-    """The names of the runtimes for a device that give the same answers, dense first."""
-    return [found.name for found in REGISTRY.values() if torch.device(device).type in found.devices and found.exact]
+    """The names of the runtimes that can run here and give the same answers, dense first; but for those by name."""
+    return [name for name, r in REGISTRY.items() if r.exact and not r.by_name and reason(name, device) is None]
 
 
 def best(device: str | torch.device) -> str:
@@ -69,15 +81,15 @@ def kernel(module: nn.Module) -> str:
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
     """The checkpoint's module under the runtime `name`, on a device and in a type (fp32 or bf16), in eval mode.
 
-    The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a device that the
-    runtime is not for.
+    The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a runtime that cannot
+    run here.
     """
     if name not in REGISTRY:
         raise InputError(f"no runtime {name!r}; there are {', '.join(REGISTRY)}")
     if dtype not in DTYPES:
         raise InputError(f"no type {dtype!r}; there are {', '.join(DTYPES)}")
-    if torch.device(device).type not in REGISTRY[name].devices:
-        raise InputError(f"runtime {name} is for {', '.join(REGISTRY[name].devices)}, not for {device}")
+    if (missing := reason(name, device)) is not None:
+        raise InputError(f"runtime {name}: {missing}")
     return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
 
 
@@ -97,10 +109,14 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     return block_sparse.convert(model.to(dtype), checkpoint.block)
 
 
-@runtime("block-sparse-int8", "as block-sparse, in int8, which changes a few answers", devices=("cpu",), exact=False)
+@runtime(
+    "block-sparse-int8",
+    "as block-sparse, in int8, which changes a few answers",
+    devices=("cpu",),
+    exact=False,
+    needs=lambda: None if block_sparse.INT8 in block_sparse.instruction_sets() else f"{block_sparse.INT8} is not there",
+)
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    if block_sparse.INT8 not in block_sparse.instruction_sets():
-        raise InputError(f"runtime block-sparse-int8: needs {block_sparse.INT8}, which is not there")
     if not block_sparse.takes(block_sparse.INT8, checkpoint.block, dtype):
         raise InputError(
             f"runtime block-sparse-int8: not for blocks of {checkpoint.block}; 16 rows and 4 columns divide"
