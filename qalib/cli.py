@@ -97,21 +97,17 @@ def evaluate(
     device: Device = Device.auto,
     questions: Questions = None,
     predictions: Annotated[Path | None, typer.Option(help="Write the answers there, {question id: text}.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many share the questions, each with its cores.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Answer a question set and score the answers: exact match and F1."""
-    from qalib import checkpoint, evaluation, files, machine, runtimes, squad
+    from qalib import crew, evaluation, files
 
-    asked, loaded, place = squad.load(data).first(questions), checkpoint.load(model), machine.device(device.value)
-    runtime = runtime or runtimes.best(place)
-    module = runtimes.build(runtime, loaded, place, dtype)
-    result = evaluation.evaluate(module, loaded.tokenizer, asked, scored=not loaded.unscored)
-    if predictions is not None:
-        files.write_json(predictions, result.answers.texts)
-    about = {"model": loaded.name, "data": asked.description, "runtime": runtime, "dtype": dtype, "device": place}
-    if loaded.unscored:
-        about["scores"] = loaded.unscored
-    _show(about | evaluation.summary(result), as_json)
+    about, result = crew.run(processes, evaluation.run, model, data, runtime, dtype, device.value, questions)
+    if crew.leads():
+        if predictions is not None:
+            files.write_json(predictions, result.answers.texts)
+        _show(about | evaluation.summary(result), as_json)
 
 
 @app.command()

@@ -8,13 +8,16 @@ the sum of its two logits.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qalib import metric
+from qalib import checkpoint, machine, metric, runtimes, squad
 from qalib.results import measure
 from qalib.squad import Question, QuestionSet
 from qalib.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
@@ -50,14 +53,31 @@ class Answers:
     tokens: int = measure("tokens", "tokens of all windows")
     padded_tokens: int = measure("tokens", "tokens that the model was given, padding included")
     seconds: float = measure("s", "wall clock of the evaluation, texts in to answers out")
-    model_seconds: float = measure("s", "wall clock of the model's forward passes")
+    model_seconds: float = measure("s", "wall clock of the model's forward passes, the largest over the processes")
+    processes: int = measure("count", "processes that shared the questions")
 
 
 def answer(
     model: nn.Module, tokenizer, questions: Sequence[Question], protocol: Protocol = OURS, progress: bool = True
 ) -> Answers:
-    """Answer every question with a model on its device and in its type."""
-    device = next(model.parameters()).device
+    """Answer every question with a model on its device and in its type.
+
+    Processes that were started together (`accelerate launch`, `crew`) share the questions, and all get all answers.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    crew = PartialState(cpu=device.type == "cpu")
+    mine = questions[crew.process_index :: crew.num_processes]
+    found = _answer(model, tokenizer, mine, protocol, device, progress and crew.is_main_process)
+    parts = gather_object([found]) if crew.num_processes > 1 else [found]
+    texts = {name: text for part in parts for name, text in part.texts.items()}
+    sums = [sum(getattr(part, name) for part in parts) for name in ("windows", "tokens", "padded_tokens")]
+    times = [max(getattr(part, name) for part in parts) for name in ("seconds", "model_seconds")]
+    return Answers({q.id: texts[q.id] for q in questions}, *sums, *times, len(parts))
+
+
+def _answer(
+    model: nn.Module, tokenizer, questions: Sequence[Question], protocol: Protocol, device: torch.device, progress: bool
+) -> Answers:
     texts, counts, model_seconds, began = {}, torch.zeros(3, dtype=torch.long), 0.0, time.perf_counter()
     with tqdm(total=len(questions), unit="question", desc="answering", disable=not progress) as bar:
         for first in range(0, len(questions), CHUNK):
@@ -79,7 +99,7 @@ def answer(
             for index, question in enumerate(part):
                 texts[question.id] = question.context[slice(*best[index][1:])]
     total, tokens, padded = counts.tolist()
-    return Answers(texts, total, tokens, padded, time.perf_counter() - began, model_seconds)
+    return Answers(texts, total, tokens, padded, time.perf_counter() - began, model_seconds, 1)
 
 
 def batches(cut: Sequence[Window], protocol: Protocol) -> Iterator[list[Window]]:
@@ -141,6 +161,25 @@ def evaluate(
     if not scored:
         score = replace(score, exact_match=None, f1=None)
     return Evaluation(score, answers, per_question(questions.questions, answers.texts))
+
+
+def run(
+    model: str,
+    data: str = "sample",
+    runtime: str | None = None,
+    dtype: str = "fp32",
+    device: str = "auto",
+    questions: int | None = None,
+) -> tuple[dict[str, Any], Evaluation]:
+    """Load, answer and score: what was run on what, and how it went. For the arguments see `qalib evaluate --help`."""
+    place = machine.device(device)
+    PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
+    asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
+    name = runtime or runtimes.best(place)
+    module, tokenizer, unscored = runtimes.build(name, loaded, place, dtype), loaded.tokenizer, loaded.unscored
+    about = {"model": loaded.name, "data": asked.description, "runtime": name, "dtype": dtype, "device": place}
+    del loaded  # its weights are in the module, or not needed
+    return about | ({"scores": unscored} if unscored else {}), evaluate(module, tokenizer, asked, scored=not unscored)
 
 
 def per_question(questions: Sequence[Question], texts: dict[str, str]) -> pd.DataFrame:

@@ -1,0 +1,65 @@
+"""Several processes that share an evaluation: the same answers as one, and no waiting for one that died."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from qalib import crew, evaluation
+from qalib.errors import InputError
+
+
+def die_in_the_second():
+    if os.environ["RANK"] == "1":
+        os._exit(3)
+    return evaluation.PartialState(cpu=True).process_index
+
+
+@pytest.fixture
+def question_file(asked, tmp_path):
+    """Seven questions, which two processes cannot share evenly, as a SQuAD file."""
+    paragraphs = [
+        {
+            "context": q.context,
+            "qas": [{"id": q.id, "question": q.question, "answers": [{"text": q.answers[0], "answer_start": 6}]}],
+        }
+        for q in asked.questions[:7]
+    ]
+    path = tmp_path / "seven.json"
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    return path
+
+
+def test_two_processes_answer_as_one(packed_folder, question_file):
+    arguments = (str(packed_folder), str(question_file), None, "fp32", "cpu")
+    _, alone = crew.run(1, evaluation.run, *arguments)
+    about, shared = crew.run(2, evaluation.run, *arguments)
+    assert about["data"].startswith("seven.json") and (alone.answers.processes, shared.answers.processes) == (1, 2)
+    assert shared.answers.texts == alone.answers.texts and list(shared.answers.texts) == list(alone.answers.texts)
+    assert shared.score == alone.score and shared.answers.windows == alone.answers.windows
+    assert shared.rows.equals(alone.rows)
+
+
+def test_a_process_that_dies_ends_all():
+    with pytest.raises(InputError, match="process 1 of 2 ended with exit code 3"):
+        crew.run(2, die_in_the_second)
+
+
+def test_bad_input_is_one_error(packed_folder):
+    with pytest.raises(InputError, match="nowhere.json: no such file"):
+        crew.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
+
+
+def test_started_from_outside(packed_folder, question_file, tmp_path):
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m qalib evaluate --json --device cpu"
+    files = ["--model", packed_folder, "--data", question_file, "--predictions", tmp_path / "found.json"]
+    done = subprocess.run([sys.executable, *command.split(), *map(str, files)], capture_output=True, text=True,
+                          cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, alone = evaluation.run(str(packed_folder), str(question_file), device="cpu")
+    printed = json.loads(done.stdout)  # once, by the first process
+    assert printed["f1"] == alone.score.f1 and printed["processes"] == 2
+    assert json.loads((tmp_path / "found.json").read_text()) == alone.answers.texts
