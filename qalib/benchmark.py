@@ -8,11 +8,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import machine, runtimes, sparsity
 from qalib.checkpoint import Checkpoint
@@ -20,6 +22,7 @@ from qalib.errors import InputError
 from qalib.evaluation import OURS, USUAL, Answers, Protocol, answer
 from qalib.squad import QuestionSet
 
+Key = TypeVar("Key")
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # largest difference of a logit from dense fp32 that is still called equal
 
 
@@ -44,15 +47,15 @@ class Timing:
 
 
 def interleave(
-    candidates: dict[str, Callable[[], object]], repeats: int = 7, warmup: int = 1, progress: bool = True
-) -> dict[str, Timing]:
+    candidates: dict[Key, Callable[[], object]], repeats: int = 7, warmup: int = 1, progress: bool = True
+) -> dict[Key, Timing]:
     """Time the candidates in turn: `warmup` rounds that do not count, then `repeats` that do.
 
     Raises InputError for less than one repeat.
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Key, list[float]] = {name: [] for name in candidates}
     for round_number in tqdm(range(warmup + repeats), unit="round", desc="timing", disable=not progress):
         for name, run in candidates.items():
             started = time.perf_counter()
@@ -96,7 +99,7 @@ def compare(
             raise InputError(
                 f"runtime {name} in {dtype}: a logit differs from dense by {difference:.2g}; it is not timed"
             )
-    runs = {f"{n} {t}": lambda module=module: _forward(module, inputs) for (n, t), module in modules.items()}
+    runs = {f"{n} {t}": lambda module=module: forward(module, inputs) for (n, t), module in modules.items()}
     timings = interleave(runs, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length)[["dense", "sparse"]].sum()
     rows = [
@@ -121,7 +124,15 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def _forward(module: nn.Module, inputs: dict[str, torch.Tensor]):
+def tokens(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
+    """Random tokens without padding, each tensor of shape `(batch, length)`."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringModelOutput:
+    """One forward pass without gradients, to its end."""
     with torch.inference_mode():
         output = module(**inputs)
         if inputs["input_ids"].is_cuda:
@@ -129,9 +140,15 @@ def _forward(module: nn.Module, inputs: dict[str, torch.Tensor]):
     return output
 
 
-def _logits(module: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    output = _forward(module, inputs)
+def _logits(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    output = forward(module, inputs)
     return torch.stack([output.start_logits, output.end_logits]).float().cpu()
+
+
+def weight_bytes(module: nn.Module) -> int | None:
+    """Bytes of the parameters and buffers that a module holds; None if another library holds them."""
+    held = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in module.state_dict().values()}
+    return sum(held.values()) or None
 
 
 EVALUATIONS: dict[str, tuple[str, Protocol]] = {

@@ -12,6 +12,7 @@ from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from qalib import benchmark, encoder, masks, runtimes, sparsity
+from qalib.benchmark import forward, tokens
 from qalib.checkpoint import Checkpoint
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 
@@ -105,19 +106,6 @@ def parts(module: nn.Module, inputs: dict[str, Tensor], repeats: int = 3) -> pd.
     for hook in hooks:
         hook.remove()
     return pd.Series(times, name="milliseconds")
-
-
-def tokens(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
-    """Random tokens without padding, each tensor of shape `(batch, length)`."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def forward(module: nn.Module, inputs: dict[str, Tensor]) -> object:
-    """One forward pass without gradients."""
-    with torch.inference_mode():
-        return module(**inputs)
 
 
 def _zeros(module: nn.Module) -> float:

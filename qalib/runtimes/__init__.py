@@ -19,7 +19,7 @@ from torch import nn
 
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
-from qalib.runtimes import block_sparse, bsr, compact
+from qalib.runtimes import block_sparse, bsr, compact, peers
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -34,6 +34,9 @@ class Runtime:
     devices: tuple[str, ...] = ("cpu", "cuda")
     exact: bool = True  # but for rounding in its type
     by_name: bool = False  # takes long to get ready, so it runs only when it is asked for
+    sparse: bool = True  # does not multiply all the zeros
+    peer: bool = False  # another library's
+    dtypes: tuple[str, ...] = ("fp32", "bf16")
     needs: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
 
 
@@ -51,11 +54,20 @@ def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build
     return register
 
 
-def reason(name: str, device: str | torch.device) -> str | None:
-    """Why the runtime `name` cannot run on a device of this machine, or None if it can."""
+def reason(name: str, device: str | torch.device, dtype: str | None = None) -> str | None:
+    """Why the runtime `name` cannot run here, on a device and in a type, or None if it can.
+
+    Raises InputError for an unknown name or type.
+    """
+    if name not in REGISTRY:
+        raise InputError(f"no runtime {name!r}; there are {', '.join(REGISTRY)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"no type {dtype!r}; there are {', '.join(DTYPES)}")
     found, kind = REGISTRY[name], torch.device(device).type
     if kind not in found.devices:
         return f"is for {', '.join(found.devices)}, not for {device}"
+    if dtype is not None and dtype not in found.dtypes:
+        return f"is for {', '.join(found.dtypes)}, not for {dtype}"
     if kind == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA GPU on this machine"
     return found.needs()
@@ -84,16 +96,12 @@ def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu",
     The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a runtime that cannot
     run here.
     """
-    if name not in REGISTRY:
-        raise InputError(f"no runtime {name!r}; there are {', '.join(REGISTRY)}")
-    if dtype not in DTYPES:
-        raise InputError(f"no type {dtype!r}; there are {', '.join(DTYPES)}")
-    if (missing := reason(name, device)) is not None:
+    if (missing := reason(name, device, dtype)) is not None:
         raise InputError(f"runtime {name}: {missing}")
     return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
 
 
-@runtime("dense", "every weight multiplied, zeros included")
+@runtime("dense", "every weight multiplied, zeros included", sparse=False)
 def _dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(checkpoint.model).to(device, dtype)
 
@@ -129,3 +137,28 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
     return bsr.convert(model, checkpoint.block)
+
+
+_PEER = {"devices": ("cpu",), "by_name": True, "sparse": False, "peer": True}
+
+
+@runtime("openvino", "OpenVINO, dense", needs=peers.missing("openvino"), **_PEER)
+def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return peers.openvino(copy.deepcopy(checkpoint.model), dtype)
+
+
+@runtime(
+    "onnxruntime-int8",
+    "ONNX Runtime, dense, dynamic int8",
+    exact=False,
+    dtypes=("fp32",),
+    needs=peers.missing("onnx", "onnxscript", "onnxruntime"),
+    **_PEER,
+)
+def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return peers.onnxruntime_int8(copy.deepcopy(checkpoint.model))
+
+
+@runtime("torchao-int8", "torchao, dense, dynamic int8, compiled", exact=False, needs=peers.missing("torchao"), **_PEER)
+def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return peers.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
