@@ -1,17 +1,21 @@
 """Costs: what a forward pass costs with zeros in one place or another, and where its time goes."""
 
 import copy
+import gc
+import multiprocessing
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from qalib import benchmark, encoder, masks, runtimes, sparsity
+from qalib import benchmark, checkpoint, encoder, masks, runtimes, sparsity
 from qalib.benchmark import forward, tokens
 from qalib.checkpoint import Checkpoint
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
@@ -106,6 +110,36 @@ def parts(module: nn.Module, inputs: dict[str, Tensor], repeats: int = 3) -> pd.
     for hook in hooks:
         hook.remove()
     return pd.Series(times, name="milliseconds")
+
+
+def memory(
+    model: str, names: Sequence[str] = ("dense", "block-sparse"), dtype: str = "fp32", batch: int = 1, length: int = 128
+) -> pd.DataFrame:
+    """What a model keeps in memory while it runs on the CPU, measured in a fresh process for each runtime.
+
+    One row a runtime: runtime, dtype, resident_bytes (growth of the process's resident memory, from before the
+    checkpoint is read until after forward passes of `batch` x `length` tokens, when all but the runtime was let go) and
+    share (of the first runtime's).
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+        found = list(pool.map(_resident, *zip(*((model, name, dtype, batch, length) for name in names), strict=True)))
+    rows = [{"runtime": n, "dtype": dtype, "resident_bytes": b} for n, b in zip(names, found, strict=True)]
+    return pd.DataFrame(rows).assign(share=lambda table: table.resident_bytes / table.resident_bytes[0])
+
+
+def _resident(model: str, name: str, dtype: str, batch: int, length: int) -> int:
+    torch.set_num_threads(1)
+    forward(nn.TransformerEncoderLayer(64, 1).eval(), {"src": torch.ones(1, 8, 64)})  # libraries load on first use
+    process = psutil.Process()
+    before = process.memory_info().rss
+    loaded = checkpoint.load(model)
+    module, inputs = runtimes.build(name, loaded, "cpu", dtype), tokens(loaded, batch, length)
+    del loaded
+    for _ in range(2):
+        forward(module, inputs)
+    gc.collect()
+    return process.memory_info().rss - before
 
 
 def _zeros(module: nn.Module) -> float:

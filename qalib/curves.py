@@ -1,5 +1,6 @@
-"""Curves: figures of what changes while a model is pruned."""
+"""Curves: figures of what changes while a model is pruned, and of speeds over what they depend on."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from qalib.errors import InputError
-from qalib.figures import BLUE, GREEN, GREY, INK, ORANGE, blank
+from qalib.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank
 from qalib.files import read_json, read_text
+
+UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens", "threads": ""}
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
@@ -142,4 +145,24 @@ def layers(log: pd.DataFrame) -> Figure:
         axes.set(title=title, xlabel="windows seen, thousands", ylim=(0, 103))
         axes.legend(frameon=False, fontsize=7.5)
     panels[0].set_ylabel("kept blocks, %")
+    return figure
+
+
+def sweep(rows: pd.DataFrame, over: str) -> Figure:
+    """Speedup over dense of the same type against a column of a table of `sweeps`, with the bound by multiply-adds."""
+    figure, axes = blank(3.2)
+    lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
+    looks = zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True)
+    for ((runtime, dtype), part), (colour, marker) in zip(lines, itertools.cycle(looks), strict=False):
+        axes.plot(part[over], part.speedup, color=colour, marker=marker, markersize=5, label=f"{runtime} {dtype}")
+    bound = rows[rows.bound > 1].drop_duplicates(over)
+    axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="bound by multiply-adds")
+    axes.axhline(1, color=GREY, zorder=1)
+    first = rows.iloc[0]
+    shape = {"batch": first.batch, "length": first.length} | ({over: "any"} if over == "length" else {})
+    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel="speedup, times", yscale="log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if value in (2, 3, 5) else "")
+    axes.set_title(f"Speedup over dense of the same type by {over}, {shape['batch']} x {shape['length']} tokens")
+    axes.legend(frameon=False, fontsize=8)
     return figure
