@@ -15,6 +15,7 @@ ValueError; a dict with a list of questions and one context pairs them all; othe
 options are a TypeError.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -256,6 +257,8 @@ def _pairs(item: Any) -> list[Pair]:
                 raise ValueError(f"`{key}` cannot be {text!r}, it must be a string")
             if not text:
                 raise ValueError(f"`{key}` cannot be empty")
+            if half := re.search("[\ud800-\udfff]", text):
+                raise ValueError(f"`{key}` holds half of a character, {half.group()!r} at {half.start()}")
     return list(zip(questions, contexts, strict=True))
 
 
@@ -305,7 +308,7 @@ def _tokenizer(name: str):
     identifier, _, revision = name.partition("@")
     try:
         if folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder)
-        return AutoTokenizer.from_pretrained(identifier, revision=revision or "main")
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(identifier, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{name}: no tokenizer can be read there: {' '.join(str(error).split())}") from None

@@ -39,9 +39,10 @@ PATTERNS = {
     "F1": r"\*\*F1\*\*\s*\|\s*\*\*([\d.]+)\*\*",
     "original exact match": r"\*\*EM\*\*\s*\|\s*\*\*[\d.]+\*\*\s*\|\s*\*\*([\d.]+)\*\*",
     "original F1": r"\*\*F1\*\*\s*\|\s*\*\*[\d.]+\*\*\s*\|\s*\*\*([\d.]+)\*\*",
-    "usage example": r'from transformers import pipeline.*?pipeline\(\s*"([\w-]+)"',
+    "usage example": r'from transformers import pipeline.{0,2000}?pipeline\(\s*"([\w-]+)"',
     "machine": r"GPUs: ([^\n]+)",
 }
+NUMBER = r"(?=[1-9]|0*\.?0*[1-9])[0-9]{1,12}(\.[0-9]{1,12})?[kK]?"  # above 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
     found = claims(read_text(path))
     if not any(found.values()):
         raise InputError(f"{path}: not a card of this family; none of its claims was found")
+    for name, text in found.items():
+        if text is not None and PATTERNS[name].count(r"([\d.]+") and not re.fullmatch(NUMBER, text):
+            raise InputError(f"{path}: {name}: {text!r} is not a number")
     return found
 
 

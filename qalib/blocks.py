@@ -69,12 +69,16 @@ def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int]) -> Tensor:
     if values.ndim != 3:
         raise ValueError(f"block values have shape {tuple(values.shape)}, not (kept, height, width)")
     block = (values.shape[1], values.shape[2])
-    tiles = split(values.new_zeros(shape), block).contiguous()
-    count = tiles.shape[0] * tiles.shape[1]
+    (rows, columns), (height, width) = shape, block
+    if height < 1 or width < 1 or rows % height or columns % width:
+        raise ValueError(f"a {rows}x{columns} weight cannot be cut into {height}x{width} blocks")
+    grid = rows // height, columns // width
+    count = grid[0] * grid[1]
     if bitmap.dtype != torch.uint8 or bitmap.numel() != -(-count // 8):
         raise ValueError(f"a bitmap of {bitmap.numel()} bytes does not describe {count} blocks")
-    kept = torch.from_numpy(np.unpackbits(bitmap.numpy(), count=count)).bool().view(tiles.shape[:2])
+    kept = torch.from_numpy(np.unpackbits(bitmap.numpy(), count=count)).bool().view(grid)
     if kept.sum() != len(values):
         raise ValueError(f"the bitmap marks {int(kept.sum())} blocks, but {len(values)} are stored")
-    tiles[kept] = values
-    return join(tiles)
+    weight = values.new_zeros(shape)  # only now: what a file promises may not fit
+    split(weight, block)[kept] = values
+    return weight

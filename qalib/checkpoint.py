@@ -223,6 +223,6 @@ def _tokenizer(folder: Path):
     if not has_tokenizer(folder):
         raise InputError(f"{folder}: no tokenizer there; looked for tokenizer.json and vocab.txt")
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None

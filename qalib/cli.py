@@ -1,11 +1,12 @@
 """The command line: one function a command, each no more than options and printing.
 
-Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used. Results go to standard output, progress to
-standard error.
+Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
+standard output, progress to standard error.
 """
 
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -13,10 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from qalib.errors import InputError, ReportError
+from qalib.errors import InputError, ReportError, one_line, printable
 
 app = typer.Typer(
-    help="Understand, measure and run block-sparse question-answering models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,6 +43,13 @@ Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQu
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback too.")] = False,
+) -> None:
+    """Understand, measure and run block-sparse question-answering models."""
 
 
 @app.command()
@@ -281,9 +288,15 @@ def _parameter(text: str) -> tuple[str, Any]:
     if not equals or not name.isidentifier():
         raise InputError(f"-p {text}: expected NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=_no_number)
     except json.JSONDecodeError:
         return name, value
+    except ValueError as error:
+        raise InputError(f"-p {text}: {error}") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number to go on with")
 
 
 def _print_json(value: Any) -> None:
@@ -304,12 +317,27 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
 
 
 def main() -> None:
-    """The entry point: user errors are one line and exit code 2."""
+    """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
     try:
         app()
-    except (InputError, ReportError) as error:
-        print(f"qalib: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         print("qalib: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv[1:2]:
+            traceback.print_exc()
+        message, code = _explained(error)
+        print(f"qalib: {printable(message)}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """What an error says to the user, and the exit code."""
+    match error:
+        case InputError():
+            return str(error), 2
+        case ReportError():
+            return str(error), 1
+        case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+    return f"{one_line(error)} (not foreseen: `qalib --debug ...` shows where)", 1

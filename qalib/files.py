@@ -34,11 +34,29 @@ def read_text(path: Path | str) -> str:
 def read_json(path: Path | str) -> Any:
     """The value in a JSON file. Raises InputError naming the file, and the line where it breaks."""
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text := read_text(path), object_pairs_hook=_object)
+        if "\\ud" in text or "\\uD" in text:  # the one way to write what is no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except RecursionError:
         raise InputError(f"{path}: not usable JSON (nested too deeply)") from None
+    except UnicodeEncodeError as error:
+        half, before = error.object[error.start], error.object[max(0, error.start - 30) : error.start]
+        raise InputError(f"{path}: half of a character, {half!r}, stands alone after {before!r}") from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not usable JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return value
 
 
 def write_text(path: Path | str, text: str) -> Path:
@@ -82,6 +100,13 @@ def new_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def restore_folder(out: Path) -> None:
+    """Give the earlier folder its name back if `replace_folder` was killed between its two steps."""
+    old = out.parent / f".{out.name}.old"
+    if old.exists() and not out.exists():
+        old.rename(out)
 
 
 def replace_folder(draft: Path, out: Path) -> None:

@@ -26,7 +26,18 @@ from qalib.errors import InputError, one_line
 from qalib.files import read_json
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
-SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+# The settings that are read, sizes with the largest that is believed. Others are left alone: some would have the
+# library fetch code from the model hub and run it.
+SIZES = {
+    "vocab_size": 10_000_000, "hidden_size": 65_536, "num_hidden_layers": 1_000, "num_attention_heads": 65_536,
+    "intermediate_size": 1_000_000, "max_position_embeddings": 1_000_000, "type_vocab_size": 65_536,
+}  # fmt: skip
+READ = (
+    *SIZES, "architectures", "transformers_version", "hidden_act", "layer_norm_eps", "initializer_range",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "pad_token_id", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+OTHER_MODELS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What a 2019-2021 file may hold beside the weights of BertForQuestionAnswering, which has no use for it.
 UNUSED = ("bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
 
@@ -38,18 +49,23 @@ def settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected an object of settings, found {type(settings).__name__}")
     if settings.get("model_type") != "bert":
         raise InputError(f"{path}: not supported: model_type {settings.get('model_type')!r}; supported: 'bert'")
+    for key in OTHER_MODELS:
+        if settings.get(key):
+            raise InputError(f"{path}: not supported: {key} {settings[key]!r}; supported: false")
     return settings
 
 
 def config(settings: dict[str, Any], path: Path) -> BertConfig:
     """The settings as the library's config, defaults filled in. Raises InputError for a value that cannot be."""
     try:
-        config = BertConfig(**{k: v for k, v in settings.items() if k not in ("pruned_heads", "dtype", "torch_dtype")})
+        config = BertConfig(**{key: settings[key] for key in READ if key in settings})
     except Exception as error:  # the library validates with errors of its own
         raise InputError(f"{path}: not a BERT config: {one_line(error)}") from None
-    for key in SIZES:
-        if (size := getattr(config, key)) < 1:
-            raise InputError(f"{path}: {key} is {size}, expected at least 1")
+    for key, largest in SIZES.items():
+        if not 1 <= (size := getattr(config, key)) <= largest:
+            raise InputError(f"{path}: {key} is {size}, expected at least 1 and at most {largest:,}")
+    if not 0 < config.layer_norm_eps < 1:
+        raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps}, expected more than 0 and less than 1")
     return config
 
 
@@ -168,15 +184,19 @@ def restore_heads(
 
 
 def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQuestionAnswering:
-    """The model with exactly these weights, in float32. Raises InputError naming every kind of misfit."""
+    """The model with exactly these weights, in float32, those that are float32 already not copied.
+
+    Raises InputError naming every kind of misfit, before there is memory taken for what the config promises.
+    """
     try:
-        model = BertForQuestionAnswering(config)
+        with torch.device("meta"):
+            model = BertForQuestionAnswering(config)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {one_line(error)}") from None
     state = {key: value for key, value in state.items() if key not in UNUSED}
     expected = model.state_dict()
     alike = sorted(key for key in expected.keys() & state.keys() if state[key].shape == expected[key].shape)
-    floating = [key for key in alike if state[key].is_floating_point()]
+    floating = [key for key in alike if state[key].dtype in FLOATS]
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
@@ -186,12 +206,21 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
             for key in sorted((expected.keys() & state.keys()) - set(alike))
         ],
         "not floating point": [f"{key} is {state[key].dtype}" for key in alike if key not in floating],
-        "not finite in float32": [key for key in floating if not state[key].float().isfinite().all()],
+        "not finite in float32": [key for key in floating if not _is_finite(state[key])],
     }
     if found := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
         raise InputError(f"{path}: does not fit BertForQuestionAnswering; {'; '.join(found)}")
-    model.load_state_dict(state)
-    return model.eval()
+    for key in state:  # one by one: at no time are all there twice
+        state[key] = state[key].float().contiguous()
+    model.load_state_dict(state, assign=True)
+    embeddings, places = model.bert.embeddings, torch.arange(config.max_position_embeddings)[None]
+    embeddings.position_ids, embeddings.token_type_ids = places, torch.zeros_like(places)
+    return model.requires_grad_().eval()
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Are all values finite in float32? Looked at a part at a time, as a copy of the whole may not fit."""
+    return all(part.float().isfinite().all() for part in values.flatten().split(1_000_000))
 
 
 def _some(keys: list[str], most: int = 5) -> str:

@@ -26,10 +26,11 @@ from nbconvert import HTMLExporter
 
 from qalib import card, checkpoint, machine, results, squad
 from qalib.errors import InputError, ReportError, one_line
-from qalib.files import read_json, replace_folder, sha256, write_json, write_text
+from qalib.files import read_json, replace_folder, restore_folder, sha256, write_json, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 DATA = Path(__file__).parent / "data"
+SEED = 0  # of the notebooks that draw numbers
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HEADLINE = (
     ("f1", "F1", 1),
@@ -104,6 +105,7 @@ def run(
     lock = filelock.FileLock(out.parent / f".{out.name}.lock")
     try:
         with lock.acquire(timeout=0):
+            restore_folder(out)
             return _run(inputs, notebooks, declared, out, draft, fresh, timeout)
     except filelock.Timeout:
         raise InputError(f"{out}: another run is writing this report; wait for it or choose another folder") from None
@@ -183,7 +185,7 @@ def _run(
 ) -> Path:
     started, state = datetime.now(UTC), _resume(draft, inputs.key, fresh)
     given = {"model": inputs.model, "data": inputs.data, "out": str(draft), "device": inputs.device,
-             "questions": inputs.questions} | inputs.parameters  # fmt: skip
+             "questions": inputs.questions, "seed": SEED} | inputs.parameters  # fmt: skip
     for position, notebook in enumerate(notebooks, 1):
         parameters = {name: value for name, value in given.items() if name in declared[notebook]}
         label, mark = f"[{position}/{len(notebooks)}] {notebook.stem}", [notebook.stem, sha256(notebook)]
@@ -213,6 +215,8 @@ def _resume(draft: Path, key: dict[str, Any], fresh: bool) -> dict[str, Any]:
     try:
         state = read_json(draft / "state.json")
         if not fresh and state["key"] == plain:
+            for path in draft.rglob(".*"):  # files whose writing was interrupted
+                path.unlink()
             return state
     except (InputError, KeyError, TypeError):
         pass
@@ -239,6 +243,7 @@ def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: P
                  "sha256": inputs.question_set.sha256},
         "device": inputs.device,
         "parameters": inputs.parameters,
+        "seed": inputs.parameters.get("seed", SEED),
         "machine": machine.specs(),
         "versions": machine.versions(),
         "notebooks": entries,

@@ -76,7 +76,7 @@ def read(path: Path | str) -> tuple[Question, ...]:
             for q, entry in enumerate(_field(paragraph, "qas", list, place)):
                 question = _question(entry, article, context, f"{place}.qas[{q}]")
                 if question.id in seen:
-                    raise InputError(f"{place}.qas[{q}]: the id {question.id!r} stands twice")
+                    raise InputError(f"{place}.qas[{q}]: the id {_short(question.id)} stands twice")
                 seen.add(question.id)
                 questions.append(question)
     if not questions:
@@ -87,12 +87,31 @@ def read(path: Path | str) -> tuple[Question, ...]:
 def _question(entry: Any, article: dict, context: str, place: str) -> Question:
     text, identifier = _field(entry, "question", str, place), _field(entry, "id", str, place)
     if entry.get("is_impossible") or not _field(entry, "answers", list, place):
-        raise InputError(f"{place}: question {identifier!r} has no answer (SQuAD 2.0?); only SQuAD v1.1 is supported")
+        raise InputError(
+            f"{place}: question {_short(identifier)} has no answer (SQuAD 2.0?); only SQuAD v1.1 is supported"
+        )
     if not text.strip() or not context.strip():
-        raise InputError(f"{place}: question {identifier!r} has an empty question or context")
+        raise InputError(f"{place}: question {_short(identifier)} has an empty question or context")
     answers = [_field(answer, "text", str, f"{place}.answers[{k}]") for k, answer in enumerate(entry["answers"])]
     starts = [_field(answer, "answer_start", int, f"{place}.answers[{k}]") for k, answer in enumerate(entry["answers"])]
+    for k, (answer, start) in enumerate(zip(answers, starts, strict=True)):
+        if not answer.strip():
+            raise InputError(f"{place}.answers[{k}]: question {_short(identifier)} has an empty answer")
+        if start < 0 or not context.startswith(answer, start):
+            raise InputError(
+                f"{place}.answers[{k}]: question {_short(identifier)}: {_short(answer)} does not stand at character "
+                f"{start} of its context{_found(context, answer)}"
+            )
     return Question(identifier, str(article.get("title", "")), text, context, tuple(answers), tuple(starts))
+
+
+def _found(context: str, answer: str) -> str:
+    at = context.find(answer)
+    return ", nor anywhere in it" if at < 0 else f", but at {at}"
+
+
+def _short(text: str, most: int = 80) -> str:
+    return repr(text if len(text) <= most else f"{text[:most]}...")
 
 
 def _field(value: Any, key: str, kind: type, place: str) -> Any:
