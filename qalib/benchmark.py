@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -77,50 +77,49 @@ def compare(
 ) -> pd.DataFrame:
     """Time one forward pass of a full batch under each runtime and type, on random tokens without padding.
 
-    One row a pair: runtime, dtype, device, batch, length, rounds, median_seconds, spread_seconds, tokens_per_second,
-    speedup (over `baseline`, dense of the same type, in this run), bound (the speedup if only the multiply-adds of kept
-    blocks and heads counted), kernel (what multiplies blocks) and logit_difference (largest, from dense fp32; checked
-    before timing).
+    One row a pair: runtime, dtype, device, threads, batch, length, rounds, median_seconds, spread_seconds,
+    tokens_per_second, speedup (over `baseline`, dense of the same type, in this run), bound (the speedup if only the
+    multiply-adds of kept blocks and heads counted), bound_reached (speedup / bound), weight_bytes (of parameters and
+    buffers, where torch holds them), kernel (what multiplies blocks), logit_difference (largest, from dense fp32;
+    checked before timing) and note: why a runtime that cannot run here has no figures.
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
     most = checkpoint.model.config.max_position_embeddings
     if batch < 1 or not 1 <= length <= most:
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
-    names = list(dict.fromkeys(["dense", *names]))
-    generator = torch.Generator().manual_seed(0)
-    inputs = {"input_ids": torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)}
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    modules = {(n, t): runtimes.build(n, checkpoint, device, t) for t in dtypes for n in names}
+    pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
+    notes = {pair: runtimes.reason(pair[0], device, pair[1]) for pair in pairs}
+    modules = {(n, t): runtimes.build(n, checkpoint, device, t) for n, t in pairs if notes[n, t] is None}
+    inputs = {name: tensor.to(device) for name, tensor in tokens(checkpoint, batch, length).items()}
     expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
-    differences = {key: (_logits(module, inputs) - expected).abs().max().item() for key, module in modules.items()}
+    differences = {pair: (_logits(module, inputs) - expected).abs().max().item() for pair, module in modules.items()}
     for (name, dtype), difference in differences.items():
         if runtimes.REGISTRY[name].exact and not difference <= TOLERANCE[dtype]:
             raise InputError(
                 f"runtime {name} in {dtype}: a logit differs from dense by {difference:.2g}; it is not timed"
             )
-    runs = {f"{n} {t}": lambda module=module: forward(module, inputs) for (n, t), module in modules.items()}
-    timings = interleave(runs, repeats, progress=progress)
+    passes = {pair: lambda module=module: forward(module, inputs) for pair, module in modules.items()}
+    timings = interleave(passes, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length)[["dense", "sparse"]].sum()
-    rows = [
-        {
-            "runtime": name,
-            "dtype": dtype,
-            "device": device,
-            "batch": batch,
-            "length": length,
-            "rounds": repeats,
-            "median_seconds": timings[f"{name} {dtype}"].median,
-            "spread_seconds": timings[f"{name} {dtype}"].spread,
-            "tokens_per_second": batch * length / timings[f"{name} {dtype}"].median,
-            "speedup": timings[f"dense {dtype}"].median / timings[f"{name} {dtype}"].median,
-            "bound": 1.0 if name == "dense" else work["dense"] / work["sparse"],
-            "baseline": f"dense {dtype}",
-            "kernel": runtimes.kernel(modules[name, dtype]),
-            "logit_difference": differences[name, dtype],
-        }
-        for name, dtype in modules
-    ]
+    rows = []
+    for name, dtype in pairs:
+        row = {"runtime": name, "dtype": dtype, "device": device, "threads": torch.get_num_threads(), "batch": batch,
+               "length": length, "rounds": repeats, "baseline": f"dense {dtype}"}  # fmt: skip
+        if (name, dtype) in modules:
+            timing, base, kind = timings[name, dtype], timings["dense", dtype], runtimes.REGISTRY[name]
+            speedup, bound = base.median / timing.median, work["dense"] / work["sparse"] if kind.sparse else 1.0
+            row |= {
+                "median_seconds": timing.median,
+                "spread_seconds": timing.spread,
+                "tokens_per_second": batch * length / timing.median,
+                "speedup": speedup,
+                "bound": bound,
+                "bound_reached": speedup / bound,
+                "weight_bytes": None if kind.peer else weight_bytes(modules[name, dtype]),
+                "kernel": runtimes.kernel(modules[name, dtype]),
+                "logit_difference": differences[name, dtype],
+            }
+        rows.append(row | {"note": notes[name, dtype] or ""})
     return pd.DataFrame(rows)
 
 
@@ -204,6 +203,22 @@ def evaluation_time(
     return pd.DataFrame(rows)
 
 
+def best(rows: pd.DataFrame) -> dict[str, Any]:
+    """The fastest of ours and of other libraries' runtimes in one table of `compare`, whatever their types.
+
+    Keys: ours, peer (names and types, or None) and ratio (peer / ours, median seconds; None without a peer).
+    """
+    timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
+    peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
+    ours, others = timed[~peers].iloc[0], timed[peers]
+    return {
+        "ours": f"{ours.runtime} {ours['dtype']}",
+        "peer": None if others.empty else f"{others.iloc[0].runtime} {others.iloc[0]['dtype']}",
+        "ratio": None if others.empty else others.iloc[0].median_seconds / ours.median_seconds,
+    }
+
+
 def report(rows: pd.DataFrame) -> dict:
-    """The rows with the machine they were measured on, as plain values."""
-    return {"machine": machine.specs(), "versions": machine.versions(), "rows": rows.to_dict("records")}
+    """The rows with the machine they were measured on, as plain values: what was not measured is None."""
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return {"machine": machine.specs(), "versions": machine.versions(), "best": best(rows), "rows": plain}

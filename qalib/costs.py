@@ -130,7 +130,7 @@ def memory(
 
 def _resident(model: str, name: str, dtype: str, batch: int, length: int) -> int:
     torch.set_num_threads(1)
-    forward(nn.TransformerEncoderLayer(64, 1).eval(), {"src": torch.ones(1, 8, 64)})  # libraries load on first use
+    nn.TransformerEncoderLayer(64, 1).eval()(torch.ones(1, 8, 64))  # libraries load on first use
     process = psutil.Process()
     before = process.memory_info().rss
     loaded = checkpoint.load(model)

@@ -162,8 +162,15 @@ class Pruner(nn.Module):
         return not self.scores[0].values.requires_grad
 
     def fix_by_magnitude(self, density: float) -> None:
-        """Keep the blocks whose weights have the largest root mean square, and fix that: the magnitude baseline."""
+        """Keep the blocks whose weights have the largest root mean square, and fix that: the magnitude baseline.
+
+        Blocks are ranked in each matrix by itself, as by Sanh et al. (arXiv 2005.07683): scales differ from matrix to
+        matrix, so that in one ranking of all whole matrices would go, and the model with them.
+        """
         self._score_by_magnitude()
+        for number, scores in enumerate(self.scores):
+            ranks = scores.values.flatten().argsort().argsort().view_as(scores.values) + 1
+            scores.values.copy_((ranks - number / len(self.scores)) / ranks.numel())  # no two alike
         self.cut(cut_for(*self.flat(), density))
 
     def fix_as_is(self) -> None:
