@@ -19,7 +19,7 @@ from torch import nn
 
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
-from qalib.runtimes import block_sparse, bsr, compact
+from qalib.runtimes import block_sparse, bsr, compact, triton_blocks
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -72,8 +72,11 @@ def best(device: str | torch.device) -> str:
 
 
 def kernel(module: nn.Module) -> str:
-    """What multiplies the blocks of a block-sparse module: an instruction set, or why it is torch; else nothing."""
-    sets = {part.instructions for part in module.modules() if isinstance(part, block_sparse.BlockSparseLinear)}
+    """What multiplies the blocks of a block-sparse module: instructions, on a GPU with their sizes, else nothing.
+
+    Where it is torch because the operator is not there, it says so.
+    """
+    sets = {part.instructions for part in module.modules() if hasattr(part, "instructions")}
     reason = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
     return ", ".join(sorted(sets)) + reason
 
@@ -123,6 +126,17 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
         )
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block, block_sparse.INT8)
+
+
+@runtime(
+    "block-sparse-triton",
+    "compact, and of what is left only the kept blocks multiplied, by a Triton kernel (GPU)",
+    devices=("cuda",),
+    needs=triton_blocks.missing,
+)
+def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
+    return triton_blocks.convert(model, checkpoint.block)
 
 
 @runtime("torch-bsr", "compact, and of what is left the kept blocks by torch.sparse (GPU)", devices=("cuda",))
