@@ -19,7 +19,7 @@ from torch import nn
 
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
-from qalib.runtimes import block_sparse, bsr, compact, triton_blocks
+from qalib.runtimes import block_sparse, bsr, compact, compiled, pytorch_block_sparse, triton_blocks
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -33,7 +33,7 @@ class Runtime:
     build: Build
     devices: tuple[str, ...] = ("cpu", "cuda")
     exact: bool = True  # but for rounding in its type
-    by_name: bool = False  # takes long to get ready, so it runs only when it is asked for
+    by_name: bool = False  # takes long to get ready, or one type only: runs when it is asked for
     needs: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
 
 
@@ -139,7 +139,30 @@ def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: to
     return triton_blocks.convert(model, checkpoint.block)
 
 
-@runtime("torch-bsr", "compact, and of what is left the kept blocks by torch.sparse (GPU)", devices=("cuda",))
+@runtime(
+    "torch-bsr",
+    "compact, and of what is left the kept blocks by torch.sparse, tuned (GPU)",
+    devices=("cuda",),
+    by_name=True,
+    needs=triton_blocks.missing,
+)
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
     return bsr.convert(model, checkpoint.block)
+
+
+@runtime(
+    "pytorch-block-sparse",
+    "compact, and of what is left the kept blocks by the library of that name (GPU, fp32)",
+    devices=("cuda",),
+    by_name=True,
+    needs=pytorch_block_sparse.missing,
+)
+def _pytorch_block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
+    return pytorch_block_sparse.convert(model, checkpoint.block)
+
+
+@runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", by_name=True)
+def _dense_compiled(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return compiled.Compiled(_dense(checkpoint, device, dtype).eval(), device)

@@ -40,6 +40,12 @@ def missing() -> str | None:
     return None
 
 
+def check(block: Block) -> None:
+    """Raise InputError for blocks that a program of Triton cannot multiply."""
+    if not set(block) <= {16, 32, 64, 128}:
+        raise InputError(f"blocks of {block} are not for Triton: sides must be powers of two from 16 to 128")
+
+
 def tiles(block: Block) -> list[Tile]:
     """Sizes worth measuring for a block: 32 to 256 outputs a program, at most 128 registers a thread for their sums."""
     wanted = [
@@ -95,8 +101,7 @@ class MergedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, block: Block, gelu: bool, dtype: torch.dtype, tile: Tile):
         super().__init__()
-        if not set(block) <= {16, 32, 64, 128}:
-            raise InputError(f"blocks of {block} are not for Triton: sides must be powers of two from 16 to 128")
+        check(block)
         self.outputs, self.inputs = weight.shape
         self.block, self.gelu, self.tile = block, gelu, tile
         kept = blocks.mask(weight, block)
