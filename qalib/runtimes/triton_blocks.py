@@ -49,8 +49,9 @@ def check(block: Block) -> None:
 def tiles(block: Block) -> list[Tile]:
     """Sizes worth measuring for a block: 32 to 256 outputs a program, at most 128 registers a thread for their sums."""
     wanted = [
-        (64, 32, 2), (64, 64, 4), (64, 128, 4), (64, 256, 4), (128, 32, 4), (128, 64, 4), (128, 64, 6), (128, 128, 3), (128, 128, 5),
-        (128, 256, 3), (128, 256, 4), (256, 64, 3), (256, 64, 5), (256, 128, 3), (256, 128, 4),
+        (64, 32, 2), (64, 64, 4), (64, 128, 4), (64, 256, 4),
+        (128, 32, 4), (128, 64, 4), (128, 64, 6), (128, 128, 3), (128, 128, 5), (128, 256, 3), (128, 256, 4),
+        (256, 64, 3), (256, 64, 5), (256, 128, 3), (256, 128, 4),
     ]  # fmt: skip
     found = []
     for tokens, outputs, stages in wanted:
