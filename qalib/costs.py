@@ -121,9 +121,10 @@ def memory(
     checkpoint is read until after forward passes of `batch` x `length` tokens, when all but the runtime was let go) and
     share (of the first runtime's).
     """
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
-        found = list(pool.map(_resident, *zip(*((model, name, dtype, batch, length) for name in names), strict=True)))
+    found = []
+    for name in names:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found.append(pool.submit(_resident, model, name, dtype, batch, length).result())
     rows = [{"runtime": n, "dtype": dtype, "resident_bytes": b} for n, b in zip(names, found, strict=True)]
     return pd.DataFrame(rows).assign(share=lambda table: table.resident_bytes / table.resident_bytes[0])
 

@@ -5,6 +5,7 @@ query, key and value, and the same columns of the attention output. FFN neuron `
 and column `n` of FFN out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,14 @@ def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
         for number, layer in enumerate(layers(model))
         for kind, path in KINDS.items()
     ]
+
+
+def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]) -> BertForQuestionAnswering:
+    """The model itself with what `make` gives in place of its encoder matrices; those that are all zero stay."""
+    for matrix in matrices(model):
+        if matrix.linear.weight.any():
+            model.set_submodule(matrix.name, make(matrix.linear))
+    return model
 
 
 def by_head(rows: Tensor, heads: int) -> Tensor:

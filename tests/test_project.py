@@ -19,8 +19,9 @@ def pins():
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-def test_environment_yml_has_the_same_pins():
-    text = (ROOT / "environment.yml").read_text()
+@pytest.mark.parametrize("name", ["environment.yml", "environment-gpu.yml"])
+def test_environments_have_the_same_pins(name):
+    text = (ROOT / name).read_text()
     named = dict(re.findall(r"- ([\w-]+)==(\S+)", text))
     assert {"torch", "transformers", "datasets", "jupyterlab", "matplotlib", "pandas", "papermill"} <= named.keys()
     assert all(pins()[name] == version for name, version in named.items())

@@ -83,7 +83,7 @@ def test_bf16(sparse):
 
 def test_unknown_names(sparse):
     with pytest.raises(
-        InputError, match="no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8, torch-bsr"
+        InputError, match="no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8"
     ):
         runtimes.build("fast", sparse)
     with pytest.raises(InputError, match="no type 'fp8'; there are fp32, bf16"):

@@ -19,7 +19,7 @@ from torch import nn
 
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
-from qalib.runtimes import block_sparse, bsr, compact, peers
+from qalib.runtimes import block_sparse, bsr, compact, compiled, peers, pytorch_block_sparse, triton_blocks
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -33,7 +33,7 @@ class Runtime:
     build: Build
     devices: tuple[str, ...] = ("cpu", "cuda")
     exact: bool = True  # but for rounding in its type
-    by_name: bool = False  # takes long to get ready, so it runs only when it is asked for
+    by_name: bool = False  # takes long to get ready, or one type only: runs when it is asked for
     sparse: bool = True  # does not multiply all the zeros
     peer: bool = False  # another library's
     dtypes: tuple[str, ...] = ("fp32", "bf16")
@@ -84,8 +84,11 @@ def best(device: str | torch.device) -> str:
 
 
 def kernel(module: nn.Module) -> str:
-    """What multiplies the blocks of a block-sparse module: an instruction set, or why it is torch; else nothing."""
-    sets = {part.instructions for part in module.modules() if isinstance(part, block_sparse.BlockSparseLinear)}
+    """What multiplies the blocks of a block-sparse module: instructions, on a GPU with their sizes, else nothing.
+
+    Where it is torch because the operator is not there, it says so.
+    """
+    sets = {part.instructions for part in module.modules() if hasattr(part, "instructions")}
     reason = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
     return ", ".join(sorted(sets)) + reason
 
@@ -133,7 +136,24 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
     return block_sparse.convert(model.to(dtype), checkpoint.block, block_sparse.INT8)
 
 
-@runtime("torch-bsr", "compact, and of what is left the kept blocks by torch.sparse (GPU)", devices=("cuda",))
+@runtime(
+    "block-sparse-triton",
+    "compact, and of what is left only the kept blocks multiplied, by a Triton kernel (GPU)",
+    devices=("cuda",),
+    needs=triton_blocks.missing,
+)
+def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
+    return triton_blocks.convert(model, checkpoint.block)
+
+
+@runtime(
+    "torch-bsr",
+    "compact, and of what is left the kept blocks by torch.sparse, tuned (GPU)",
+    devices=("cuda",),
+    by_name=True,
+    needs=triton_blocks.missing,
+)
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
     return bsr.convert(model, checkpoint.block)
@@ -162,3 +182,21 @@ def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch
 @runtime("torchao-int8", "torchao, dense, dynamic int8, compiled", exact=False, needs=peers.missing("torchao"), **_PEER)
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return peers.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
+
+
+@runtime(
+    "pytorch-block-sparse",
+    "compact, and of what is left the kept blocks by the library of that name (GPU, fp32)",
+    devices=("cuda",),
+    by_name=True,
+    dtypes=("fp32",),
+    needs=pytorch_block_sparse.missing,
+)
+def _pytorch_block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
+    return pytorch_block_sparse.convert(model, checkpoint.block)
+
+
+@runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", by_name=True, sparse=False)
+def _dense_compiled(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return compiled.Compiled(_dense(checkpoint, device, dtype).eval(), device)

@@ -7,6 +7,7 @@ torch's own operators do it: activations transposed, the inputs that a block row
 import functools
 import importlib.util
 import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -165,18 +166,17 @@ class AttentionProducts(nn.Module):
 
 
 class BlockSparseLayer(nn.Module):
-    """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them."""
+    """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them.
 
-    def __init__(self, layer: BertLayer, block: Block, room: Room, instructions: str | None = None):
+    `sparse(weight, bias, gelu=False)` makes one of those, with `outputs` and an argument `out` as BlockSparseLinear.
+    """
+
+    def __init__(self, layer: BertLayer, sparse: Callable[..., nn.Module], room: Room):
         super().__init__()
-        attention, dtype = layer.attention, layer.output.dense.weight.dtype
+        attention = layer.attention
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
         self.heads, self.size = attention.self.num_attention_heads, attention.self.attention_head_size
         self.room, self.products = room, AttentionProducts()
-
-        def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
-            return BlockSparseLinear(weight, bias, block, gelu, dtype, instructions)
-
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
         self.outputs_norm = attention.output.LayerNorm
@@ -196,19 +196,28 @@ class BlockSparseLayer(nn.Module):
         inner = inner if self.activation is None else self.activation(inner)
         return self.outer_norm(self._into("sum", self.outer, inner).add_(x))
 
-    def _into(self, name: str, linear: BlockSparseLinear, x: Tensor) -> Tensor:
+    def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
         return linear(x, self.room(name, x, *x.shape[:-1], linear.outputs))
 
 
 def is_gelu(layer: BertLayer) -> bool:
     """Whether the layer's activation is the exact GELU."""
-    points = torch.linspace(-6, 6, 97)
+    points = torch.linspace(-6, 6, 97, device=layer.output.dense.weight.device)
     return torch.allclose(layer.intermediate.intermediate_act_fn(points), functional.gelu(points), atol=1e-6, rtol=0)
 
 
-def convert(model: BertForQuestionAnswering, block: Block, instructions: str | None = None) -> BertForQuestionAnswering:
-    """The model itself, in its type and on the CPU, with its encoder layers replaced by block-sparse ones."""
+def replace(model: BertForQuestionAnswering, sparse: Callable[..., nn.Module]) -> BertForQuestionAnswering:
+    """The model itself with its encoder layers replaced by block-sparse ones, of linear layers that `sparse` makes."""
     room = Room()
     for number, layer in enumerate(encoder.layers(model)):
-        model.bert.encoder.layer[number] = BlockSparseLayer(layer, block, room, instructions)
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, room)
     return model
+
+
+def convert(model: BertForQuestionAnswering, block: Block, instructions: str | None = None) -> BertForQuestionAnswering:
+    """The model itself, in its type and on the CPU, with block-sparse encoder layers."""
+
+    def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
+        return BlockSparseLinear(weight, bias, block, gelu, weight.dtype, instructions)
+
+    return replace(model, sparse)
