@@ -4,45 +4,35 @@ Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output t
 standard output, progress to standard error.
 """
 
-import json
 import sys
 import traceback
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from qalib.errors import InputError, ReportError, one_line, printable
+from qalib.console import (
+    Data,
+    Device,
+    Dtype,
+    Format,
+    Json,
+    Model,
+    Questions,
+    Sweep,
+    explained,
+    print_json,
+    setting,
+    show,
+)
+from qalib.errors import InputError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Device(StrEnum):
-    """Where a model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Format(StrEnum):
-    """A checkpoint format that `export` writes."""
-
-    transformers = "transformers"
-    packed = "packed"
-
-
-Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]
-Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
-Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
 
 
 @app.callback()
@@ -67,7 +57,7 @@ def report(
     """Run the notebooks and write the report: model card, tables, figures, pages."""
     from qalib import report as reports
 
-    parameters = dict(_parameter(text) for text in parameter or [])
+    parameters = dict(setting(text) for text in parameter or [])
     print(reports.run(model, data, out, device.value, questions, fresh, parameters))
 
 
@@ -89,7 +79,7 @@ def answer(
         raise InputError(str(error)) from None
     answers = answers if isinstance(answers, list) else [answers]
     if as_json:
-        _print_json({"answers": answers})
+        print_json({"answers": answers})
     else:
         for found in answers:
             print(f"{found['answer']}  (score {found['score']:.3f}, characters {found['start']} to {found['end']})")
@@ -114,7 +104,7 @@ def evaluate(
     if crew.leads():
         if predictions is not None:
             files.write_json(predictions, result.answers.texts)
-        _show(about | evaluation.summary(result), as_json)
+        show(about | evaluation.summary(result), as_json)
 
 
 @app.command()
@@ -122,7 +112,7 @@ def score(data: str, predictions: Path, as_json: Json = False) -> None:
     """Score a prediction file against a question set with the official SQuAD v1.1 metric."""
     from qalib import metric, squad
 
-    _show(asdict(metric.score(squad.load(data).questions, metric.read_predictions(predictions))), as_json)
+    show(asdict(metric.score(squad.load(data).questions, metric.read_predictions(predictions))), as_json)
 
 
 @app.command()
@@ -144,7 +134,7 @@ def sparsity(
         for name, figure in figures.of_sparsity(tables, sparsity.patterns(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
-    _show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+    show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
           | asdict(sparsity.summary(loaded))
           | {"heads_called_removed_per_layer": removed.tolist()}
           | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
@@ -155,30 +145,44 @@ def sparsity(
 def benchmark(
     model: Model = "bundled",
     runtimes: Annotated[
-        str, typer.Option(help="Names, separated by commas; dense is always among them.")
+        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
     ] = "dense,compact,block-sparse",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, separated by commas.")] = "fp32",
     batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
     device: Device = Device.auto,
+    sweep: Annotated[
+        Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
-    from qalib import benchmark, checkpoint, figures, files, machine, results
+    from qalib import benchmark, checkpoint, curves, figures, files, machine, results, sweeps
+    from qalib.runtimes import REGISTRY
 
-    loaded = checkpoint.load(model)
-    rows = benchmark.compare(loaded, runtimes.split(","), dtype.split(","), batch, length,
-                             machine.device(device.value), repeats)  # fmt: skip
+    loaded, place = checkpoint.load(model), device.value
+    names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
+    how = {
+        "names": names,
+        "dtypes": dtype.split(","),
+        "batch": batch,
+        "device": machine.device(place),
+        "repeats": repeats,
+    }
+    how |= {} if sweep is Sweep.length else {"length": length}
+    rows = sweeps.SWEEPS[sweep.value](loaded, **how) if sweep else benchmark.compare(loaded, **how)
     if out is not None:
+        name, figure = (sweep.value, curves.sweep(rows, sweep.value)) if sweep else ("speedup", figures.speedup(rows))
         files.write_json(out / "benchmark.json", {"model": loaded.name} | benchmark.report(rows))
-        results.Results(out, "qalib benchmark").figure("speedup", figures.speedup(rows))
+        results.Results(out, "qalib benchmark").figure(name, figure)
     if as_json:
-        _print_json(benchmark.report(rows))
+        print_json(benchmark.report(rows))
     else:
         print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
-        print(rows.drop(columns=["device", "batch", "length", "rounds", "baseline"]).to_string(index=False))
+        shown = ["runtime", "dtype", "median_seconds", "spread_seconds", "speedup", "bound_reached", "note"]
+        print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))
 
 
 @app.command()
@@ -275,45 +279,12 @@ def audit(
     if out is not None:
         results.Results(out, "qalib audit").table("audit", table)
     if as_json:
-        _print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
+        print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
     else:
         for row in table.itertuples():
             stated, ours = row.stated or "nothing", f"{row.ours} {row.unit}" if row.ours else "nothing"
             print(f"{row.verdict:20} {row.claim}: stated {stated}, here {ours}")
             print(f"{'':20} {row.explanation}")
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise InputError(f"-p {text}: expected NAME=VALUE")
-    try:
-        return name, json.loads(value, parse_constant=_no_number)
-    except json.JSONDecodeError:
-        return name, value
-    except ValueError as error:
-        raise InputError(f"-p {text}: {error}") from None
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number to go on with")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def _show(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(values)
-    else:
-        width = max(map(len, values))
-        for key, value in values.items():
-            print(
-                f"{key.replace('_', ' '):{width}}  {value:,.4f}"
-                if isinstance(value, float)
-                else f"{key.replace('_', ' '):{width}}  {value}"
-            )
 
 
 def main() -> None:
@@ -326,18 +297,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
-        message, code = _explained(error)
+        message, code = explained(error)
         print(f"qalib: {printable(message)}", file=sys.stderr)
         sys.exit(code)
-
-
-def _explained(error: Exception) -> tuple[str, int]:
-    """What an error says to the user, and the exit code."""
-    match error:
-        case InputError():
-            return str(error), 2
-        case ReportError():
-            return str(error), 1
-        case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
-            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
-    return f"{one_line(error)} (not foreseen: `qalib --debug ...` shows where)", 1

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from qalib import runtimes
 from qalib.encoder import KINDS
 from qalib.sparsity import Summary
 
@@ -219,25 +220,30 @@ def by_group(table: pd.DataFrame, title: str) -> Figure:
 
 
 def speedup(rows: pd.DataFrame) -> Figure:
-    """Speedup over dense of the same type (`benchmark.compare`), the bound by multiply-adds marked beside it."""
+    """Speedup over dense of the same type (`benchmark.compare`), the bound by multiply-adds marked beside it.
+
+    What could not be run here has its place, and no bar.
+    """
     figure, axes = blank(1.1 + 0.34 * len(rows))
     places, first = range(len(rows)), rows.iloc[0]
-    bars = axes.barh(
-        places,
-        rows.speedup,
-        0.6,
-        color=[GREY if r == "dense" else BLUE for r in rows.runtime],
-        edgecolor=INK,
-        linewidth=0.5,
-    )
-    axes.bar_label(bars, labels=[f"{s:.2f}x" for s in rows.speedup], padding=4)
+    kinds = [runtimes.REGISTRY[name] for name in rows.runtime]
+    colours = [PURPLE if kind.peer else BLUE if kind.sparse else GREY for kind in kinds]
+    axes.barh(places, rows.speedup.fillna(0), 0.6, color=colours, edgecolor=INK, linewidth=0.5)
+    limit = max(rows.bound.max(), rows.speedup.max())
+    labels = [f"not run: {n}" if n else f"{s:.2f}x" for s, n in zip(rows.speedup, rows.note, strict=True)]
+    beside = [0.02 * limit + max(s, b if b < s + 0.2 * limit else 0)
+              for s, b in rows[["speedup", "bound"]].fillna(0).to_numpy()]  # fmt: skip
+    for place, (x, label) in enumerate(zip(beside, labels, strict=True)):
+        axes.annotate(label, (x, place), va="center")
+    bounded = [place for place, kind in enumerate(kinds) if kind.sparse]
     axes.scatter(
-        rows.bound, places, marker="|", s=220, color=ORANGE, linewidth=2.2, label="bound by multiply-adds", zorder=3
-    )
+        rows.bound.iloc[bounded], bounded, marker="|", s=220, color=ORANGE, linewidth=2.2, zorder=3,
+        label="bound by multiply-adds",
+    )  # fmt: skip
     axes.set(
         yticks=places, yticklabels=rows.runtime + " " + rows["dtype"], xlabel="speedup over dense of the same type"
     )
-    axes.set_xlim(0, 1.15 * max(rows.bound.max(), rows.speedup.max()))
+    axes.set_xlim(0, 1.15 * limit)
     axes.invert_yaxis()
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
