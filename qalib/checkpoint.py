@@ -19,6 +19,7 @@ from qalib.files import new_folder, read_json, sha256, write_json
 from qalib.results import measure
 
 NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
+SHORTEST = 16  # tokens of a window that a tokenizer must allow for
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
@@ -223,6 +224,9 @@ def _tokenizer(folder: Path):
     if not has_tokenizer(folder):
         raise InputError(f"{folder}: no tokenizer there; looked for tokenizer.json and vocab.txt")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
+    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= SHORTEST):
+        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {SHORTEST}")
+    return tokenizer

@@ -125,7 +125,7 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
         ({"hidden_act": "swoosh"}, "not a model that can be built: KeyError: 'swoosh'"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected at least 1"),
         ({"vocab_size": -1}, "vocab_size is -1, expected at least 1"),
-        ({"pad_token_id": 9999}, "not a model that can be built: AssertionError"),
+        ({"pad_token_id": 9999}, "pad_token_id is 9999, expected at least 0 and less than vocab_size"),
         ({"block_size": [16, 16]}, r"blocks of \(8, 8\), but config.json says block_size \(16, 16\)"),
         ({"block_size": [0, 8]}, r"block_size is \[0, 8\]"),
         ({"block_size": [7, 8]}, r"block_size \[7, 8\] does not divide hidden_size 64"),
