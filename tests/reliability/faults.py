@@ -47,8 +47,8 @@ class Prune(Evaluate):
     def command(self, place: Path, folder: Path) -> list:
         dense, _ = trial.tiny(place)
         data = trial.asked(place / "48.json", 48)
-        return ["prune", "--data", data, "--teacher", dense, "--out", folder / "final", "--block", "4x4", "--epochs", 15,
-                "--batch", 4, "--precision", "fp32", "--save-minutes", 0.005, "--resume"]  # fmt: skip
+        return ["prune", "--data", data, "--teacher", dense, "--out", folder / "final", "--block", "4x4",
+                "--epochs", 15, "--batch", 4, "--precision", "fp32", "--save-minutes", 0.005, "--resume"]  # fmt: skip
 
     def contents(self, final: Path) -> Any:
         meta = read_json(final / "model_meta.json")
@@ -96,8 +96,8 @@ def _whole(tried: Evaluate, final: Path, expected: Any) -> str:
 def killed(counts: dict[str, int] | None = None) -> Section:
     """Kill each command so often, each time going on from what the last kill left, and run it to its end."""
     section = Section(
-        "Killed at random moments", "`kill -9` at a moment drawn between the start and the time that an undisturbed run "
-        "takes; started again on what is left, and killed again; at the end one run is left alone.",
+        "Killed at random moments", "`kill -9` at a moment drawn between the start and the time that an undisturbed "
+        "run takes; started again on what is left, and killed again; at the end one run is left alone.",
         ("command", "undisturbed run", "kills", "under the final name after a kill", "equal at the end"),
     )  # fmt: skip
     rng = random.Random(trial.SEED)
@@ -178,8 +178,8 @@ def _filled(disk: Path) -> None:
 def disks(commands: tuple[str, ...] = ("evaluate", "export", "sparsity", "prune", "report")) -> Section:
     """Write onto a disk that is full, or may not be written."""
     section = Section(
-        "Full and read-only disks", "Output into a folder on a tmpfs that is full, or mounted read-only, where an earlier "
-        "output stands.", ("command", "disk", "exit code", "earlier output", "what it says"),
+        "Full and read-only disks", "Output into a folder on a tmpfs that is full, or mounted read-only, where an "
+        "earlier output stands.", ("command", "disk", "exit code", "earlier output", "what it says"),
     )  # fmt: skip
     states: dict[str, Callable[[Path], None]] = {"full": _filled, "read-only": _read_only}
     with tempfile.TemporaryDirectory() as name:

@@ -183,7 +183,8 @@ def fuzz(counts: dict[str, int] | None = None) -> Section:
             section.row(kind, count, codes[2], codes[0], faults, ", ".join(f"{w} ({n})" for w, n in ways.most_common()))
     section.notes += [
         "refused: exit code 2, nothing on standard output, one line on standard error that begins with `qalib:` and "
-        "names the file (of a model the one that is wrong, or the one that does not go with it), no traceback, no file made or changed",
+        "names the file (of a model the one that is wrong, or the one that does not go with it), no traceback, no file "
+        "made or changed",
         "accepted: exit code 0; what was made wrong does not matter to the command, as a title that is a number",
         "fault: anything else, or the wrong one of the two where only one can be right",
         f"random inputs are drawn with seed {trial.SEED} and the same in each run",

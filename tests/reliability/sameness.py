@@ -76,10 +76,10 @@ def alone(notebook: Path, out: Path, draft: Path, place: Path) -> str:
 
 
 def twice(names: list[str] | None = None) -> Section:
-    """Two full reports; then each notebook alone, and all in the wrong order. `names` of notebooks: only those alone."""
+    """Two full reports; each notebook alone, and all in the wrong order. With `names` only those notebooks, alone."""
     section = Section(
-        "Same again", "Two full runs of `qalib report` with the same inputs; each notebook alone in an empty folder; all of "
-        "them from last to first.", ("run", "compared with the first", "compared", "differences, times apart"),
+        "Same again", "Two full runs of `qalib report` with the same inputs; each notebook alone in an empty folder; "
+        "all of them from last to first.", ("run", "compared with the first", "compared", "differences, times apart"),
     )  # fmt: skip
     notebooks = sorted(report.NOTEBOOKS.glob("[0-9]*.ipynb"))
     with tempfile.TemporaryDirectory() as folder:
