@@ -20,48 +20,15 @@ import torch
 from reliability import trial
 
 VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    10**9,
-    10**30,
-    0.5,
-    float("nan"),
-    float("inf"),
-    "",
-    " ",
-    "x",
-    "\u0000",
-    "\ud83d",
-    "é😀",
-    "<script>",
-    "a\nb",
-    [],
-    [1],
-    [[]],
-    {},
-    {"a": 1},
-    {"": {}},
-    "x" * 5000,
-    [0] * 50,
+    *(None, True, 0, -1, 1, 10**9, 10**30, 0.5, float("nan"), float("inf"), [], [1], [[]], [0] * 50, {}, {"a": 1}),
+    *("", " ", "x", "\u0000", "\ud83d", "é😀", "<script>", "a\nb", "x" * 5000),
 ]
+RANGES = (
+    "20-7E A1-24F 300-36F 600-6FF 900-97F 2000-206F 3040-30FF 4E00-9FFF E000-F8FF FE00-FE0F FFF0-FFFF 1F300-1FAFF "
+    "20000-2A6DF 30000-3134A"
+)
 PLANES = [
-    (0x20, 0x7E),
-    (0xA1, 0x24F),
-    (0x300, 0x36F),
-    (0x600, 0x6FF),
-    (0x900, 0x97F),
-    (0x2000, 0x206F),
-    (0x3040, 0x30FF),
-    (0x4E00, 0x9FFF),
-    (0xE000, 0xF8FF),
-    (0xFE00, 0xFE0F),
-    (0xFFF0, 0xFFFF),
-    (0x1F300, 0x1FAFF),
-    (0x20000, 0x2A6DF),
-    (0x30000, 0x3134A),
+    *(tuple(int(end, 16) for end in span.split("-")) for span in RANGES.split()),
     *((plane << 16, (plane << 16) + 0xFFFF) for plane in range(1, 17)),
 ]
 
