@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +146,19 @@ def _killed(section: Section, tried: Evaluate, count: int, place: Path, rng: ran
     section.row(tried.name, f"{seconds:.1f} s", done, states, f"{same} of {trial.of(runs, 'run')}")
 
 
+class NoDisk(Exception):
+    """No file system can be mounted here."""
+
+
 @contextmanager
 def small_disk(size: str = "6m") -> Iterator[Path]:
-    """A file system of its own. Raises OSError if there cannot be one here."""
+    """A file system of its own. Raises NoDisk if there cannot be one here."""
     with tempfile.TemporaryDirectory() as name:
         made = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name], capture_output=True, text=True
         )
         if made.returncode:
-            raise OSError(made.stderr.strip() or "mount failed")
+            raise NoDisk(made.stderr.strip() or "mount failed")
         try:
             yield Path(name)
         finally:
@@ -166,13 +170,9 @@ def _read_only(disk: Path) -> None:
 
 
 def _filled(disk: Path) -> None:
-    with open(disk / "filler", "wb") as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-                file.flush()
-        except OSError:
-            pass
+    with suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 def disks(commands: tuple[str, ...] = ("evaluate", "export", "sparsity", "prune", "report")) -> Section:
@@ -189,7 +189,7 @@ def disks(commands: tuple[str, ...] = ("evaluate", "export", "sparsity", "prune"
                 try:
                     with small_disk() as disk:
                         _disk(section, command, state, make, place, disk)
-                except OSError as error:
+                except NoDisk as error:
                     section.row(command, state, "", "", f"skipped: {error}")
     section.notes.append(
         "expected: exit code 1 or 2, a last line that begins with `qalib:`, no traceback, and no file changed"
