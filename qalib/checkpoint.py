@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
@@ -198,7 +199,10 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
 
 
 def _save_tensors(state: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
-    safetensors.torch.save_file(state, path, metadata=header)
+    try:
+        safetensors.torch.save_file(state, path, metadata=header)
+    except safetensors.SafetensorError as error:  # a disk that is full
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
     path.chmod(0o644)  # the library makes files that only their owner can read
 
 

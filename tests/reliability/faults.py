@@ -130,8 +130,6 @@ def _killed(section: Section, tried: Evaluate, count: int, place: Path, rng: ran
         try:
             ended = trial.finish(process, rng.uniform(0.05, 1) * seconds if done < count else 600)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
             done += 1
             state = _whole(tried, final, expected)
             seen[state] = seen.get(state, 0) + 1

@@ -77,8 +77,13 @@ def start(*arguments: Any, **options: Any) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, seconds: float = 600) -> Outcome:
-    """Wait for a process."""
-    out, err = process.communicate(timeout=seconds)
+    """Wait for a process; one that takes longer is killed."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     return Outcome(process.returncode, out, err)
 
 
