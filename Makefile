@@ -5,7 +5,7 @@ DATA ?= sample
 OPTIONS ?=
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 install: .venv/installed  ## make .venv with the pinned packages
 
@@ -23,6 +23,9 @@ test: install  ## lint and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+reliability: install  ## measure what can go wrong, write reports/reliability.md (a quarter of an hour)
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md
 
 ADDRESS := -g -fsanitize=address
 sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or clang on Linux)
@@ -45,4 +48,4 @@ site: install  ## run all notebooks, write them, glossary and report as a site t
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test sanitize lab exercises site clean
+.PHONY: help install report test reliability sanitize lab exercises site clean

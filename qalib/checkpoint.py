@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
@@ -19,6 +20,7 @@ from qalib.files import new_folder, read_json, sha256, write_json
 from qalib.results import measure
 
 NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
+SHORTEST = 16  # tokens of a window that a tokenizer must allow for
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
@@ -197,7 +199,10 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
 
 
 def _save_tensors(state: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
-    safetensors.torch.save_file(state, path, metadata=header)
+    try:
+        safetensors.torch.save_file(state, path, metadata=header)
+    except safetensors.SafetensorError as error:  # a disk that is full
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
     path.chmod(0o644)  # the library makes files that only their owner can read
 
 
@@ -223,6 +228,9 @@ def _tokenizer(folder: Path):
     if not has_tokenizer(folder):
         raise InputError(f"{folder}: no tokenizer there; looked for tokenizer.json and vocab.txt")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
+    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= SHORTEST):
+        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {SHORTEST}")
+    return tokenizer

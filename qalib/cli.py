@@ -112,7 +112,12 @@ def score(data: str, predictions: Path, as_json: Json = False) -> None:
     """Score a prediction file against a question set with the official SQuAD v1.1 metric."""
     from qalib import metric, squad
 
-    show(asdict(metric.score(squad.load(data).questions, metric.read_predictions(predictions))), as_json)
+    asked, found = squad.load(data), metric.read_predictions(predictions)
+    try:
+        result = metric.score(asked.questions, found)
+    except InputError as error:
+        raise InputError(f"{predictions}: {error}") from None
+    show(asdict(result), as_json)
 
 
 @app.command()

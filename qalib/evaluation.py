@@ -86,7 +86,7 @@ def _answer(
             best: dict[int, tuple[float, int, int]] = {}
             for batch in batches(cut, protocol):
                 length = protocol.pad_to or min(-(-max(map(len, batch)) // LENGTHS) * LENGTHS, MAX_LENGTH)
-                inputs = collate(batch, tokenizer.pad_token_id, length)
+                inputs = collate(batch, tokenizer.pad_token_id or 0, length)
                 counts += torch.tensor([len(batch), sum(map(len, batch)), inputs["input_ids"].numel()])
                 started = time.perf_counter()
                 with torch.inference_mode():

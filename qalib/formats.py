@@ -34,7 +34,7 @@ SIZES = {
 }  # fmt: skip
 READ = (
     *SIZES, "architectures", "transformers_version", "hidden_act", "layer_norm_eps", "initializer_range",
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "pad_token_id", "bos_token_id", "eos_token_id",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "pad_token_id",
 )  # fmt: skip
 OTHER_MODELS = ("is_decoder", "add_cross_attention", "is_encoder_decoder")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -57,13 +57,17 @@ def settings(path: Path) -> dict[str, Any]:
 
 def config(settings: dict[str, Any], path: Path) -> BertConfig:
     """The settings as the library's config, defaults filled in. Raises InputError for a value that cannot be."""
+    for key, largest in SIZES.items():
+        size = settings.get(key, 1)
+        if type(size) is not int or not 1 <= size <= largest:
+            raise InputError(f"{path}: {key} is {size!r}, expected at least 1 and at most {largest:,}")
+    padding, known = settings.get("pad_token_id"), settings.get("vocab_size", BertConfig().vocab_size)
+    if padding is not None and not (type(padding) is int and 0 <= padding < known):
+        raise InputError(f"{path}: pad_token_id is {padding!r}, expected at least 0 and less than vocab_size {known}")
     try:
         config = BertConfig(**{key: settings[key] for key in READ if key in settings})
     except Exception as error:  # the library validates with errors of its own
         raise InputError(f"{path}: not a BERT config: {one_line(error)}") from None
-    for key, largest in SIZES.items():
-        if not 1 <= (size := getattr(config, key)) <= largest:
-            raise InputError(f"{path}: {key} is {size}, expected at least 1 and at most {largest:,}")
     if not 0 < config.layer_norm_eps < 1:
         raise InputError(f"{path}: layer_norm_eps is {config.layer_norm_eps}, expected more than 0 and less than 1")
     return config

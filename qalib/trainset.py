@@ -29,7 +29,7 @@ class TrainingWindows(Dataset):
         self.windows = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
         self.positions = np.array([answer_position(w, questions[w.index]) for w in self.windows])
         self.lengths = np.array([len(w) for w in self.windows])
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = tokenizer.pad_token_id or 0
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -122,10 +122,13 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
     [
         ({"model_type": "roberta"}, "not supported: model_type 'roberta'; supported: 'bert'"),
         ({"model_type": "distilbert"}, "not supported: model_type 'distilbert'; supported: 'bert'"),
+        ({"is_decoder": True}, "not supported: is_decoder True; supported: false"),
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000, expected at least 1 and at most 65,536"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, expected more than 0"),
         ({"hidden_act": "swoosh"}, "not a model that can be built: KeyError: 'swoosh'"),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected at least 1"),
         ({"vocab_size": -1}, "vocab_size is -1, expected at least 1"),
-        ({"pad_token_id": 9999}, "not a model that can be built: AssertionError"),
+        ({"pad_token_id": 9999}, "pad_token_id is 9999, expected at least 0 and less than vocab_size"),
         ({"block_size": [16, 16]}, r"blocks of \(8, 8\), but config.json says block_size \(16, 16\)"),
         ({"block_size": [0, 8]}, r"block_size is \[0, 8\]"),
         ({"block_size": [7, 8]}, r"block_size \[7, 8\] does not divide hidden_size 64"),
@@ -203,6 +206,17 @@ def test_weight_files_that_are_not(dense_folder, tmp_path, monkeypatch, capsys, 
     assert ended.value.code == 2 and output.out == "" and output.err.count("\n") == 1
     assert output.err.startswith(f"qalib: {tmp_path / name}: ") and message in output.err
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", name}
+
+
+def test_code_that_a_config_names_is_left_alone(edited):
+    folder = edited(_attn_implementation="org/kernel", attn_implementation="org/kernel", auto_map={"AutoModel": "a.B"})
+    assert checkpoint.load(folder).model.config._attn_implementation == "sdpa"
+
+
+def test_a_loaded_model_is_all_there(sparse):
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in sparse.model.parameters())
+    assert not any(tensor.is_meta for tensor in [*sparse.model.parameters(), *sparse.model.buffers()])
+    assert sparse.model.bert.embeddings.position_ids.tolist() == [list(range(512))]
 
 
 def test_a_tokenizer_of_another_model(packed_folder, tmp_path):

@@ -97,6 +97,28 @@ def test_bad_input_is_one_line_and_exit_code_2(packed_folder, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_debug_shows_where_an_error_came_up(tmp_path, monkeypatch, capsys):
+    command = ["score", "sample", str(tmp_path / "nowhere.json")]
+    for given in ([], ["--debug"]):
+        monkeypatch.setattr(sys, "argv", ["qalib", *given, *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and ("Traceback" in error) == bool(given)
+        assert error.splitlines()[-1] == f"qalib: {tmp_path / 'nowhere.json'}: no such file"
+
+
+def test_what_was_not_foreseen_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda: [][0])
+    monkeypatch.setattr(sys, "argv", ["qalib"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "qalib: IndexError: list index out of range (not foreseen: `qalib --debug ...` shows where)\n"
+    )
+
+
 def test_predictions_of_another_data_set(asked_file, tmp_path):
     write_json(tmp_path / "p.json", {"other": "x"})
     done = qalib("score", asked_file, tmp_path / "p.json")

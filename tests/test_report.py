@@ -5,7 +5,7 @@ import shutil
 import nbformat
 import pytest
 
-from qalib import card, checkpoint, report, results
+from qalib import card, checkpoint, files, report, results
 from qalib.errors import InputError, ReportError
 from qalib.files import read_json, write_json
 
@@ -80,7 +80,7 @@ def test_the_manifest_says_what_it_was_made_of(made, packed_folder):
         and manifest["device"] == "cpu"
         and QUICK.items() <= manifest["parameters"].items()
     )
-    assert [entry["name"] for entry in manifest["notebooks"]] == NAMES
+    assert [entry["name"] for entry in manifest["notebooks"]] == NAMES and manifest["seed"] == 0
     assert manifest["notebooks"][1]["title"] == "What is left of the model"
 
 
@@ -208,6 +208,14 @@ def test_a_second_run_into_the_same_folder_is_refused(packed_folder, asked_file,
 
     with filelock.FileLock(tmp_path / ".r.lock"), pytest.raises(InputError, match="another run is writing this report"):
         report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu")
+
+
+def test_an_earlier_report_gets_its_name_back_after_a_kill(tmp_path):
+    (tmp_path / ".r.old").mkdir()
+    (tmp_path / ".r.old" / "manifest.json").write_text('"earlier"')
+    for _ in range(2):
+        files.restore_folder(tmp_path / "r")
+        assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
 def test_default_names():

@@ -39,6 +39,10 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
         ({"entry": {"is_impossible": True}}, "SQuAD 2.0"),
         ({"entry": {"id": 4}}, "'id' is int, expected str"),
         ({"answer": {"text": None}}, r"answers\[0\]: 'text' is NoneType"),
+        ({"answer": {"answer_start": 4}}, "'1889' does not stand at character 4 of its context, but at 3"),
+        ({"answer": {"answer_start": -5}}, "'1889' does not stand at character -5 of its context, but at 3"),
+        ({"answer": {"text": "1890"}}, "'1890' does not stand at character 3 of its context, nor anywhere in it"),
+        ({"answer": {"text": " "}}, r"answers\[0\]: question 'q1' has an empty answer"),
         ({"answer": {"answer_start": "3"}}, r"answers\[0\]: 'answer_start' is str, expected int"),
     ],
 )
@@ -63,6 +67,14 @@ def test_not_json_and_not_there(tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(InputError, match="text: not JSON"):
         squad.load(str(tmp_path / "text"))
+    for text, message in {
+        '{"data": [], "data": []}': "not usable JSON .'data' stands twice in one object",
+        '{"data": "ab\\ud83d"}': "half of a character, '.ud83d', stands alone after '{\"data\": \"ab'",
+        '{"data": ' + "1" * 5000 + "}": "not usable JSON .Exceeds the limit",
+    }.items():
+        (tmp_path / "text").write_text(text)
+        with pytest.raises(InputError, match=f"text: {message}"):
+            squad.load(str(tmp_path / "text"))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="bytes: not UTF-8"):
         squad.load(str(tmp_path / "bytes"))

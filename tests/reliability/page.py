@@ -1,0 +1,107 @@
+"""Run the trials, each in a process of its own, and write the page of what came out: `make reliability`.
+
+    python -m reliability.page OUT [NAME ...]
+
+With names only those trials. A trial that breaks is said on the page and does not stop the others; the exit code is 1
+if one broke or an expectation failed.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reliability.trial import ENVIRONMENT, ROOT, Section
+
+TRIALS = {
+    "inputs": "inputs.fuzz", "processes": "inputs.processes", "places": "spans.places", "scores": "spans.scores",
+    "killed": "faults.killed", "disks": "faults.disks", "two": "faults.two_at_once", "twice": "sameness.twice",
+    "code": "untrusted.code", "pages": "untrusted.pages", "parts": "speeds.parts", "loading": "speeds.loading",
+    "memory": "speeds.memory",
+}  # fmt: skip
+
+
+def run(name: str, out: Path) -> None:
+    """One trial in this process, its section written as JSON."""
+    import importlib
+
+    import torch
+
+    module, function = TRIALS[name].split(".")
+    if name not in ("parts", "loading"):  # tiny models: more threads only wait for one another
+        torch.set_num_threads(1)
+    out.write_text(
+        json.dumps(asdict(getattr(importlib.import_module(f"reliability.{module}"), function)()), default=str)
+    )
+
+
+def collect(names: list[str]) -> list[tuple[Section, float]]:
+    """Every trial's section and seconds; one that broke as a section that says so."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            out, began = Path(folder) / f"{name}.json", time.perf_counter()
+            print(f"[{len(found) + 1}/{len(names)}] {name}", file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", "reliability.page", "--one", name, str(out)]
+            environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+            done = subprocess.run(command, env=environment, stdout=sys.stderr)
+            if done.returncode == 0 and out.exists():
+                section = Section(**json.loads(out.read_text()))
+            else:
+                section = Section(name, "This trial broke.", (), failed=[f"the trial ended with {done.returncode}"])
+            found.append((section, time.perf_counter() - began))
+            print(f"    {found[-1][1]:.0f} s, {len(section.failed)} failed", file=sys.stderr, flush=True)
+    return found
+
+
+def cell(value: object) -> str:
+    """A value in a table; what looks like HTML is text."""
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    for old, new in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("\n", " ")):
+        text = text.replace(old, new)
+    return text
+
+
+def written(sections: list[tuple[Section, float]]) -> str:
+    """The page."""
+    from qalib import machine
+
+    failed = sum(len(section.failed) for section, _ in sections)
+    lines = [
+        "# Reliability", "",
+        "What was tried to break qalib, how often, and what came of it. Written by `make reliability`; every figure "
+        "was computed in that run, and `make test` runs a short form of each trial.", "",
+        f"**{f'{failed} expectations failed' if failed else 'Every expectation held'}** in {len(sections)} trials, "
+        f"{sum(seconds for _, seconds in sections) / 60:.0f} minutes, {datetime.now(UTC):%Y-%m-%d}.", "",
+        "; ".join(f"{key}: {value}" for key, value in machine.specs().items()) + ".", "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in machine.versions().items()) + ".", "",
+    ]  # fmt: skip
+    for section, seconds in sections:
+        lines += [f"## {section.title}", "", cell(section.about), ""]
+        if section.rows:
+            lines += [f"| {' | '.join(section.columns)} |", f"|{' --- |' * len(section.columns)}"]
+            lines += [f"| {' | '.join(map(cell, row))} |" for row in section.rows] + [""]
+        lines += [f"- {note}" for note in section.notes] + ([""] if section.notes else [])
+        lines += [f"- **failed**: {cell(what[:600])}" for what in section.failed] + ([""] if section.failed else [])
+        lines += [f"Took {seconds:.0f} s.", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The entry point."""
+    if sys.argv[1] == "--one":
+        run(sys.argv[2], Path(sys.argv[3]))
+        return 0
+    from qalib.files import write_text
+
+    sections = collect(sys.argv[2:] or list(TRIALS))
+    write_text(sys.argv[1], written(sections))
+    return int(any(section.failed for section, _ in sections))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
