@@ -50,8 +50,8 @@ def magnitudes(weight: Tensor) -> Board:
     panels[1].plot([10], [held[tenth - 1]], "o", color=ORANGE, markersize=10)
     panels[1].set(xlabel="largest weights, % of all that are left", ylabel="sum of squares, %", ylim=(0, 103))
     panels[1].legend(frameon=False, loc="lower right")
-    figure.suptitle(f"The largest tenth holds {held[tenth - 1]:.0f} % of the sum of squares; "
-                    f"of random numbers {usual[tenth - 1]:.0f} %", fontweight="bold")  # fmt: skip
+    said = f"{held[tenth - 1]:.0f} % of the squares (random numbers: {usual[tenth - 1]:.0f} %)"
+    figure.suptitle(f"The largest tenth holds {said}", fontweight="bold")
     return figure
 
 
@@ -112,8 +112,9 @@ def shapes(weight: Tensor, share: float, block: int = 32) -> Board:
         for (row, column), value in np.ndenumerate(weight.numpy()) if written else ():
             colour = "white" if kept[row, column] else INK
             axes.text(column, row, f"{value:g}", ha="center", va="center", color=colour)
-    said = ", ".join(f"{name} {value:.0f} %" for name, value in kept_squares.items())
-    figure.suptitle(f"Kept of the squares at {100 * share:.0f} % of the weights: {said}", fontweight="bold")
+    coarse, fine = kept_squares["blocks"], kept_squares["single weights"]
+    said = f"blocks hold {coarse:.0f} % of the squares, single ones {fine:.0f} %"
+    figure.suptitle(f"{100 * share:.0f} % of the weights: {said}", fontweight="bold")
     return figure
 
 

@@ -94,9 +94,8 @@ def heads(table: pd.DataFrame) -> Board:
         axes.text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=12)
     axes.set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
     figure.colorbar(picture, ax=axes, label="change of F1, points")
-    worst, free = table.loc[table.change.idxmin()], int(table.removable.sum())
-    axes.set_title(f"{free} of {len(table)} heads (x) change nothing; the dearest costs "
-                   f"{max(0.0, -worst.change):.1f} points of F1")  # fmt: skip
+    moves = f"F1 by {table.change.min():+.1f} to {table.change.max():+.1f} points"
+    axes.set_title(f"{int(table.removable.sum())} of {len(table)} heads (x) are free; each other moves {moves}")
     return figure
 
 
@@ -127,9 +126,9 @@ def soft(teacher: Checkpoint, question: Question, temperature: float, count: int
     bars = axes.bar(places + 0.2, chance[chosen], 0.38, color=BLUE, label=f"teacher at temperature {temperature:g}")
     axes.bar_label(bars, labels=[f"{value:.1f}" for value in chance[chosen]], padding=2, fontsize=11)
     axes.set(xticks=places, xticklabels=[f"{tokens[i]}\n({i})" for i in chosen.tolist()], ylabel="probability, %",
-             xlabel="token (its place in the window)", ylim=(0, 115))  # fmt: skip
-    other = 100 - chance.max()
-    axes.set_title(f"Temperature {temperature:g}: {other:.1f} % of the teacher's probability is off its first choice")
+             xlabel=f"token (its place in the window)\nQuestion: {question.question}", ylim=(0, 115))  # fmt: skip
+    sure = f"{chance.max():.0f} % on the teacher's first choice, {100 - chance.max():.0f} % on others"
+    axes.set_title(f"Temperature {temperature:g}: {sure}")
     axes.legend(frameon=False, loc="upper right")
     return figure
 
