@@ -90,7 +90,7 @@ def attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> 
         "the word itself": seen.trace() / len(tokens),
     } | {f"'{token}'": seen[:, place].mean() for place, token in enumerate(tokens) if place not in marks}
     most = max(shares, key=shares.get)
-    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention goes to {most}")
+    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}")
     figure.colorbar(picture, ax=axes, label="attention, % (a row sums to 100)")
     return figure
 
@@ -160,7 +160,7 @@ def parts(times: pd.DataFrame) -> Board:
     axes.set(xlabel=f"time, % of {times.columns[0]}", xlim=(0, 1.12 * left.max()))
     axes.invert_yaxis()
     linear = [f"{100 * times[name].iloc[0] / times[name].sum():.0f} % of {name}" for name in times]
-    axes.set_title(f"{times.index[0].capitalize()} take {' and '.join(linear)}")
+    axes.set_title(f"{times.index[0].capitalize()} take {', '.join(linear)}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=12)
     return figure
 
