@@ -6,8 +6,6 @@ A weight of shape `(rows, columns)` in blocks of `(height, width)` is a grid of 
 >>> weight = torch.tensor([[1., 2., 0., 0.], [0., 3., 0., 0.]])
 >>> mask(weight, (2, 2))
 tensor([[ True, False]])
->>> density(weight, (2, 2))
-0.5
 """
 
 import numpy as np
@@ -42,12 +40,6 @@ def mask(weight: Tensor, block: Block) -> Tensor:
 def expand(kept: Tensor, block: Block) -> Tensor:
     """A block mask, shape `(R, C)`, as a mask of single weights, shape `(R*height, C*width)`."""
     return kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
-
-
-def density(weight: Tensor, block: Block) -> float:
-    """Kept blocks / all blocks, between 0 and 1."""
-    kept = mask(weight, block)
-    return kept.sum().item() / kept.numel()
 
 
 def pack(weight: Tensor, block: Block) -> tuple[Tensor, Tensor]:

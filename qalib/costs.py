@@ -4,7 +4,7 @@ import copy
 import gc
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def side_by_side(
     and bound (all multiply-adds / those that are not by zero).
     """
     full = filled(checkpoint)
-    scattered = masks.prune(full, masks.density(checkpoint), masks.SHAPES["single weights"])
+    scattered = masks.prune(full, sparsity.density(checkpoint, (1, 1)), masks.SHAPES["single weights"])
     modules = {
         "dense: no zeros": runtimes.build("dense", full),
         "dense: zeros scattered": runtimes.build("dense", scattered),
@@ -65,7 +65,7 @@ def side_by_side(
     runs = {name: lambda module=module: forward(module, inputs) for name, module in modules.items()}
     timings = benchmark.interleave(runs, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length).set_index("part")
-    skipped = (1 - masks.density(checkpoint)) * work["dense"]["encoder matrices"]
+    skipped = (1 - sparsity.density(checkpoint, (1, 1))) * work["dense"]["encoder matrices"]
     scattered_bound = work["dense"].sum() / (work["dense"].sum() - skipped)
     bounds = {
         "no zeros": 1.0,
@@ -87,29 +87,43 @@ def side_by_side(
     return pd.DataFrame(rows)
 
 
-def parts(module: nn.Module, inputs: dict[str, Tensor], repeats: int = 3) -> pd.Series:
-    """Milliseconds of a forward pass on the CPU by part (PARTS and "the rest"), mean of `repeats` after a warm-up."""
+def parts(modules: Mapping[str, nn.Module], inputs: dict[str, Tensor], rounds: int = 7) -> pd.DataFrame:
+    """Milliseconds of a forward pass on the CPU: a row a part (PARTS and "the rest"), a column a module.
+
+    As in `benchmark.interleave` every round runs each module once, after one that is not counted; medians.
+    """
+    found = [{name: _clocked(module, inputs) for name, module in modules.items()} for _ in range(rounds + 1)][1:]
+    medians = {name: pd.DataFrame(run[name] for run in found).median() for name in modules}
+    return 1000 * pd.DataFrame(medians)
+
+
+def _clocked(module: nn.Module, inputs: dict[str, Tensor]) -> dict[str, float]:
+    """Seconds of one forward pass by part."""
     names = {m: name for m in module.modules() for name, kind in PARTS.items() if isinstance(m, kind)}
     times, running = dict.fromkeys([*PARTS, "the rest"], 0.0), ["the rest"]
     last = 0.0
 
-    def turn(name: str | None) -> None:  # the time since the last turn was spent in the part that was running
+    def turn() -> None:  # the time since the last turn was spent in the part that was running
         nonlocal last
         now = time.perf_counter()
-        times[running[-1]] += 1000 * (now - last) / repeats
+        times[running[-1]] += now - last
         last = now
-        running.append(name) if name else running.pop()
 
-    forward(module, inputs)
-    hooks = [m.register_forward_pre_hook(lambda m, _: turn(names[m])) for m in names]
-    hooks += [m.register_forward_hook(lambda *_: turn(None)) for m in names]
+    def enter(entered: nn.Module, _) -> None:
+        turn()
+        running.append(names[entered])
+
+    def leave(*_) -> None:
+        turn()
+        running.pop()
+
+    hooks = [m.register_forward_pre_hook(enter) for m in names] + [m.register_forward_hook(leave) for m in names]
     last = time.perf_counter()
-    for _ in range(repeats):
-        forward(module, inputs)
-    times["the rest"] += 1000 * (time.perf_counter() - last) / repeats
+    forward(module, inputs)
+    turn()
     for hook in hooks:
         hook.remove()
-    return pd.Series(times, name="milliseconds")
+    return times
 
 
 def memory(

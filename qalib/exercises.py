@@ -25,7 +25,7 @@ import torch
 from nbformat import NotebookNode
 from torch import Tensor
 
-from qalib.errors import InputError
+from qalib.errors import InputError, one_line
 from qalib.files import write_text
 from qalib.solutions import EXERCISES
 
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def check(name: str, answer: Any, **given: Any) -> Verdict:
-    """Hold an answer (a number, a truth value or a tensor) against the exercise's.
+    """Hold an answer (a number, a truth value or a tensor) against the exercise's; whatever it is, a verdict returns.
 
     Raises InputError for an exercise that does not exist.
     """
@@ -59,31 +59,57 @@ def check(name: str, answer: Any, **given: Any) -> Verdict:
         return Verdict(False, "Not answered yet.")
     if any(value is ... for value in given.values()):
         return Verdict(False, "Not yet: this stands on an exercise before it that is not answered")
-    right, mistakes = EXERCISES[name](**given)
     try:
-        found, expected = torch.as_tensor(answer).double(), torch.as_tensor(right).double()
-    except (TypeError, ValueError, RuntimeError):
+        right, mistakes = EXERCISES[name](**given)
+    except Exception as error:  # the names that an exercise stands on are the student's, who may have changed them
+        said = f"{' or '.join(given)} is not what it should be; run the cells from the top again"
+        return Verdict(False, f"Not yet: {said} ({one_line(error)})")
+    try:
+        found, expected = _tensor(answer), _tensor(right)
+    except Exception:  # whatever torch raises of something else
         return Verdict(False, f"Not yet: a number or a tensor is asked for, not {type(answer).__name__}")
     if _equal(found, expected):
         said = " ".join(EXERCISES[name].__doc__.split())
         return Verdict(True, f"Right: {said[0].lower()}{said[1:]}")
     for text, wrong in mistakes.items():
-        if _equal(found, torch.as_tensor(wrong).double()):
+        if _equal(found, _tensor(wrong)):
             return Verdict(False, f"Not yet: {text}")
-    if found.shape != expected.shape:
-        return Verdict(False, f"Not yet: the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}")
-    if found.ndim:
-        wrong = int((~torch.isclose(found, expected, rtol=1e-3, atol=1e-6)).sum())
-        return Verdict(False, f"Not yet: the shape is right, {wrong:,} of {found.numel():,} values are not")
-    return Verdict(False, f"Not yet: {float(found):.6g} is not the value, which is {_order(found, expected)}")
+    return Verdict(False, f"Not yet: {_difference(found, expected)}")
+
+
+def _tensor(value: Any) -> Tensor:
+    found = torch.as_tensor(value).detach().to_dense()
+    if found.is_complex():
+        raise TypeError("complex")
+    return found.double()
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and bool(torch.isclose(found, expected, rtol=1e-3, atol=1e-6).all())
 
 
-def _order(found: Tensor, expected: Tensor) -> str:
-    return "larger" if expected > found else "smaller"
+def _difference(found: Tensor, expected: Tensor) -> str:
+    """How a wrong answer is wrong that no exercise has a word for."""
+    if not found.numel():
+        return "the answer is empty"
+    if not expected.ndim and found.ndim:
+        return f"one number is asked for, not a tensor of shape {tuple(found.shape)}"
+    if expected.ndim and not found.ndim:
+        return f"a tensor of shape {tuple(expected.shape)} is asked for, not one number"
+    if expected.ndim == 2 and _equal(found, expected.T):
+        return "rows and columns are interchanged"
+    if found.shape != expected.shape:
+        return f"the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    for text, factor in (("a hundred times", 100), ("a hundredth of", 0.01), ("minus", -1)):
+        if _equal(found, factor * expected):
+            return f"that is {text} the answer" + ("" if factor < 0 else ": percent and fractions are mixed up")
+    if nans := int(found.isnan().sum()):
+        what = f"{nans:,} of {found.numel():,} values are" if found.ndim else "the answer is"
+        return f"{what} nan, not a number: something was divided by zero, or the logarithm of zero taken"
+    if found.ndim:
+        wrong = int((~torch.isclose(found, expected, rtol=1e-3, atol=1e-6)).sum())
+        return f"the shape is right, {wrong:,} of {found.numel():,} values are not"
+    return f"{float(found):.6g} is not the value, which is {'larger' if expected > found else 'smaller'}"
 
 
 def student(notebook: NotebookNode) -> NotebookNode:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
@@ -34,19 +35,23 @@ def matrix(weight: Tensor, name: str) -> Board:
 
 
 def magnitudes(weight: Tensor) -> Board:
-    """How the weights that are not zero are spread, and how much of the sum of squares the largest hold."""
+    """How the weights that are not zero are spread, and how much of the sum of squares the largest hold, beside random
+    numbers (normally distributed)."""
     left = weight[weight != 0]
     sizes = left.abs().sort(descending=True).values.double()
-    held = (100 * sizes.square().cumsum(0) / sizes.square().sum()).numpy()
+    chance = torch.special.ndtri(1 - (torch.arange(len(sizes)).double() + 0.5) / (2 * len(sizes)))
+    held, usual = (100 * s.square().cumsum(0) / s.square().sum() for s in (sizes, chance))
     tenth = max(1, len(sizes) // 10)
     figure, panels = board(4.2, 1, 2)
     panels[0].hist(left.numpy(), 80, color=BLUE)
     panels[0].set(xlabel="weight", ylabel="how many")
-    panels[1].plot(np.linspace(0, 100, len(sizes)), held, color=BLUE, linewidth=3)
+    panels[1].plot(np.linspace(0, 100, len(sizes)), held, color=BLUE, linewidth=3, label="these weights")
+    panels[1].plot(np.linspace(0, 100, len(sizes)), usual, "--", color=INK, linewidth=2, label="random numbers")
     panels[1].plot([10], [held[tenth - 1]], "o", color=ORANGE, markersize=10)
     panels[1].set(xlabel="largest weights, % of all that are left", ylabel="sum of squares, %", ylim=(0, 103))
-    figure.suptitle(f"The largest tenth of the weights holds {held[tenth - 1]:.0f} % of the sum of squares",
-                    fontweight="bold")  # fmt: skip
+    panels[1].legend(frameon=False, loc="lower right")
+    said = f"{held[tenth - 1]:.0f} % of the squares (random numbers: {usual[tenth - 1]:.0f} %)"
+    figure.suptitle(f"The largest tenth holds {said}", fontweight="bold")
     return figure
 
 
@@ -57,7 +62,8 @@ def lost(table: pd.DataFrame, by: str, start: float) -> Board:
     for (name, rows), (colour, marker, style) in zip(table.groupby(by, sort=False), LINES, strict=False):
         x, y = [100 * whole, *(100 * rows.density)], [start, *rows.f1]
         axes.plot(x, y, style, color=colour, marker=marker, linewidth=2.5, markersize=8, label=name)
-    axes.set(xlabel="density: weights that are not zero / all encoder weights, %", ylabel="F1, %", ylim=(0, 103))
+    axes.set(ylabel="F1, %", ylim=(0, 103))
+    axes.set_xlabel("density: weights not zero / all encoder weights, %  (more is cut \N{RIGHTWARDS ARROW})")
     axes.invert_xaxis()
     middle = sorted(table.share.unique())[len(table.share.unique()) // 2]
     at = table[table.share == middle]
@@ -82,9 +88,9 @@ def attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> 
         "the word before": seen.trace(-1) / len(tokens),
         "the word after": seen.trace(1) / len(tokens),
         "the word itself": seen.trace() / len(tokens),
-    }
+    } | {f"'{token}'": seen[:, place].mean() for place, token in enumerate(tokens) if place not in marks}
     most = max(shares, key=shares.get)
-    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention goes to {most}")
+    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}")
     figure.colorbar(picture, ax=axes, label="attention, % (a row sums to 100)")
     return figure
 
@@ -92,6 +98,7 @@ def attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> 
 def shapes(weight: Tensor, share: float, block: int = 32) -> Board:
     """What masks of four shapes keep of a matrix at the same number of weights."""
     forms = masks.SHAPES | {"blocks": (block, block)}
+    written = weight.numel() <= 64  # small enough for its weights to be read
     figure, panels = board(3.9, 1, len(forms))
     whole, kept_squares = weight.square().sum().item(), {}
     for axes, (name, shape) in zip(panels, forms.items(), strict=True):
@@ -102,8 +109,12 @@ def shapes(weight: Tensor, share: float, block: int = 32) -> Board:
         axes.set(xticks=[], yticks=[], xlabel=f"{kept_squares[name]:.0f} % of the\nsum of squares")
         axes.set_title(name, loc="center", fontweight="normal")
         axes.spines[:].set(visible=True, color=INK)
-    best = max(kept_squares, key=kept_squares.get)
-    figure.suptitle(f"At {100 * share:.0f} % of the weights (blue kept, grey cut), {best} keep most", fontweight="bold")
+        for (row, column), value in np.ndenumerate(weight.numpy()) if written else ():
+            colour = "white" if kept[row, column] else INK
+            axes.text(column, row, f"{value:g}", ha="center", va="center", color=colour)
+    coarse, fine = kept_squares["blocks"], kept_squares["single weights"]
+    said = f"blocks hold {coarse:.0f} % of the squares, single ones {fine:.0f} %"
+    figure.suptitle(f"{100 * share:.0f} % of the weights: {said}", fontweight="bold")
     return figure
 
 
@@ -112,8 +123,9 @@ def timing(table: pd.DataFrame) -> Board:
     figure, axes = board(1.6 + 0.62 * len(table))
     places = range(len(table))
     colours = [GREY if name.startswith("dense") else BLUE for name in table.candidate]
-    bars = axes.barh(places, table.speedup, 0.6, color=colours, edgecolor=INK)
-    axes.bar_label(bars, labels=[f"{value:.2f}x" for value in table.speedup], padding=9)
+    axes.barh(places, table.speedup, 0.6, color=colours, edgecolor=INK)
+    for place, (value, colour) in enumerate(zip(table.speedup, colours, strict=True)):  # inside: the bound is outside
+        axes.text(value / 2, place, f"{value:.2f}x", ha="center", va="center", color=INK if colour == GREY else "white")
     axes.scatter(
         table.bound,
         places,
@@ -148,7 +160,7 @@ def parts(times: pd.DataFrame) -> Board:
     axes.set(xlabel=f"time, % of {times.columns[0]}", xlim=(0, 1.12 * left.max()))
     axes.invert_yaxis()
     linear = [f"{100 * times[name].iloc[0] / times[name].sum():.0f} % of {name}" for name in times]
-    axes.set_title(f"{times.index[0].capitalize()} take {' and '.join(linear)}")
+    axes.set_title(f"{times.index[0].capitalize()} take {', '.join(linear)}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=12)
     return figure
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from qalib import blocks, encoder, evaluation, pruning, runtimes
+from qalib import blocks, encoder, evaluation, pruning, runtimes, sparsity
 from qalib.checkpoint import Checkpoint
 from qalib.errors import InputError
 from qalib.squad import QuestionSet
@@ -62,12 +62,6 @@ def prune(checkpoint: Checkpoint, share: float, shape: Shape, cut: str = "smalle
     return pruned
 
 
-def density(checkpoint: Checkpoint) -> float:
-    """Weights of the encoder matrices that are not zero / all of them, between 0 and 1."""
-    weights = [matrix.linear.weight.detach() for matrix in encoder.matrices(checkpoint.model)]
-    return sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-
-
 def f1(checkpoint: Checkpoint, questions: QuestionSet) -> float:
     """F1 in percent over the questions, with the removable heads and neurons cut out to save time."""
     model = runtimes.build("compact", checkpoint)
@@ -92,7 +86,7 @@ def compare(
     for shape, cut, share in tqdm(plan, unit="model", desc="pruning and asking", disable=not progress):
         pruned = prune(checkpoint, share, shapes[shape], cut)
         kept = _squares(pruned) / whole
-        rows.append((shape, cut, share, density(pruned), kept, f1(pruned, questions)))
+        rows.append((shape, cut, share, sparsity.density(pruned, (1, 1)), kept, f1(pruned, questions)))
     return pd.DataFrame(rows, columns=["shape", "cut", "share", "density", "squares", "f1"])
 
 

@@ -55,7 +55,7 @@ def rehearse(
     weights = [p for p in pruner.model.parameters() if p.requires_grad]
     groups = [{"params": weights, "lr": weight_lr}, {"params": list(pruner.scores.parameters()), "lr": score_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    order = [i for epoch in range(1 + steps * batch // len(train)) for i in _epoch(train, batch, seed, epoch)]
+    order = ByLength(train.lengths, batch, seed).first(steps * batch)
     rows, seen, cuts = [], [], []
     for matrix in encoder.matrices(checkpoint.model):  # what is zero already stays last in line
         zero = ~blocks.mask(matrix.linear.weight.detach(), checkpoint.block)
@@ -75,26 +75,12 @@ def rehearse(
         (loss + pruner.penalty * pruner.regulariser()).backward()
         optimizer.step()
         cut = torch.tensor(float(watched.cut))
-        rows.append(
-            (
-                step,
-                loss.item(),
-                _density(pruner),
-                schedule.density_at(step / steps),
-                cut.sigmoid().item(),
-                _heads(pruner),
-            )
-        )
+        wanted, threshold = schedule.density_at(step / steps), cut.sigmoid().item()
+        rows.append((step, loss.item(), _density(pruner), wanted, threshold, _heads(pruner)))
         seen.append(watched.values.detach().flatten()[alive].tolist())
         cuts.append(cut.item())
     columns = ["step", "loss", "density", "scheduled_density", "threshold", "heads_left"]
     return Rehearsal(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(cuts))
-
-
-def _epoch(train: TrainingWindows, batch: int, seed: int, epoch: int) -> list[int]:
-    sampler = ByLength(train.lengths, batch, seed)
-    sampler.set_epoch(epoch)
-    return list(sampler)
 
 
 def _kept(scores: Scores) -> Tensor:

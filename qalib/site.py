@@ -58,7 +58,8 @@ def build(
             declared = report.check_parameters(path, {})
             executed = Path(work) / path.name
             print(f"[{number + 1}/{len(notebooks)}] {path.stem}", file=sys.stderr, flush=True)
-            report.execute(path, executed, {name: given[name] for name in given if name in declared})
+            seconds = report.execute(path, executed, {name: given[name] for name in given if name in declared})
+            print(f"[{number + 1}/{len(notebooks)}] {path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
             _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
@@ -113,7 +114,7 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "glossary": root / "notebooks" / "glossary.md",
     }
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
-    html = report.as_html(node, path.stem, f'<nav class="report">{nav}</nav>', unfolded=True)
+    html = report.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
     target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
     write_text(target, relinked(html, path, target, site, root))
 

@@ -50,6 +50,7 @@ def head_rows(weight: Tensor, heads: int, head: int) -> Exercise:
     return rows[head], {
         "those are columns; outputs are rows": encoder.by_head(weight.T, heads)[head].T,
         "heads are counted from 0: that is the one before": rows[head - 1],
+        "heads are counted from 0: that is the one after": rows[(head + 1) % heads],
     }
 
 

@@ -56,12 +56,21 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
     return sums.assign(density=sums.kept_blocks / sums.blocks)
 
 
-def patterns(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
-    """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`."""
+def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
+    """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`.
+
+    Blocks are the checkpoint's unless given.
+    """
     return {
-        (m.layer, m.kind): blocks.mask(m.linear.weight.detach(), checkpoint.block)
+        (m.layer, m.kind): blocks.mask(m.linear.weight.detach(), block or checkpoint.block)
         for m in encoder.matrices(checkpoint.model)
     }
+
+
+def density(checkpoint: Checkpoint, block: blocks.Block | None = None) -> float:
+    """Kept blocks / all blocks of the encoder matrices, between 0 and 1; of single weights with the `block` (1, 1)."""
+    kept = patterns(checkpoint, block).values()
+    return sum(int(mask.sum()) for mask in kept) / sum(mask.numel() for mask in kept)
 
 
 def heads(checkpoint: Checkpoint) -> pd.DataFrame:

@@ -71,7 +71,7 @@ def train(
     pruner.fix_as_is()
     data = TrainingWindows(questions.questions, student.tokenizer)
     optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], rate, weight_decay=0.0)
-    order, losses = _order(data, batch, steps, seed), []
+    order, losses = ByLength(data.lengths, batch, seed).first(steps * batch), []
     for step in tqdm(range(steps), unit="step", desc="training", disable=not progress):
         inputs = data.batch(order[step * batch : (step + 1) * batch])
         positions, _ = inputs.pop("positions"), inputs.pop("index")
@@ -118,11 +118,3 @@ def distance(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -
             mine, theirs = (pruning.logits(model, **inputs) for model in models)
         total += pruning.distillation(mine, theirs, 1.0).item() * 2 * len(mine)
     return total / (2 * len(data))
-
-
-def _order(data: TrainingWindows, batch: int, steps: int, seed: int) -> list[int]:
-    sampler, order = ByLength(data.lengths, batch, seed), []
-    for epoch in range(1 + steps * batch // len(data)):
-        sampler.set_epoch(epoch)
-        order += list(sampler)
-    return order

@@ -77,3 +77,12 @@ class ByLength(Sampler):
         full = len(order) // self.batch * self.batch
         mixed = random.permutation(order[:full].reshape(-1, self.batch)).flatten()
         return iter([*mixed.tolist(), *order[full:].tolist()])
+
+    def first(self, count: int) -> list[int]:
+        """The first `count` windows, epoch after epoch: for a loop that counts steps."""
+        self.set_epoch(0)
+        order = list(self)
+        while len(order) < count:
+            self.set_epoch(self.epoch + 1)
+            order += self
+        return order[:count]

@@ -23,9 +23,10 @@ def walk(path: pd.DataFrame, best: Sequence[float]) -> Board:
     figure, panels = board(4.6, 1, 3, width_ratios=(1.3, 1, 1))
     end, grid = path.iloc[-1], np.linspace(-0.1, 1.3, 60)
     loss = 0.5 * ((grid[None] - best[0]) ** 2 + (grid[:, None] - best[1]) ** 2)
-    panels[0].contour(grid, grid, loss, levels=10, colors=GREY)
+    panels[0].contour(grid, grid, loss, levels=10, colors="#999999")
     panels[0].plot(path.a, path.b, "o-", color=INK, linewidth=2)
     panels[0].plot(*best, "*", color=ORANGE, markersize=18)
+    panels[0].annotate("best", best, xytext=(10, -4), textcoords="offset points")
     panels[0].annotate("start", path.iloc[0][["a", "b"]], xytext=(2, 10), textcoords="offset points")
     panels[0].set(xlabel="weight a", ylabel="weight b", aspect="equal")
     for axes, columns, label in ((panels[1], ("a", "b"), "weight"), (panels[2], ("score_a", "score_b"), "score")):
@@ -51,6 +52,7 @@ def straight_through(cut: float = 0.0) -> Board:
     panels[1].legend(frameon=False, loc="upper center")
     for axes in panels:
         axes.set(xlabel="score - cut", yticks=(0, 1))
+    figure.suptitle("A step has no slope to learn along: training takes it for 1", fontweight="bold")
     return figure
 
 
@@ -59,7 +61,7 @@ def scores(seen: Rehearsal, table: pd.DataFrame) -> Board:
     (`movement.blocks_of`)."""
     figure, panels = board(4.8, 1, 2)
     for column, kept in zip(seen.scores, table.kept, strict=True):
-        colour, order = (BLUE, 2) if kept else (GREY, 1)
+        colour, order = (BLUE, 2) if kept else ("#AAAAAA", 1)
         panels[0].plot(seen.scores.index, seen.scores[column], color=colour, linewidth=1.5, zorder=order)
     cuts = seen.cuts.replace(-np.inf, np.nan)
     panels[0].plot(cuts.index, cuts, "--", color=ORANGE, linewidth=3, label="cut", zorder=3)
@@ -92,9 +94,8 @@ def heads(table: pd.DataFrame) -> Board:
         axes.text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=12)
     axes.set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
     figure.colorbar(picture, ax=axes, label="change of F1, points")
-    worst, free = table.loc[table.change.idxmin()], int(table.removable.sum())
-    axes.set_title(f"{free} of {len(table)} heads (x) change nothing; the dearest costs "
-                   f"{max(0.0, -worst.change):.1f} points of F1")  # fmt: skip
+    moves = f"F1 by {table.change.min():+.1f} to {table.change.max():+.1f} points"
+    axes.set_title(f"{int(table.removable.sum())} of {len(table)} heads (x) are free; each other moves {moves}")
     return figure
 
 
@@ -125,9 +126,9 @@ def soft(teacher: Checkpoint, question: Question, temperature: float, count: int
     bars = axes.bar(places + 0.2, chance[chosen], 0.38, color=BLUE, label=f"teacher at temperature {temperature:g}")
     axes.bar_label(bars, labels=[f"{value:.1f}" for value in chance[chosen]], padding=2, fontsize=11)
     axes.set(xticks=places, xticklabels=[f"{tokens[i]}\n({i})" for i in chosen.tolist()], ylabel="probability, %",
-             xlabel="token (its place in the window)", ylim=(0, 115))  # fmt: skip
-    other = 100 - chance.max()
-    axes.set_title(f"Temperature {temperature:g}: {other:.1f} % of the teacher's probability is off its first choice")
+             xlabel=f"token (its place in the window)\nQuestion: {question.question}", ylim=(0, 115))  # fmt: skip
+    sure = f"{chance.max():.0f} % on the teacher's first choice, {100 - chance.max():.0f} % on others"
+    axes.set_title(f"Temperature {temperature:g}: {sure}")
     axes.legend(frameon=False, loc="upper right")
     return figure
 

@@ -9,7 +9,6 @@ from qalib import blocks
 def test_by_hand():
     weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 4]])
     assert blocks.mask(weight, (2, 2)).tolist() == [[True, False], [False, True]]
-    assert blocks.density(weight, (2, 2)) == 0.5
     assert blocks.split(weight, (2, 2))[1, 1].tolist() == [[0, 0], [0, 4]]
     values, bitmap = blocks.pack(weight, (2, 2))
     assert values.tolist() == [[[1, 2], [0, 3]], [[0, 0], [0, 4]]]

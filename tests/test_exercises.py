@@ -1,6 +1,7 @@
 import ast
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
@@ -93,6 +94,43 @@ def test_teacher_and_student_run_through_the_notebook(path, packed_folder, asked
             if version is node:
                 wrong = torch.as_tensor(names[answer]).double() + 17
                 assert not eval(cell.source, names | {answer: wrong}).right
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] in ("01", "02", "04", "05")], ids=lambda p: p.stem)
+def test_on_the_bundled_model_every_mistake_shows(path):
+    """A head that is empty, or a bias of zeros, would make wrong answers right."""
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    tags = [cell.metadata.get("tags", []) for cell in code]
+    first, seen = tags.index(["solution"]), []
+    names = {"note": lambda name, answer, **given: seen.append((name, answer, given))}
+    for cell in [*code[:2], *code[first - 1 :]]:  # what stands between takes minutes
+        exec(cell.source.replace("exercises.check(", "note("), names)
+    assert len(seen) == tags.count(["solution"])
+    for name, answer, given in seen:
+        right, mistakes = EXERCISES[name](**given)
+        assert exercises.check(name, answer, **given).right
+        for text, wrong in mistakes.items():
+            assert repr(exercises.check(name, wrong, **given)) == f"Not yet: {text}"
+        for wrong in (torch.zeros_like, torch.ones_like):
+            assert not exercises.check(name, wrong(torch.as_tensor(right)), **given).right
+
+
+def test_whatever_is_answered_a_verdict_returns():
+    things = [None, "", [], {}, print, 1j, 10**400, [[1], [1, 2]], float("nan"), float("inf"), pd.DataFrame([1.5]),
+              torch.ones(2, 2, requires_grad=True), torch.ones(2, 2).to_sparse(), torch.tensor([])]  # fmt: skip
+    for name, given in GIVEN.items():
+        for thing in things:
+            verdict = exercises.check(name, thing, **given)
+            assert not verdict.right and repr(verdict).startswith("Not yet: ")
+    scores = GIVEN["block_scores"]
+    right = EXERCISES["block_scores"](**scores)[0]
+    for wrong, said in ((right.flatten(), "the shape is (4,), expected (2, 2)"), (100 * right, "a hundred times"),
+                        (right.T, "rows and columns"), (-right, "that is minus the answer"), (1.5, "not one number"),
+                        (right / 0 * 0, "4 of 4 values are nan")):  # fmt: skip
+        assert said in repr(exercises.check("block_scores", wrong, **scores))
+    assert "the answer is empty" in repr(exercises.check("density", [], **GIVEN["density"]))
+    assert "not a tensor of shape (1,)" in repr(exercises.check("density", [0.5], **GIVEN["density"]))
+    assert "run the cells from the top" in repr(exercises.check("block_mask", right, scores="mine", count=2))
 
 
 def test_the_students_version(tmp_path):

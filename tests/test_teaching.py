@@ -27,9 +27,9 @@ def test_masks_of_every_shape_keep_the_same_share_of_what_is_left(sparse):
 
 
 def test_pruned_copies_are_compared_and_the_model_stays(sparse, asked):
-    before = masks.density(sparse)
+    before = sparsity.density(sparse, (1, 1))
     table = masks.compare(sparse, asked, [0.5, 0.9], {"single weights": (1, 1), "blocks": BLOCK}, progress=False)
-    assert table.share.tolist() == [0.9, 0.5] * 2 and masks.density(sparse) == before
+    assert table.share.tolist() == [0.9, 0.5] * 2 and sparsity.density(sparse, (1, 1)) == before
     assert (table.density <= table.share * before + 1e-9).all() and (table.density > table.share * before * 0.9).all()
     assert table.squares[0] > table.squares[2] and table.f1.between(0, 100).all()
 
@@ -70,7 +70,7 @@ def test_movement_is_not_magnitude_on_two_weights():
 
 def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
     student = masks.prune(sparse, 0.7, BLOCK)
-    before = masks.density(student)
+    before = sparsity.density(student, (1, 1))
     options = {"steps": 30, "batch": 4, "rate": 1e-3, "progress": False}
     ways = {"answers only": 0.0, "teacher only": 1.0}
     table = students.compare(student, sparse, asked, asked, ways, **options).set_index("model")
@@ -81,7 +81,7 @@ def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
     assert losses.tail(5).mean() < losses.head(5).mean()
     for old, new in zip(encoder.matrices(student.model), encoder.matrices(trained.model), strict=True):
         assert not (new.linear.weight[old.linear.weight == 0] != 0).any()
-    assert before >= masks.density(trained) > 0.8 * before and masks.density(student) == before
+    assert before >= sparsity.density(trained, (1, 1)) > 0.8 * before and sparsity.density(student, (1, 1)) == before
     tokens, logits, place = students.first_token(sparse, asked.questions[0])
     assert len(tokens) == len(logits) and tokens[place : place + 2] == ["on", "##e"]
 
@@ -100,10 +100,11 @@ def test_costs_say_what_is_timed(sparse):
     assert table.zeros["dense: zeros in blocks"] == pytest.approx(table.zeros["dense: zeros scattered"], abs=0.02)
     assert table.zeros["compact: zeros in blocks"] < table.zeros["dense: zeros in blocks"]
     assert table.speedup["dense: no zeros"] == 1 and table.bound["compact: zeros in blocks"] > 1
-    module = runtimes.build("dense", sparse)
-    times = costs.parts(module, costs.tokens(sparse, 2, 32))
-    assert list(times.index) == [*costs.PARTS, "the rest"] and (times > 0).all()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    modules = {name: runtimes.build(name, sparse) for name in ("dense", "compact")}
+    times = costs.parts(modules, costs.tokens(sparse, 2, 32), rounds=2)
+    assert list(times.index) == [*costs.PARTS, "the rest"] and list(times) == ["dense", "compact"]
+    assert (times > 0).all(axis=None)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules["dense"].modules())
 
 
 def test_sliders_are_there_for_somebody_to_move(monkeypatch):
