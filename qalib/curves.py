@@ -53,21 +53,22 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
 
 
 def runs(table: pd.DataFrame) -> Figure:
-    """F1 over density of pruning runs (`read_runs`) by method, beside their teacher."""
-    figure, axes = blank(3.4)
+    """F1 over density of pruning runs (`read_runs`) beside their teacher: a line for those of one method and length."""
+    figure, axes = blank(3.6)
     axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
-    for (method, rows), colour, marker in zip(table.groupby("method"), (GREY, ORANGE, BLUE), "sDo", strict=False):
-        axes.scatter(rows.density, rows.f1, color=colour, edgecolor=INK, marker=marker, s=60, zorder=3, label=method)
+    looks = dict(zip(("magnitude", "movement", "keep"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
+    for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
+        colour, marker = looks[method]
+        style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
+        name = "movement, then kept on training" if method == "keep" else method
+        axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
         for row in rows.itertuples():
-            axes.annotate(
-                f"{row.f1:.1f}, {row.windows / 1000:.0f}k windows",
-                (row.density, row.f1),
-                (8, -3),
-                textcoords="offset points",
-            )
-    axes.set(xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen")
-    axes.set_xlim(0, 1.6 * table.density.max())
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), (7, -3), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)
+    )
+    axes.set_xlim(0, 1.3 * table.density.max())
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
