@@ -13,6 +13,7 @@ from qalib.files import read_json, write_json
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for one another
 
+collect_ignore = ["interpreted.py"]  # run by test_triton.py, in a process of its own
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / "data"
 BLOCK = (8, 8)
