@@ -1,9 +1,11 @@
 import copy
+import json
 
+import pandas as pd
 import pytest
 import torch
 
-from qalib import benchmark, runtimes
+from qalib import benchmark, costs, figures, runtimes
 from qalib.benchmark import Timing, interleave
 from qalib.errors import InputError
 
@@ -56,3 +58,30 @@ def test_evaluation_time(sparse, asked):
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
     assert compact.share == pytest.approx(compact.median_seconds / usual.median_seconds)
     assert (rows.same_answers == 1).all()
+
+
+def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
+    away = runtimes.Runtime("away", "", None, needs=lambda: "not installed: away")
+    monkeypatch.setitem(runtimes.REGISTRY, "away", away)
+    rows = benchmark.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
+    report = json.loads(json.dumps(benchmark.report(rows), allow_nan=False))
+    dense, missing, ours = report["rows"]
+    assert missing["note"] == "not installed: away" and missing["median_seconds"] is missing["speedup"] is None
+    assert dense["note"] == ours["note"] == "" and ours["bound_reached"] == ours["speedup"] / ours["bound"]
+    assert dense["weight_bytes"] == 4 * sum(p.numel() for p in sparse.model.parameters()) > ours["weight_bytes"] > 0
+    labels = [text.get_text() for text in figures.speedup(rows).axes[0].texts]
+    assert labels[:2] == ["1.00x", "not run: not installed: away"]
+
+
+def test_the_best_of_ours_and_of_others():
+    columns = ["runtime", "dtype", "median_seconds"]
+    timed = [("dense", "fp32", 9.0), ("openvino", "bf16", 3.0), ("block-sparse", "bf16", 1.5)]
+    rows = pd.DataFrame([*timed, ("onnxruntime-int8", "fp32", 4.0), ("torchao-int8", "bf16", None)], columns=columns)
+    assert benchmark.best(rows) == {"ours": "block-sparse bf16", "peer": "openvino bf16", "ratio": 2.0}
+    alone = benchmark.best(rows[:1])
+    assert alone == {"ours": "dense fp32", "peer": None, "ratio": None}
+
+
+def test_memory_is_measured_in_a_process_of_its_own(packed_folder):
+    rows = costs.memory(str(packed_folder), ("dense",))
+    assert rows.share[0] == 1 and rows.resident_bytes[0] > 100_000

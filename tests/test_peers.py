@@ -1,0 +1,29 @@
+"""Other libraries' runtimes, where they are installed (extra `peers`)."""
+
+import pytest
+import torch
+
+from qalib import benchmark, runtimes
+
+PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao-int8": ("bf16", 1.0)}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_gives_the_logits_of_dense(sparse, name):
+    dtype, tolerance = PEERS[name]
+    if reason := runtimes.reason(name, "cpu", dtype):
+        pytest.skip(reason)
+    inputs = benchmark.tokens(sparse, 3, 21)
+    inputs["attention_mask"][1, 7:] = 0
+    expected = benchmark.forward(runtimes.build("dense", sparse), inputs)
+    found = benchmark.forward(runtimes.build(name, sparse, dtype=dtype), inputs)
+    for logits in ("start_logits", "end_logits"):
+        difference = (found[logits].float() - expected[logits])[inputs["attention_mask"].bool()].abs().max()
+        assert difference < tolerance and torch.isfinite(found[logits]).all()
+
+
+def test_peers_run_only_when_named_and_say_what_is_missing(monkeypatch):
+    assert not set(PEERS) & set(runtimes.available("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert runtimes.reason("openvino", "cpu") == "not installed: openvino (pip install '.[peers]')"
+    assert runtimes.reason("onnxruntime-int8", "cpu", "bf16") == "is for fp32, not for bf16"
