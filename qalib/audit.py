@@ -235,8 +235,8 @@ def _speed(
         f"{best}, same run; median of 3, {data.description}, {device}",
         _prints_as(stated["speedup"]) if device == "cuda" else NEEDS_GPU,
         f"cutting out heads and neurons alone gives {times.speedup['compact, card']:.2f}x; in batches of like length "
-        f"without needless padding, which dense gets too, {best} gives {ours:.2f}x over dense; the runtime that the card "
-        "timed was not released, and its figure is one run on a GPU",
+        f"without needless padding, which dense gets too, {best} gives {ours:.2f}x over dense; the runtime of the card "
+        "was not released, and its figure is one run on a GPU",
     )  # fmt: skip
 
 
