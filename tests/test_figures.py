@@ -12,7 +12,7 @@ def drawn(sparse):
     rows = evaluation.evaluate(sparse.model, sparse.tokenizer, squad.load("sample").first(8), progress=False).rows
     times = pd.DataFrame(
         {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
-         "speedup": [1.0, 1.5], "bound": [1.0, 2.0]}
+         "speedup": [1.0, 1.5], "bound": [1.0, 2.0], "note": ""}
     )  # fmt: skip
     ways = pd.DataFrame(
         {"way": list(benchmark.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]}

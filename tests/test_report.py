@@ -9,7 +9,8 @@ from qalib import card, checkpoint, files, report, results
 from qalib.errors import InputError, ReportError
 from qalib.files import read_json, write_json
 
-QUICK = {"batch": 1, "length": 16, "repeats": 1, "evaluated": 3, "evaluation_repeats": 1, "timed_questions": 2}
+QUICK = {"batch": 1, "length": 16, "repeats": 1, "evaluated": 3, "evaluation_repeats": 1, "timed_questions": 2,
+         "densities": [0.5, 1.0]}  # fmt: skip
 NAMES = [path.stem for path in sorted(report.NOTEBOOKS.glob("[0-9]*.ipynb"))]
 
 
@@ -126,6 +127,7 @@ def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path
         parameters=QUICK | {"audited": str(packed_folder)},
     )
     timed = {"benchmark.csv", "evaluation_time.csv", "audit.csv", "speedup.svg", "evaluation_time.svg"}
+    timed |= {"parts.csv", "densities.csv", "densities.svg", "memory.csv"}
     for folder in ("tables", "figures"):
         for path in (made / folder).iterdir():
             if path.name not in timed:
@@ -140,6 +142,8 @@ def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path
         "block_sparse_speedup",
         "evaluation_speedup",
         "evaluation_share",
+        "memory_share",
+        "break_even",
     }
 
 

@@ -19,8 +19,11 @@ TIMES = (
     "block_sparse_speedup",
     "evaluation_speedup",
     "evaluation_share",
+    "memory_share",
+    "break_even",
 )
-TIMED = ("benchmark.csv", "evaluation_time.csv", "audit.csv", "speedup.svg", "evaluation_time.svg")
+TIMED = ("benchmark.csv", "evaluation_time.csv", "audit.csv", "speedup.svg", "evaluation_time.svg",
+         "parts.csv", "densities.csv", "densities.svg", "memory.csv")  # fmt: skip
 
 
 def numbers(out: Path) -> dict[str, Any]:
