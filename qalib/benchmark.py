@@ -79,9 +79,9 @@ def compare(
 
     One row a pair: runtime, dtype, device, threads, batch, length, rounds, median_seconds, spread_seconds,
     tokens_per_second, speedup (over `baseline`, dense of the same type, in this run), bound (the speedup if only the
-    multiply-adds of kept blocks and heads counted), bound_reached (speedup / bound), weight_bytes (of parameters and
-    buffers, where torch holds them), kernel (what multiplies blocks), logit_difference (largest, from dense fp32;
-    checked before timing) and note: why a runtime that cannot run here has no figures.
+    multiply-adds of kept blocks and heads counted), bound_reached (speedup / bound, of runtimes that skip zeros),
+    weight_bytes (of parameters and buffers, where torch holds them), kernel (what multiplies blocks), logit_difference
+    (largest, from dense fp32; checked before timing) and note: why a runtime that cannot run here has no figures.
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
     most = checkpoint.model.config.max_position_embeddings
@@ -114,7 +114,7 @@ def compare(
                 "tokens_per_second": batch * length / timing.median,
                 "speedup": speedup,
                 "bound": bound,
-                "bound_reached": speedup / bound,
+                "bound_reached": speedup / bound if kind.sparse else None,
                 "weight_bytes": None if kind.peer else weight_bytes(modules[name, dtype]),
                 "kernel": runtimes.kernel(modules[name, dtype]),
                 "logit_difference": differences[name, dtype],
