@@ -1,7 +1,6 @@
 """Costs: what a forward pass costs with zeros in one place or another, and where its time goes."""
 
 import copy
-import gc
 import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
-from qalib import benchmark, checkpoint, encoder, masks, runtimes, sparsity
+from qalib import benchmark, checkpoint, encoder, machine, masks, runtimes, sparsity
 from qalib.benchmark import forward, tokens
 from qalib.checkpoint import Checkpoint
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
@@ -151,9 +150,9 @@ def _resident(model: str, name: str, dtype: str, batch: int, length: int) -> int
     loaded = checkpoint.load(model)
     module, inputs = runtimes.build(name, loaded, "cpu", dtype), tokens(loaded, batch, length)
     del loaded
+    machine.trim()
     for _ in range(2):
         forward(module, inputs)
-    gc.collect()
     return process.memory_info().rss - before
 
 

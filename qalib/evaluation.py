@@ -179,6 +179,7 @@ def run(
     module, tokenizer, unscored = runtimes.build(name, loaded, place, dtype), loaded.tokenizer, loaded.unscored
     about = {"model": loaded.name, "data": asked.description, "runtime": name, "dtype": dtype, "device": place}
     del loaded  # its weights are in the module, or not needed
+    machine.trim()
     return about | ({"scores": unscored} if unscored else {}), evaluate(module, tokenizer, asked, scored=not unscored)
 
 
