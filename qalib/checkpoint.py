@@ -226,7 +226,8 @@ def has_tokenizer(folder: Path) -> bool:
 
 def _tokenizer(folder: Path):
     if not has_tokenizer(folder):
-        raise InputError(f"{folder}: no tokenizer there; looked for tokenizer.json and vocab.txt")
+        wanted = "tokenizer.json and vocab.txt (`qalib twin` takes them from --vocabulary)"
+        raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds

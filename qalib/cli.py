@@ -19,6 +19,7 @@ from qalib.console import (
     Format,
     Json,
     Model,
+    Models,
     Questions,
     Sweep,
     explained,
@@ -44,7 +45,7 @@ def options(
 
 @app.command()
 def report(
-    model: Model = "bundled",
+    model: Models = None,
     data: Data = "sample",
     out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
     device: Device = Device.auto,
@@ -55,10 +56,13 @@ def report(
     ] = None,
 ) -> None:
     """Run the notebooks and write the report: model card, tables, figures, pages."""
+    from qalib import comparison
     from qalib import report as reports
 
-    parameters = dict(setting(text) for text in parameter or [])
-    print(reports.run(model, data, out, device.value, questions, fresh, parameters))
+    models, parameters = model or ["bundled"], dict(setting(text) for text in parameter or [])
+    how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters}
+    several = len(models) > 1
+    print(comparison.run(models, data, out, **how) if several else reports.run(models[0], data, out, **how))
 
 
 @app.command()

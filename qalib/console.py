@@ -25,6 +25,13 @@ class Format(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="As of other commands [default: bundled]; more than one --model: a report each, compared.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

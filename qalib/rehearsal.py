@@ -62,6 +62,7 @@ def rehearse(
         pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = GONE
     watched = pruner.masks()[f"{layer} value"].scores
     alive = watched.values.detach().flatten() > GONE / 2
+    at_first = _density(pruner)
     for step in tqdm(range(steps), unit="step", desc="pruning", disable=not progress):
         steer(pruner, schedule, step / steps, 1 / steps, regulariser)
         inputs = train.batch(order[step * batch : (step + 1) * batch])
@@ -75,7 +76,7 @@ def rehearse(
         (loss + pruner.penalty * pruner.regulariser()).backward()
         optimizer.step()
         cut = torch.tensor(float(watched.cut))
-        wanted, threshold = schedule.density_at(step / steps), cut.sigmoid().item()
+        wanted, threshold = min(at_first, schedule.density_at(step / steps)), cut.sigmoid().item()
         rows.append((step, loss.item(), _density(pruner), wanted, threshold, _heads(pruner)))
         seen.append(watched.values.detach().flatten()[alive].tolist())
         cuts.append(cut.item())

@@ -11,35 +11,24 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import filelock
-import jinja2
 import nbformat
 import papermill
-from nbconvert import HTMLExporter
 
-from qalib import card, checkpoint, machine, results, squad
+from qalib import checkpoint, machine, pages, squad
 from qalib.errors import InputError, ReportError, one_line
 from qalib.files import read_json, replace_folder, restore_folder, sha256, write_json, write_text
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 DATA = Path(__file__).parent / "data"
 SEED = 0  # of the notebooks that draw numbers
-WIDGET = "application/vnd.jupyter.widget-view+json"
-HEADLINE = (
-    ("f1", "F1", 1),
-    ("exact_match", "exact match", 1),
-    ("linear_density_percent", "of the linear weights left", 1),
-    ("heads_left", "attention heads left", None),
-    ("embeddings_percent", "of what is left are embeddings", 0),
-    ("block_sparse_speedup", "block-sparse over dense, forward pass", 2),
-)
 
 
 @dataclass(frozen=True)
@@ -78,17 +67,19 @@ def run(
     parameters: dict[str, Any] | None = None,
     notebooks: Sequence[Path] | None = None,
     timeout: float = 4 * 3600,
+    keep: bool = False,
 ) -> Path:
     """Run the notebooks for a model and a question set and write the report folder; returns it.
 
-    `out` is reports/MODEL-DATA unless given. `parameters` go to every notebook that declares them. `timeout` is in
-    seconds a cell. Raises InputError for input that cannot be used, before anything is run, and ReportError if a
-    notebook fails.
+    `out` is reports/MODEL-DATA unless given. If `keep`, a finished report of the same inputs is not made again.
+    `parameters` go to every notebook that declares them. `timeout` is in seconds a cell. Raises InputError for input
+    that cannot be used, before anything is run, and ReportError if a notebook fails.
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
         raise InputError(f"{NOTEBOOKS}: no notebooks there; they are part of the repository, not of the wheel")
     loaded, question_set = checkpoint.load(model), squad.load(data).first(questions)
+    _ = loaded.tokenizer  # notebooks need it: raises here, not in one of them
     pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
     inputs = Inputs(pinned, data, questions, machine.device(device), parameters or {}, loaded, question_set)
     declared = {path: check_parameters(path, {}) for path in notebooks}
@@ -100,22 +91,43 @@ def run(
     out = Path(out) if out is not None else Path("reports") / default_name(model, data, questions)
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
-    draft = out.parent / f".{out.name}.draft"
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out.parent / f".{out.name}.lock")
+    with alone(out):
+        restore_folder(out)
+        if keep and not fresh and (out / "manifest.json").exists() and _digest(inputs, notebooks) == _made_of(out):
+            _say(f"{out}: made already from the same inputs")
+            return out
+        return _run(inputs, notebooks, declared, out, out.parent / f".{out.name}.draft", fresh, timeout)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the one right to write a report folder. Raises InputError if another run has it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with lock.acquire(timeout=0):
-            restore_folder(out)
-            return _run(inputs, notebooks, declared, out, draft, fresh, timeout)
+        with filelock.FileLock(out.parent / f".{out.name}.lock").acquire(timeout=0):
+            yield
     except filelock.Timeout:
         raise InputError(f"{out}: another run is writing this report; wait for it or choose another folder") from None
 
 
-def default_name(model: str, data: str, questions: int | None) -> str:
+def _digest(inputs: Inputs, notebooks: list[Path]) -> str:
+    """One hash of all that a report is made from."""
+    made_of = [inputs.key, [[path.stem, sha256(path)] for path in notebooks]]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _made_of(out: Path) -> str | None:
+    try:
+        return read_json(out / "manifest.json").get("inputs")
+    except (InputError, AttributeError):
+        return None
+
+
+def default_name(model: str, data: str | None = None, questions: int | None = None) -> str:
     """A folder name that says what the report is of: bundled-sample, bundled-dev-v1.1-500, ..."""
-    parts = [model.rstrip("/").split("/")[-1], data if data in ("sample", "squad") else Path(data).stem]
-    name = "-".join([*parts, *([str(questions)] if questions else [])])
-    return re.sub(r"[^\w.-]+", "-", name)
+    asked = data if data in ("sample", "squad", None) else Path(data).stem
+    parts = [model.rstrip("/").split("/")[-1], asked, questions and str(questions)]
+    return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts)))
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
@@ -229,7 +241,7 @@ def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: P
     entries = []
     for notebook, done in zip(notebooks, state["done"], strict=True):
         executed = draft / "notebooks" / notebook.name
-        title = render_html(executed, executed.with_suffix(".html"))
+        title = pages.render_html(executed, executed.with_suffix(".html"))
         executed.unlink()
         entries.append(
             {"name": notebook.stem, "title": title, "seconds": round(done["seconds"], 1), "sha256": done["mark"][1]}
@@ -242,6 +254,7 @@ def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: P
         "data": {"description": inputs.question_set.description, "questions": len(inputs.question_set),
                  "sha256": inputs.question_set.sha256},
         "device": inputs.device,
+        "inputs": _digest(inputs, notebooks),
         "parameters": inputs.parameters,
         "seed": inputs.parameters.get("seed", SEED),
         "machine": machine.specs(),
@@ -251,64 +264,5 @@ def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: P
         "finished": finished.isoformat(timespec="seconds"),
         "seconds": round((finished - started).total_seconds(), 1),
     }  # fmt: skip
-    _write_index(draft, manifest)
+    write_text(draft / "index.html", pages.index(draft, manifest))
     write_json(draft / "manifest.json", manifest)
-
-
-def render_html(notebook: Path, out: Path) -> str:
-    """Write an executed notebook as a page of the report (`as_html`); returns the notebook's title."""
-    node = nbformat.read(notebook, as_version=4)
-    write_text(
-        out, as_html(node, notebook.stem, '<nav class="report"><a href="../index.html">&larr; the report</a></nav>')
-    )
-    return node.metadata["title"]
-
-
-def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = False) -> str:
-    """An executed notebook as one self-contained page with foldable code and `nav` (HTML) at its top.
-
-    The code is folded at first; if `unfolded`, only that of cells tagged `solution`. Progress bars and widgets, which
-    would be dead, are left away. The notebook's title, its first heading or else `name`, is put into its metadata.
-    """
-    for cell in node.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", ())]
-    node.metadata.pop("widgets", None)
-    heading = next((re.match(r"#\s+(.+)", c.source) for c in node.cells if c.cell_type == "markdown"), None)
-    node.metadata["title"] = heading.group(1).strip() if heading else name
-    exporter = HTMLExporter(template_name="notebook_html", extra_template_basedirs=[str(DATA)], embed_images=True)
-    return exporter.from_notebook_node(node, resources={"nav": nav, "unfolded": unfolded})[0]
-
-
-def index_page(folder: Path) -> str:
-    """The index of a finished report as HTML; what is not there (any more) is named without a link."""
-    return _index(folder, read_json(folder / "manifest.json"))
-
-
-def _write_index(draft: Path, manifest: dict[str, Any]) -> None:
-    write_text(draft / "index.html", _index(draft, manifest))
-
-
-def _index(draft: Path, manifest: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(DATA), undefined=jinja2.StrictUndefined, autoescape=True
-    )
-    environment.filters |= {"show": card.show, "bare": bare}
-    return environment.get_template("index.html.j2").render(
-        title=f"Report on {manifest['model']['name']}",
-        manifest=manifest,
-        numbers=results.read(draft),
-        headline=HEADLINE,
-        figures=sorted(path.stem for path in (draft / "figures").glob("*.svg")),
-        tables=sorted(path.stem for path in (draft / "tables").glob("*.csv")),
-        pages={path.relative_to(draft).as_posix() for path in draft.rglob("*.html")},
-    )
-
-
-def bare(number: results.Number) -> str:
-    """A number without its unit, at a readable precision."""
-    if number.value is None:
-        return "not measured"
-    return f"{number.value:,.4g}" if isinstance(number.value, float) and abs(number.value) < 1e4 else (
-        f"{number.value:,}" if not isinstance(number.value, str | bool) else str(number.value)
-    )  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib import report
+from qalib import pages, report
 from qalib.errors import InputError
 from qalib.files import read_text, replace_folder, write_text
 
@@ -114,7 +114,7 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "glossary": root / "notebooks" / "glossary.md",
     }
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
-    html = report.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
+    html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
     target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
     write_text(target, relinked(html, path, target, site, root))
 
@@ -167,7 +167,7 @@ def _report(folder: Path, site: Path, root: Path) -> None:
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("notebooks", "index.html"))
     card = read_text(folder / "card" / "README.md").split("\n---\n", 1)[-1]
     _page(_text(card), folder / "card" / "README.md", site, root)
-    index = report.index_page(target)
+    index = pages.index(target)
     home = f'<body>\n<nav><a href="{os.path.relpath(root / "notebooks" / "index.ipynb", folder)}">home</a></nav>'
     write_text(target / "index.html", relinked(index.replace("<body>", home), folder / "index.html",
                                                target / "index.html", site, root))  # fmt: skip

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from reliability.sameness import TIMED, TIMES
 
-from qalib import card, checkpoint, files, report, results
+from qalib import card, checkpoint, files, pages, report, results
 from qalib.errors import InputError, ReportError
 from qalib.files import read_json, write_json
 
@@ -114,8 +114,7 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
     text = card.write(out).text
     assert "| **EM** | **needs weights** |" in text and "model-index" not in text
     assert "> **Made from a structural twin of org/&lt;b&gt;model**: heads as published." in text
-    report._write_index(out, read_json(made / "manifest.json"))
-    index = (out / "index.html").read_text()
+    index = pages.index(out, read_json(made / "manifest.json"))
     assert "Made from a structural twin of org/&lt;b&gt;model" in index and index.count("<b>needs weights</b>") == 2
 
 
@@ -182,8 +181,7 @@ def test_a_failed_report_leaves_the_earlier_one_and_goes_on(packed_folder, asked
     assert (out / "manifest.json").read_text() == '"earlier"' and (tmp_path / "count").read_text() == "x"
     flag.touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "HEADLINE", ())
-        patch.setattr(report, "_write_index", lambda draft, manifest: None)
+        patch.setattr(pages, "index", lambda draft, manifest: "")
         run()
     assert (tmp_path / "count").read_text() == "x"  # the first notebook was not run again
     assert json.loads((out / "manifest.json").read_text())["notebooks"][1]["name"] == "02"
@@ -225,6 +223,5 @@ def test_script_in_a_name_or_a_number_is_text(made, tmp_path):
     numbers["numbers"][0] |= {"value": script, "definition": script}
     write_json(folder / "results.json", numbers)
     manifest["model"]["name"] = script
-    report._write_index(folder, manifest)
-    page = (folder / "index.html").read_text()
+    page = pages.index(folder, manifest)
     assert "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4

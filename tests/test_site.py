@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from qalib import exercises, report, site
+from qalib import exercises, pages, site
 from qalib.errors import InputError
 
 TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
@@ -60,11 +60,11 @@ def test_only_a_site_is_replaced(tmp_path):
 
 
 def test_a_widget_leaves_no_trace_in_a_page():
-    view = {report.WIDGET: {"model_id": "1"}, "text/plain": "HBox(children=())"}
+    view = {pages.WIDGET: {"model_id": "1"}, "text/plain": "HBox(children=())"}
     outputs = [nbformat.v4.new_output("display_data", data=view),
                nbformat.v4.new_output("display_data", data={"text/plain": "the figure"})]  # fmt: skip
     node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explore()", outputs=outputs)])
-    page = report.as_html(node, "a name", "<nav>here</nav>")
+    page = pages.as_html(node, "a name", "<nav>here</nav>")
     assert "HBox" not in page and "the figure" in page and "<nav>here</nav>" in page and "<title>a name" in page
 
 

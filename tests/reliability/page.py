@@ -21,7 +21,7 @@ TRIALS = {
     "inputs": "inputs.fuzz", "processes": "inputs.processes", "places": "spans.places", "scores": "spans.scores",
     "killed": "faults.killed", "disks": "faults.disks", "two": "faults.two_at_once", "twice": "sameness.twice",
     "code": "untrusted.code", "pages": "untrusted.pages", "parts": "speeds.parts", "loading": "speeds.loading",
-    "memory": "speeds.memory",
+    "memory": "scale.memory", "shared": "scale.shared", "training": "scale.training", "several": "scale.several",
 }  # fmt: skip
 
 

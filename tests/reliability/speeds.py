@@ -1,4 +1,4 @@
-"""Speed of the parts beside the model, and memory: of loading, and of evaluating more and more questions."""
+"""Speed of the parts beside the model, and memory of loading."""
 
 import os
 import statistics
@@ -142,30 +142,4 @@ def loading(names: tuple[str, ...] = ("packed fp16", "packed fp32", "2021", "tra
         "included; expected: at most twice the larger of file and model",
         "of a packed file twice its own size cannot be: the model alone that comes out of it is larger",
     ]
-    return section
-
-
-def memory(few: int = 2500) -> Section:
-    """Peak memory of `qalib evaluate` over so many questions, and over four times as many."""
-    section = Section(
-        "Memory of evaluating", "`qalib evaluate` of a tiny model, whose own memory is next to nothing, over questions "
-        f"{SOURCE}.", ("questions", "peak memory of the process, MB"),
-    )  # fmt: skip
-    peaks = []
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        _, packed = trial.tiny(place)
-        for count in (few, 4 * few):
-            data = question_file(place / f"{count}.json", count)
-            process = trial.start("evaluate", "--model", packed, "--data", data, "--json",
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            section.expect(process.returncode == 0, f"{count} questions: exit code {process.returncode}")
-            peaks.append(usage.ru_maxrss / 1e3 * 1.024)
-            section.row(f"{count:,}", f"{peaks[-1]:.0f}")
-    section.expect(
-        peaks[1] <= 1.25 * peaks[0], f"four times the questions take {peaks[1] / peaks[0]:.2f} times the memory"
-    )
-    section.notes.append("flat: at most a quarter more for four times the questions, whose texts and answers are kept")
     return section

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
+from qalib import pages as html_pages
 from qalib import report
 from qalib.files import read_json, write_json, write_text
 from reliability import sameness, trial
@@ -115,11 +116,11 @@ def card_page() -> Section:
         page = place / "card.ipynb"
         report.execute(report.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
         (out / "notebooks").mkdir()
-        report.render_html(page, out / "notebooks" / "05_model_card.html")
+        html_pages.render_html(page, out / "notebooks" / "05_model_card.html")
         manifest = read_json(out / "manifest.json")
         manifest["model"]["name"] = HOSTILE
         write_json(out / "manifest.json", manifest)
-        write_text(out / "index.html", report.index_page(out))
+        write_text(out / "index.html", html_pages.index(out))
         _look_through(section, out)
     return section
 

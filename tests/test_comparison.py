@@ -1,0 +1,78 @@
+"""Several models in one report: one table, one figure, and no failure that stops the others."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import notebook
+
+from qalib import comparison, pages, report
+from qalib.errors import InputError, ReportError
+from qalib.files import read_json
+from qalib.results import Results
+
+VALUES = (31.7, 5, 1e6, None, 50.0, 2.5, 1.5, 0.5)
+
+
+@pytest.fixture
+def compare(packed_folder, asked_file, tmp_path, monkeypatch):
+    """Compares copies of the tiny model with reports of one notebook, which is not run but stood in for."""
+    path = notebook(tmp_path / "01.ipynb", parameters="model = ''\nout = ''")
+
+    def execute(source, output, parameters, timeout):
+        with open(tmp_path / "count", "a") as file:
+            file.write(Path(parameters["model"]).name[0])
+        if parameters["model"].endswith("broken"):
+            raise ReportError(f"{source.name}, cell 2: ValueError: of no use")
+        kept = Results(parameters["out"], "01")
+        for name, value in zip(comparison.NUMBERS, VALUES, strict=True):
+            kept.number(name, value, "1", "d", "not measured here")
+        output.parent.mkdir(exist_ok=True)
+        shutil.copy(source, output)
+        return 0.0
+
+    monkeypatch.setattr(report, "execute", execute)
+    monkeypatch.setattr(pages, "index", lambda draft, manifest: "")
+    for name in ("one", "broken", "two"):
+        shutil.copytree(packed_folder, tmp_path / name)
+
+    def run(*names):
+        models = [str(tmp_path / name) for name in names]
+        return comparison.run(models, str(asked_file), tmp_path / "out", device="cpu", notebooks=[path])
+
+    return run
+
+
+def test_failures_do_not_stop_the_others(compare, tmp_path):
+    with pytest.raises(ReportError, match="2 of 4 models failed: .*nowhere.*; 01.ipynb, cell 2: ValueError: of no use"):
+        compare("one", "nowhere", "broken", "two")
+    out = tmp_path / "out"
+    assert (out / "one" / "manifest.json").exists() and (out / "two" / "manifest.json").exists()
+    table = pd.read_csv(out / "tables" / "comparison.csv")
+    assert table.report.tolist()[:2] == ["one", "two"] and table.report[2:].isna().all()
+    assert table.f1.tolist()[:2] == [50.0, 50.0] and table.exact_match.isna().all()
+    assert table.note[0] == "not measured here" and "ValueError: of no use" in table.note[3]
+    page = (out / "index.html").read_text()
+    assert page.count("<b>failed</b>") == 2 and 'href="one/index.html"' in page and "31.70" in page
+    assert (out / "figures" / "comparison.svg").exists() and len(read_json(out / "manifest.json")["models"]) == 4
+
+
+def test_what_is_done_is_kept(compare, tmp_path):
+    compare("one")
+    compare("one", "two")
+    assert (tmp_path / "count").read_text() == "ot"  # the first was not made again
+    assert pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv").report.tolist() == ["one", "two"]
+    (tmp_path / "one" / "config.json").write_text((tmp_path / "one" / "config.json").read_text() + " ")
+    compare("one", "two")
+    assert (tmp_path / "count").read_text() == "oto"  # other input: made again
+
+
+def test_names_that_are_the_same_and_other_folders_are_refused(compare, tmp_path):
+    with pytest.raises(InputError, match="one: another one would have the same folder"):
+        compare("one", "one")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already and is not a report"):
+        compare("one")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
