@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from qalib import blocks, runtimes
 from qalib.runtimes import block_sparse
-from qalib.runtimes.block_sparse import BlockSparseLinear
+from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 
 HALF = torch.bfloat16
 INT8 = block_sparse.INT8
@@ -121,12 +121,80 @@ def test_values_that_are_not_numbers_stay_so():
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 
 
+def attention(qkv, mask, heads):
+    """In the type of its arguments, step by step; torch's own takes a faster way in some types."""
+    query, key, value = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    return (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("instructions", "dtype"), SETS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_attention_against_float64(instructions, dtype, data):
+    batch, heads, size = (data.draw(st.sampled_from(values)) for values in ((1, 2), (1, 3), (16, 32, 48, 64)))
+    length, seed = data.draw(st.integers(1, 90)), data.draw(st.integers(0, 9))
+    random = torch.Generator().manual_seed(seed)
+    qkv = (1.5 * torch.randn((batch, length, 3 * heads * size), generator=random)).to(dtype)
+    seen = torch.arange(length) < torch.randint(1, length + 1, (batch, 1), generator=random)
+    mask = seen[:, None, None].expand(batch, 1, length, length) if data.draw(st.booleans()) else None
+    around = torch.full((batch + 2, length, heads * size), 7.0, dtype=dtype)
+    found = AttentionProducts(heads, size, instructions)(qkv, mask, around[1:-1])
+    expected = attention(qkv.double(), torch.ones(1, dtype=bool) if mask is None else mask, heads)
+    room = 4 * torch.finfo(dtype).eps * (1 + qkv.abs().max()) + 2e-5  # weights in the type, scores in float32
+    assert (found.double() - expected).abs().max() <= room
+    assert (around[[0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize(("instructions", "dtype"), SETS[2:])
+def test_attention_errs_no_more_than_torch(instructions, dtype):
+    qkv = torch.randn((4, 150, 3 * 4 * 32), generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = attention(qkv.double(), torch.ones(1, dtype=bool), 4)
+    ours, torchs = (AttentionProducts(4, 32, name)(qkv) for name in (instructions, "torch"))
+    errors = [(found.double() - expected).norm() / expected.norm() for found in (ours, torchs)]
+    assert errors[0] <= 1.1 * errors[1]
+
+
+@pytest.mark.parametrize(("instructions", "dtype"), SETS)
+def test_attention_to_what_is_not_a_number(instructions, dtype):
+    qkv = torch.randn((2, 20, 3 * 2 * 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    qkv[0, 3, 0] = torch.nan  # a query of the first head
+    found = AttentionProducts(2, 16, instructions)(qkv)
+    assert found[0, 3, :16].isnan().all() and found.isnan().sum() == 16
+
+
+@needs_operator
+def test_threads_agree_on_attention():
+    before, qkv, found = torch.get_num_threads(), torch.randn(3, 70, 3 * 5 * 32), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(AttentionProducts(5, 32, block_sparse.attends(32, torch.float32))(qkv))
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@needs_operator
+def test_attention_that_does_not_fit_is_refused():
+    ours, qkv = AttentionProducts(2, 16, "portable"), torch.zeros(1, 5, 96)
+    for arguments, message in (
+        ((qkv.double(),), "qkv is Double"),
+        ((qkv[:, :, :90].contiguous(),), "heads of 15 do not suit portable"),
+        ((qkv, None, torch.empty(1, 5, 30)), "out does not suit qkv"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            ours(*arguments)
+    with pytest.raises(RuntimeError, match="bias is not float32 of shape"):
+        torch.ops.qalib.attention(qkv, torch.zeros(1, 4), 2, 1.0, "portable", torch.empty(1, 5, 32))
+
+
 @needs_operator
 def test_a_layer_can_be_compiled_as_a_whole():
     weight, bias, x = case(2, 3, (32, 32), 0.5, 17, torch.float32)
     linear = BlockSparseLinear(weight, bias, (32, 32), gelu=True)
     compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), linear(x))
+    products = AttentionProducts(2, 16, "portable")
+    assert torch.equal(torch.compile(products, fullgraph=True, backend="aot_eager")(x[None]), products(x[None]))
 
 
 @needs_operator

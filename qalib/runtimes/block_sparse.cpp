@@ -8,6 +8,8 @@
 // With int8 values, four to an input group [width / 4][lanes][4], each token is quantised when it is packed: to 128 + x /
 // scale, with the scale that takes its largest value to 127. Sums start from `offsets`, minus 128 times the weights' sum.
 //
+// Attention between the linear layers goes through the same multiplication: a head's keys and values are dense strips.
+//
 // The last part is compiled once for each instruction set (the file includes itself); which one runs is chosen by name.
 
 #ifndef PATH
@@ -20,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +39,29 @@ struct Weight {
   bool gelu;
 };
 
+// Memory of a thread that is kept for the next call: numbered pieces, each begins a cache line.
+class Room {
+ public:
+  template <class T>
+  T* take(int number, int64_t count) {
+    std::vector<char>& piece = pieces_[number];
+    if (piece.size() < count * sizeof(T) + 64) piece.resize(count * sizeof(T) + 64);
+    return reinterpret_cast<T*>(piece.data() + 63 - (reinterpret_cast<uintptr_t>(piece.data()) + 63) % 64);
+  }
+
+ private:
+  std::vector<char> pieces_[10];
+};
+
+// One head of one sequence: from queries, keys and values of all heads, shape (length, 3, heads, size), and a number
+// for each key that is added to its scores, to `out`, shape (length, heads, size).
+struct Heads {
+  int64_t length, heads, size;
+  float scale;
+};
+template <class T>
+using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room);
+
 // y, shape (tokens, outputs), from x, shape (tokens, inputs), with room for a packed tile and the sums of a panel.
 template <class T>
 using Tile = void (*)(const Weight& w, const T* x, T* y, int64_t tokens, void* room, void* sums);
@@ -46,6 +72,8 @@ struct Path {
   int64_t lanes[2], rows, step;
   Tile<float> single;
   Tile<uint16_t> half;
+  Attend<float> attend_single;
+  Attend<uint16_t> attend_half;
 };
 
 inline float widen(float value) { return value; }
@@ -215,6 +243,43 @@ void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& sta
         static_cast<uint16_t*>(out.mutable_data_ptr()), tokens);
 }
 
+template <class T>
+void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
+  const int64_t step = h.length * h.heads * h.size;
+  at::parallel_for(0, batch * h.heads, 1, [&](int64_t begin, int64_t end) {
+    static thread_local Room room;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / h.heads;
+      attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, room);
+    }
+  });
+}
+
+void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, int64_t heads, double scale,
+               c10::string_view instructions, at::Tensor& out) {
+  const Path& path = named(instructions);
+  const auto type = qkv.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "qkv is ", type, ", not float32 or bfloat16");
+  TORCH_CHECK(path.step < 4 && (path.step != 2 || type == at::kBFloat16), path.name, " does not attend in ", type);
+  TORCH_CHECK(qkv.dim() == 3 && heads > 0 && qkv.size(2) % (3 * heads) == 0,
+              "qkv is not of shape (batch, length, 3 * heads * size)");
+  const Heads h{qkv.size(1), heads, qkv.size(2) / 3 / heads, float(scale)};
+  TORCH_CHECK(h.size > 0 && h.size % path.lanes[1] == 0, "heads of ", h.size, " do not suit ", path.name);
+  TORCH_CHECK(out.scalar_type() == type && out.dim() == 3 && out.size(0) == qkv.size(0) && out.size(1) == h.length &&
+              out.size(2) == heads * h.size, "out does not suit qkv");
+  TORCH_CHECK(qkv.is_contiguous() && out.is_contiguous() && (!bias || bias->is_contiguous()),
+              "a tensor is not contiguous");
+  TORCH_CHECK(!bias || (bias->scalar_type() == at::kFloat && bias->dim() == 2 && bias->size(0) == qkv.size(0) &&
+              bias->size(1) == h.length), "bias is not float32 of shape (batch, length)");
+  if (qkv.numel() == 0) return;
+  const float* added = bias ? bias->const_data_ptr<float>() : nullptr;
+  if (type == at::kFloat)
+    run(path.attend_single, h, qkv.size(0), qkv.const_data_ptr<float>(), added, out.mutable_data_ptr<float>());
+  else
+    run(path.attend_half, h, qkv.size(0), static_cast<const uint16_t*>(qkv.const_data_ptr()), added,
+        static_cast<uint16_t*>(out.mutable_data_ptr()));
+}
+
 }  // namespace
 
 TORCH_LIBRARY(qalib, m) {
@@ -223,8 +288,12 @@ TORCH_LIBRARY(qalib, m) {
   m.def(
       "block_sparse_linear(Tensor x, Tensor values, Tensor starts, Tensor columns, Tensor bias, Tensor scales, "
       "Tensor offsets, int width, bool gelu, str instructions, Tensor(a!) out) -> ()");
+  m.def("attention(Tensor qkv, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }
-TORCH_LIBRARY_IMPL(qalib, CPU, m) { m.impl("block_sparse_linear", linear); }
+TORCH_LIBRARY_IMPL(qalib, CPU, m) {
+  m.impl("block_sparse_linear", linear);
+  m.impl("attention", attention);
+}
 
 #else  // an instruction set
 
@@ -325,6 +394,7 @@ INLINE float gelu(float x) {
   return 0.5f * x * (1 + a * p / q);
 }
 
+#ifndef QUADS
 typedef item four __attribute__((vector_size(16)));
 INLINE four load(const void* from) {
   four value;
@@ -333,33 +403,32 @@ INLINE four load(const void* from) {
 }
 INLINE void store(four value, item* to) { __builtin_memcpy(to, &value, 16); }
 
-// Tokens that follow one another, each of `size` items, to [size][tokens].
-void pack(const item* x, int64_t size, int64_t tokens, item* panel) {
-  int64_t k = 0;
-  for (; k + 4 <= size; k += 4) {
+// Tokens that are `stride` items apart, of each `size` items, to [size][across].
+void pack(const item* x, int64_t size, int64_t stride, int64_t tokens, item* panel, int64_t across) {
+  for (int64_t k = 0; k < size; k += 4) {
+    const int64_t wide = size - k < 4 ? size - k : 4;
     int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) {
-      const item* from = x + t * size + k;
-      item* to = panel + k * tokens + t;
-      const four a = load(from), b = load(from + size), c = load(from + 2 * size), d = load(from + 3 * size);
+    for (; wide == 4 && t + 4 <= tokens; t += 4) {
+      const item* from = x + t * stride + k;
+      item* to = panel + k * across + t;
+      const four a = load(from), b = load(from + stride), c = load(from + 2 * stride), d = load(from + 3 * stride);
       const four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
       const four ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
       store(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), to);
-      store(__builtin_shufflevector(ab, cd, 2, 3, 6, 7), to + tokens);
-      store(__builtin_shufflevector(ef, gh, 0, 1, 4, 5), to + 2 * tokens);
-      store(__builtin_shufflevector(ef, gh, 2, 3, 6, 7), to + 3 * tokens);
+      store(__builtin_shufflevector(ab, cd, 2, 3, 6, 7), to + across);
+      store(__builtin_shufflevector(ef, gh, 0, 1, 4, 5), to + 2 * across);
+      store(__builtin_shufflevector(ef, gh, 2, 3, 6, 7), to + 3 * across);
     }
     for (; t < tokens; t++)
-      for (int i = 0; i < 4; i++) panel[(k + i) * tokens + t] = x[t * size + k + i];
+      for (int64_t i = 0; i < wide; i++) panel[(k + i) * across + t] = x[t * stride + k + i];
   }
-  for (; k < size; k++)
-    for (int64_t t = 0; t < tokens; t++) panel[k * tokens + t] = x[t * size + k];
 }
+#endif
 
 #if !defined(PAIRS) && !defined(QUADS)
-void pack(const uint16_t* x, int64_t size, int64_t tokens, float* panel) {
+void pack(const uint16_t* x, int64_t size, int64_t stride, int64_t tokens, float* panel, int64_t across) {
   for (int64_t t = 0; t < tokens; t++)
-    for (int64_t k = 0; k < size; k++) panel[k * tokens + t] = widen(x[t * size + k]);
+    for (int64_t k = 0; k < size; k++) panel[k * across + t] = widen(x[t * stride + k]);
 }
 #endif
 
@@ -398,9 +467,9 @@ void tile(const Weight& w, const T* x, T* y, int64_t tokens, void* room, void* s
 #if defined(QUADS)
     quantise(x + first * w.inputs, w.inputs, count, packed + first * size, scales + first);
 #elif defined(PAIRS)
-    pack((const item*)(x + first * w.inputs), size, count, packed + first * size);
+    pack((const item*)(x + first * w.inputs), size, size, count, packed + first * size, count);
 #else
-    pack(x + first * w.inputs, size, count, packed + first * size);
+    pack(x + first * w.inputs, size, size, count, packed + first * size, count);
 #endif
   }
   for (int64_t s = 0; s < w.strips; s++)
@@ -431,12 +500,114 @@ void tile(const Weight& w, const T* x, T* y, int64_t tokens, void* room, void* s
     }
 }
 
+#ifndef QUADS
+#ifdef PAIRS
+INLINE const item* items(const uint16_t* x) { return (const item*)x; }
+INLINE item join(uint16_t x, uint16_t next) { return x | uint32_t(next) << 16; }
+// Each row of `count` numbers, in place, to bf16.
+INLINE void shorten(float* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += LANES)
+    _mm256_storeu_si256((__m256i*)((uint16_t*)row + i), (__m256i)_mm512_cvtneps_pbh((__m512)*(const loose*)(row + i)));
+}
+#else
+template <class T>
+INLINE const T* items(const T* x) { return x; }
+template <class T>
+INLINE float join(T x, T) { return widen(x); }
+INLINE void shorten(float*, int64_t) {}
+#endif
+
+// e^x for -87 <= x <= 0, what is below as -87: a polynomial around the nearest power of two (error below 2e-7 of it).
+INLINE vec exponential(vec x) {
+  typedef int32_t whole __attribute__((vector_size(BYTES)));
+  const vec lowest = vec{} - 87.0f;
+  x = x < lowest ? lowest : x;  // NaN stays
+  const vec rounded = x * 1.44269504f + 12582912.0f, power = rounded - 12582912.0f;  // 1.5 * 2^23
+  const vec r = x - power * 0.693359375f + power * 2.12194440e-4f;
+  const vec y = (((((1.3888889e-3f * r + 8.3333333e-3f) * r + 4.1666667e-2f) * r + 0.16666667f) * r + 0.5f) * r + 1) * r +
+                1;
+  return (vec)((whole)y + ((whole)rounded << 23));
+}
+
+// Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)); returns 1 over their sum.
+INLINE float softmax(float* scores, int64_t strips, int64_t apart, float scale) {
+  vec most = *(const loose*)scores, total = vec{};
+  for (int64_t s = 0; s < strips; s++)
+    for (int v = 0; v < WIDE; v++) {
+      const vec x = ((const loose*)(scores + s * apart))[v];
+      most = x > most ? x : most;
+    }
+  float largest = most[0], sum = 0;
+  for (int l = 1; l < LANES; l++) largest = most[l] > largest ? most[l] : largest;
+  for (int64_t s = 0; s < strips; s++)
+    for (int v = 0; v < WIDE; v++) {
+      loose& x = ((loose*)(scores + s * apart))[v];
+      total += x = exponential((x - largest) * scale);
+    }
+  for (int l = 0; l < LANES; l++) sum += total[l];
+  return 1 / sum;
+}
+
+template <class T>
+void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room) {
+  constexpr int64_t STRIP = WIDE * LANES;
+  const int64_t size = h.size, apart = h.heads * size, row = 3 * apart, lanes = size % STRIP ? LANES : STRIP;
+  const int64_t keys = (h.length + STRIP - 1) / STRIP * STRIP, strips = std::max(keys / STRIP, size / lanes);
+  const T *query = qkv + head * size, *key = query + apart, *value = key + apart;
+
+  float *added = room.take<float>(0, keys), *nothing = room.take<float>(1, size);
+  int32_t *starts = room.take<int32_t>(2, strips + 1), *columns = room.take<int32_t>(3, strips);
+  for (int64_t i = 0; i < keys; i++) added[i] = i >= h.length ? -1e30f : bias ? bias[i] : 0;
+  std::fill(nothing, nothing + size, 0.0f);
+  for (int64_t i = 0; i <= strips; i++) starts[i] = i;
+  std::fill(columns, columns + strips, 0);
+
+  item* lefts = room.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
+  std::fill(lefts + (keys - STRIP) * size / STEP, lefts + keys * size / STEP, item(0));
+  for (int64_t k = 0; k < h.length; k += STRIP)
+    pack(items(key + k * row), size / STEP, row / STEP, std::min(STRIP, h.length - k), lefts + k * size / STEP, STRIP);
+  item* rights = room.take<item>(5, keys * size / STEP);  // values, [strip][keys / STEP][lanes]
+  for (int64_t d = 0; d < size; d += lanes)
+    for (int64_t k = 0; k < keys; k += STEP) {
+      const T* from = value + k * row + d;
+      item* to = rights + (d * keys + k * lanes) / STEP;
+      for (int64_t i = 0; i < lanes; i++)
+        to[i] = k + STEP <= h.length ? join(from[i], from[i + (STEP - 1) * row]) : k < h.length ? join(from[i], T(0)) : 0;
+    }
+  const Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
+  const Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
+
+  item *panel = room.take<item>(6, size / STEP * ROWS), *weights = room.take<item>(7, keys / STEP * ROWS);
+  float *scores = room.take<float>(8, keys * ROWS), *sums = room.take<float>(9, ROWS * STRIP), shares[ROWS];
+  const int64_t panels = (h.length + ROWS - 1) / ROWS;
+  for (int64_t p = 0; p < panels; p++) {
+    const int64_t first = h.length * p / panels, count = h.length * (p + 1) / panels - first, strip = count * STRIP;
+    pack(items(query + first * row), size / STEP, row / STEP, count, panel, count);
+    for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
+    for (int64_t t = 0; t < count; t++) shares[t] = softmax(scores + t * STRIP, scored.strips, strip, h.scale);
+    for (int64_t s = 0; s < scored.strips; s++) {
+      shorten(scores + s * strip, strip);
+      pack((const item*)(scores + s * strip), STRIP / STEP, STRIP / STEP, count, weights + s * strip / STEP, count);
+    }
+    for (int64_t s = 0; s < summed.strips; s++) {
+      (lanes == STRIP ? of<WIDE>(count) : of<1>(count))(summed, weights, s, sums);
+      for (int64_t t = 0; t < count; t++)
+        for (int64_t i = 0; i < lanes; i++)
+          narrow(sums[t * lanes + i] * shares[t], out + (first + t) * apart + head * size + s * lanes + i);
+    }
+  }
+}
+#endif
+
 #define TEXT(name) #name
 #define NAME(name) TEXT(name)
 #ifdef PAIRS
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, nullptr, tile<uint16_t>};
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, nullptr, tile<uint16_t>, nullptr, attend<uint16_t>};
+#elif defined(QUADS)
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, tile<float>, tile<uint16_t>, nullptr, nullptr};
 #else
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, tile<float>, tile<uint16_t>};
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, tile<float>, tile<uint16_t>,
+                    attend<float>, attend<uint16_t>};
 #endif
 #undef TEXT
 #undef NAME

@@ -2,6 +2,7 @@
 
 The multiplication is `block_sparse.cpp`, a torch operator that is compiled when the package is installed. Without it
 torch's own operators do it: activations transposed, the inputs that a block row needs gathered, one product a row.
+Attention between the linear layers goes through the same multiplication: torch's takes a third of the time otherwise.
 """
 
 import functools
@@ -19,6 +20,7 @@ from qalib import blocks, encoder
 from qalib.blocks import Block
 
 TORCH = "torch"  # the instruction set's name where the operator is not there
+HIDDEN = -1e30  # added to a score, makes its weight next to nothing
 INT8 = "avx512_vnni"  # the one with int8 weights and, quantised token by token, activations
 
 
@@ -32,7 +34,8 @@ def unavailable() -> str | None:
         torch.ops.load_library(found.origin)
     except OSError as error:
         return f"{found.origin}: {error}"
-    torch.library.register_fake("qalib::block_sparse_linear", lambda *arguments: None)
+    for name in ("block_sparse_linear", "attention"):
+        torch.library.register_fake(f"qalib::{name}", lambda *arguments: None)
     return None
 
 
@@ -156,27 +159,56 @@ class BlockSparseLinear(nn.Module):
         return f"{self.inputs}, {self.outputs}, block={self.block}, gelu={self.gelu}, {self.instructions}"
 
 
-class AttentionProducts(nn.Module):
-    """What is between the linear layers of attention: softmax of queries times keys, times values."""
+def attends(size: int, dtype: torch.dtype) -> str:
+    """The best instruction set for attention with heads of a size in a type; `torch` where its own is the faster."""
+    best = instructions_for((size, size), dtype)
+    return best if size % 16 == 0 and best != "portable" else TORCH
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Three tensors of shape `(batch, heads, length, size)` to `(batch, length, heads * size)`."""
-        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        return context.transpose(1, 2).flatten(2)
+
+class AttentionProducts(nn.Module):
+    """What is between the linear layers of attention: softmax of queries times keys, times values.
+
+    Scores are float32, as in torch's scaled_dot_product_attention, which does it if `instructions` are `torch`.
+    """
+
+    def __init__(self, heads: int, size: int, instructions: str = TORCH):
+        super().__init__()
+        self.heads, self.size, self.chosen = heads, size, instructions if heads else TORCH
+
+    def forward(self, qkv: Tensor, mask: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """`qkv` of shape `(batch, length, 3 * heads * size)` to `(batch, length, heads * size)`, in `out` if given.
+
+        `mask`, broadcastable to `(batch, 1, length, length)`, is true, or 0, for keys that are seen, in all rows alike.
+        """
+        batch, length, _ = qkv.shape
+        if self.chosen == TORCH:
+            query, key, value = qkv.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            return context.transpose(1, 2).flatten(2)
+        if mask is not None:
+            mask = mask[:, 0, 0].expand(batch, length)
+            seen = mask if mask.dtype == torch.bool else mask == 0
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~seen, HIDDEN)
+        out = qkv.new_empty(batch, length, self.heads * self.size) if out is None else out
+        torch.ops.qalib.attention(qkv, mask, self.heads, self.size**-0.5, self.chosen, out)
+        return out
 
 
 class BlockSparseLayer(nn.Module):
     """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them.
 
-    `sparse(weight, bias, gelu=False)` makes one of those, with `outputs` and an argument `out` as BlockSparseLinear.
+    `sparse(weight, bias, gelu=False)` makes one of those, with `outputs` and an argument `out` as BlockSparseLinear;
+    `products(heads, size)` makes what is between those of attention.
     """
 
-    def __init__(self, layer: BertLayer, sparse: Callable[..., nn.Module], room: Room):
+    def __init__(
+        self, layer: BertLayer, sparse: Callable[..., nn.Module], products: Callable[..., AttentionProducts], room: Room
+    ):
         super().__init__()
         attention = layer.attention
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
-        self.heads, self.size = attention.self.num_attention_heads, attention.self.attention_head_size
-        self.room, self.products = room, AttentionProducts()
+        self.products = products(attention.self.num_attention_heads, attention.self.attention_head_size)
+        self.room = room
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
         self.outputs_norm = attention.output.LayerNorm
@@ -188,9 +220,10 @@ class BlockSparseLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest, **named) -> Tensor:
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
-        x, (batch, length, _) = hidden_states, hidden_states.shape
-        qkv = self._into("qkv", self.inputs, x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        context = self.products(*qkv, attention_mask)
+        x = hidden_states
+        qkv = self._into("qkv", self.inputs, x)
+        context = self.room("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
+        context = self.products(qkv, attention_mask, context)
         x = self.outputs_norm(self._into("sum", self.outputs, context).add_(x))
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
@@ -206,11 +239,15 @@ def is_gelu(layer: BertLayer) -> bool:
     return torch.allclose(layer.intermediate.intermediate_act_fn(points), functional.gelu(points), atol=1e-6, rtol=0)
 
 
-def replace(model: BertForQuestionAnswering, sparse: Callable[..., nn.Module]) -> BertForQuestionAnswering:
-    """The model itself with its encoder layers replaced by block-sparse ones, of linear layers that `sparse` makes."""
+def replace(
+    model: BertForQuestionAnswering,
+    sparse: Callable[..., nn.Module],
+    products: Callable[..., AttentionProducts] = AttentionProducts,
+) -> BertForQuestionAnswering:
+    """The model itself with its encoder layers replaced by block-sparse ones, of parts as `BlockSparseLayer` says."""
     room = Room()
     for number, layer in enumerate(encoder.layers(model)):
-        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, room)
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room)
     return model
 
 
@@ -220,4 +257,7 @@ def convert(model: BertForQuestionAnswering, block: Block, instructions: str | N
     def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
         return BlockSparseLinear(weight, bias, block, gelu, weight.dtype, instructions)
 
-    return replace(model, sparse)
+    def products(heads: int, size: int) -> AttentionProducts:
+        return AttentionProducts(heads, size, attends(size, model.dtype))
+
+    return replace(model, sparse, products)
