@@ -1,10 +1,11 @@
 """Costs: what a forward pass costs with zeros in one place or another, and where its time goes."""
 
 import copy
-import multiprocessing
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -17,6 +18,7 @@ from transformers.models.bert.modeling_bert import BertSelfAttention
 from qalib import benchmark, checkpoint, encoder, machine, masks, runtimes, sparsity
 from qalib.benchmark import forward, tokens
 from qalib.checkpoint import Checkpoint
+from qalib.errors import InputError
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 
 # Parts of a forward pass by the modules that do them; a module's own time is without that of the modules in it.
@@ -134,12 +136,20 @@ def memory(
     checkpoint is read until after forward passes of `batch` x `length` tokens, when all but the runtime was let go) and
     share (of the first runtime's).
     """
-    found = []
-    for name in names:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(_resident, model, name, dtype, batch, length).result())
+    found = [_apart(model, name, dtype, batch, length) for name in names]
     rows = [{"runtime": n, "dtype": dtype, "resident_bytes": b} for n, b in zip(names, found, strict=True)]
     return pd.DataFrame(rows).assign(share=lambda table: table.resident_bytes / table.resident_bytes[0])
+
+
+def _apart(*arguments: str | int) -> int:
+    """`_resident` in a process of its own, which ends when it is done, whatever becomes of this one."""
+    code = "import json, sys; from qalib import costs; print(costs._resident(*json.loads(sys.argv[1])))"
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [""]
+        raise InputError(f"measuring the memory of {arguments[0]}: exit code {done.returncode}: {said[-1]}")
+    return int(done.stdout.splitlines()[-1])
 
 
 def _resident(model: str, name: str, dtype: str, batch: int, length: int) -> int:

@@ -111,6 +111,7 @@ def killed(counts: dict[str, int] | None = None) -> Section:
         "equal: the same files with the same content as the undisturbed run, times apart (as under Same again); of a "
         "pruned model the weights to the bit",
         "a report that is killed has an earlier one under its name, which must stay until the new one is whole",
+        "what the killed process had started must be gone within a minute",
     ]
     return section
 
@@ -129,8 +130,9 @@ def _killed(section: Section, tried: Evaluate, count: int, place: Path, rng: ran
         process = trial.start(*tried.command(place, folder), stdout=subprocess.DEVNULL)
         try:
             ended = trial.finish(process, rng.uniform(0.05, 1) * seconds if done < count else 600)
-        except subprocess.TimeoutExpired:
+        except trial.Killed as error:
             done += 1
+            section.expect(not error.left, f"{tried.name}, kill {done}: {error}")
             state = _whole(tried, final, expected)
             seen[state] = seen.get(state, 0) + 1
             section.expect(not state.startswith("a part"), f"{tried.name}, kill {done}: {state} under the final name")

@@ -125,7 +125,7 @@ def _dying(section: Section, command: list) -> None:
     workers[1].send_signal(signal.SIGKILL)
     try:
         ended = trial.finish(process, 120)
-    except subprocess.TimeoutExpired:
+    except trial.Killed:
         ended = trial.Outcome("none: it hangs", "", "")
     said = (ended.err.strip().splitlines() or [""])[-1]
     section.row("--processes 2, one killed (-9)", 2, "none given", f"`{said}`")

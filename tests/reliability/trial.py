@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
 from conftest import DATA, ROOT, pruned, write_2021
 
 from qalib import checkpoint, cli
@@ -76,14 +77,27 @@ def start(*arguments: Any, **options: Any) -> subprocess.Popen:
     return subprocess.Popen([*COMMAND, *map(str, arguments)], env=ENVIRONMENT, **pipe | options)
 
 
+class Killed(Exception):
+    """A process was killed; `left` are the processes that it had started and that lived on."""
+
+    def __init__(self, left: list[str]):
+        super().__init__(f"killed; still running: {left}")
+        self.left = left
+
+
 def finish(process: subprocess.Popen, seconds: float = 600) -> Outcome:
-    """Wait for a process; one that takes longer is killed."""
+    """Wait for a process. Raises Killed once one that takes longer was killed, and what it started had time to end."""
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        started = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+        _, alive = psutil.wait_procs(started, timeout=60)
+        left = [str(child) for child in alive]
+        for child in alive:
+            child.kill()
         process.communicate()
-        raise
+        raise Killed(left) from None
     return Outcome(process.returncode, out, err)
 
 
