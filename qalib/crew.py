@@ -4,6 +4,7 @@ On a CPU several processes with a core each can be faster than one that has all:
 """
 
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import patch_environment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
 
 from qalib.errors import InputError
 
@@ -30,7 +32,7 @@ def run(processes: int, function: Callable, *arguments: Any) -> Any:
     config = LaunchConfig(1, 1, processes, local_addr="localhost", max_restarts=0, start_method="spawn", **meeting)
     try:
         with patch_environment(omp_num_threads=max(1, torch.get_num_threads() // processes)):
-            found = elastic_launch(config, _member)(function, arguments)[0]
+            found = elastic_launch(config, _member)(function, arguments, os.getpid())[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise InputError(f"process {rank} of {processes} ended with exit code {failure.exitcode}") from None
@@ -39,7 +41,10 @@ def run(processes: int, function: Callable, *arguments: Any) -> Any:
     return found
 
 
-def _member(function: Callable, arguments: tuple) -> Any:
+def _member(function: Callable, arguments: tuple, starter: int) -> Any:
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # when the process that started this one dies: not to wait for it (Linux)
+    if os.getppid() != starter:  # it has died already
+        os._exit(1)
     try:
         found = function(*arguments)
     except InputError as error:  # the same in all of them; as it is one, not as a process that died

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from conftest import ROOT
 
@@ -46,6 +48,22 @@ def test_two_processes_answer_as_one(packed_folder, question_file):
 def test_a_process_that_dies_ends_all():
     with pytest.raises(InputError, match="process 1 of 2 ended with exit code 3"):
         crew.run(2, die_in_the_second)
+
+
+def work_on():
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+
+
+def test_the_others_end_with_the_first_process():
+    code = "from qalib import crew; from test_crew import work_on; crew.run(2, work_on)"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    members = [psutil.Process(int(leader.stdout.readline())) for _ in range(2)]
+    leader.kill()
+    leader.wait()
+    leader.stdout.close()
+    assert psutil.wait_procs(members, timeout=30)[1] == []
 
 
 def test_bad_input_is_one_error(packed_folder):
