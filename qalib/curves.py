@@ -172,14 +172,14 @@ def sweep(rows: pd.DataFrame, over: str) -> Figure:
 def comparison(table: pd.DataFrame) -> Figure:
     """F1 and speedups of several models over their linear density (`comparison.table`), a mark a model."""
     figure, panels = blank(3.4, 1, 2)
-    marks = itertools.cycle(itertools.product("osD^vP", (BLUE, ORANGE, GREEN, PURPLE, INK)))
+    marks = zip(itertools.cycle("osD^vP"), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False)
     for row, (marker, colour) in zip(table[table.linear_density_percent.notna()].itertuples(), marks, strict=False):
         style = {"marker": marker, "color": colour, "markersize": 8, "linestyle": "none"}
-        panels[0].plot(row.linear_density_percent, row.f1, label=row.model, **style)
+        panels[0].plot(row.linear_density_percent, row.f1, label=row.report, **style)
         panels[1].plot(row.linear_density_percent, row.block_sparse_speedup, **style)
         panels[1].plot(row.linear_density_percent, row.compact_speedup, fillstyle="none", **style)
     panels[0].set(title="Answers", ylabel="F1, %", ylim=(0, 100))
-    panels[1].set(title="Speedup over dense: block-sparse, compact (hollow)", ylabel="times", ylim=(0, None))
+    panels[1].set(title="Speedup over dense", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None))
     panels[1].axhline(1, color=GREY, zorder=1)
     for axes in panels:
         axes.set(xlabel="linear weights kept, %", xlim=(0, 105))
