@@ -24,7 +24,7 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-reliability: install  ## measure what can go wrong, write reports/reliability.md (a quarter of an hour)
+reliability: install  ## measure what can go wrong, write reports/reliability.md (half an hour)
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md
 
 ADDRESS := -g -fsanitize=address

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def default_name(model: str, data: str | None = None, questions: int | None = No
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
     """The parameters that a notebook declares. Raises InputError if one of `parameters` is not among them."""
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
             declared = set(papermill.inspect_notebook(str(notebook)))
     except Exception as error:  # papermill and nbformat raise many kinds
         raise InputError(f"{notebook}: not a notebook: {one_line(error)}") from None
