@@ -24,8 +24,8 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-reliability: install  ## measure what can go wrong, write reports/reliability.md (half an hour)
-	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md
+reliability: install  ## measure what can go wrong, write reports/reliability.md (half an hour; TRIALS=)
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md $(TRIALS)
 
 ADDRESS := -g -fsanitize=address
 sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or clang on Linux)

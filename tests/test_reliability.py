@@ -1,5 +1,7 @@
 """The trials of `make reliability` in short: see `reliability/`."""
 
+from dataclasses import asdict
+
 import pytest
 from reliability import faults, inputs, page, sameness, spans, speeds, trial, untrusted
 
@@ -74,5 +76,5 @@ def test_the_parts_beside_the_model_are_timed():
 
 def test_a_trial_that_breaks_is_said_on_the_page():
     section = trial.Section("T", "a <b>", ("c",), [("x|y",)], ["n"], ["it <fell>"])
-    text = page.written([(section, 1.0)])
+    text = page.written({"t": {"section": asdict(section), "seconds": 1.0, "day": "today", "commit": "c"}})
     assert "1 expectations failed" in text and "it &lt;fell&gt;" in text and "| x&#124;y |" in text

@@ -2,8 +2,9 @@
 
     python -m reliability.page OUT [NAME ...]
 
-With names only those trials. A trial that breaks is said on the page and does not stop the others; the exit code is 1
-if one broke or an expectation failed.
+What each trial found is kept beside the page, in OUT with .json: with names only those trials are run again, and the
+page is written anew with what the others found when they were run. A trial that breaks is said on the page and does not
+stop the others; the exit code is 1 if one broke or an expectation failed.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from reliability.trial import ENVIRONMENT, ROOT, Section
 
@@ -39,9 +41,10 @@ def run(name: str, out: Path) -> None:
     )
 
 
-def collect(names: list[str]) -> list[tuple[Section, float]]:
-    """Every trial's section and seconds; one that broke as a section that says so."""
-    found = []
+def collect(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Every trial's section, seconds, day and commit; one that broke as a section that says so."""
+    found: dict[str, dict[str, Any]] = {}
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             out, began = Path(folder) / f"{name}.json", time.perf_counter()
@@ -53,8 +56,10 @@ def collect(names: list[str]) -> list[tuple[Section, float]]:
                 section = Section(**json.loads(out.read_text()))
             else:
                 section = Section(name, "This trial broke.", (), failed=[f"the trial ended with {done.returncode}"])
-            found.append((section, time.perf_counter() - began))
-            print(f"    {found[-1][1]:.0f} s, {len(section.failed)} failed", file=sys.stderr, flush=True)
+            seconds = time.perf_counter() - began
+            found[name] = {"section": asdict(section), "seconds": seconds, "day": f"{datetime.now(UTC):%Y-%m-%d}",
+                           "commit": described.stdout.strip() or "unknown"}  # fmt: skip
+            print(f"    {seconds:.0f} s, {len(section.failed)} failed", file=sys.stderr, flush=True)
     return found
 
 
@@ -66,28 +71,29 @@ def cell(value: object) -> str:
     return text
 
 
-def written(sections: list[tuple[Section, float]]) -> str:
-    """The page."""
+def written(found: dict[str, dict[str, Any]]) -> str:
+    """The page of what `collect` found."""
     from qalib import machine
 
+    sections = [(Section(**kept["section"]), kept) for kept in found.values()]
     failed = sum(len(section.failed) for section, _ in sections)
     lines = [
         "# Reliability", "",
         "What was tried to break qalib, how often, and what came of it. Written by `make reliability`; every figure "
-        "was computed in that run, and `make test` runs a short form of each trial.", "",
+        "was computed in the run that stands below its table, and `make test` runs a short form of each trial.", "",
         f"**{f'{failed} expectations failed' if failed else 'Every expectation held'}** in {len(sections)} trials, "
-        f"{sum(seconds for _, seconds in sections) / 60:.0f} minutes, {datetime.now(UTC):%Y-%m-%d}.", "",
+        f"{sum(kept['seconds'] for _, kept in sections) / 60:.0f} minutes.", "",
         "; ".join(f"{key}: {value}" for key, value in machine.specs().items()) + ".", "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in machine.versions().items()) + ".", "",
     ]  # fmt: skip
-    for section, seconds in sections:
+    for section, kept in sections:
         lines += [f"## {section.title}", "", cell(section.about), ""]
         if section.rows:
             lines += [f"| {' | '.join(section.columns)} |", f"|{' --- |' * len(section.columns)}"]
             lines += [f"| {' | '.join(map(cell, row))} |" for row in section.rows] + [""]
         lines += [f"- {note}" for note in section.notes] + ([""] if section.notes else [])
         lines += [f"- **failed**: {cell(what[:600])}" for what in section.failed] + ([""] if section.failed else [])
-        lines += [f"Took {seconds:.0f} s.", ""]
+        lines += [f"Took {kept['seconds']:.0f} s on {kept['day']}, at commit {kept['commit']}.", ""]
     return "\n".join(lines)
 
 
@@ -96,11 +102,15 @@ def main() -> int:
     if sys.argv[1] == "--one":
         run(sys.argv[2], Path(sys.argv[3]))
         return 0
-    from qalib.files import write_text
+    from qalib.files import read_json, write_json, write_text
 
-    sections = collect(sys.argv[2:] or list(TRIALS))
-    write_text(sys.argv[1], written(sections))
-    return int(any(section.failed for section, _ in sections))
+    out, names = Path(sys.argv[1]), sys.argv[2:] or list(TRIALS)
+    beside = out.with_suffix(".json")
+    found = (read_json(beside) if sys.argv[2:] and beside.exists() else {}) | collect(names)
+    found = {name: found[name] for name in TRIALS if name in found}
+    write_json(beside, found)
+    write_text(out, written(found))
+    return int(any(kept["section"]["failed"] for kept in found.values()))
 
 
 if __name__ == "__main__":
