@@ -63,6 +63,7 @@ def render(numbers: dict[str, Number]) -> str:
     )
     environment.filters |= {
         "show": lambda number, decimals=None: _plain(show(number, decimals)),
+        "plain": _plain,
         "size": lambda number: _plain(size(number)),
         "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
     }

@@ -73,8 +73,8 @@ def call(*arguments: Any) -> Outcome:
 
 def start(*arguments: Any, **options: Any) -> subprocess.Popen:
     """Start a command as a process of its own."""
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], env=ENVIRONMENT, **pipe | options)
+    usual = {"env": ENVIRONMENT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], **usual | options)
 
 
 class Killed(Exception):

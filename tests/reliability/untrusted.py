@@ -112,6 +112,7 @@ def card_page() -> Section:
         for number in kept["numbers"]:
             if isinstance(number["value"], str):
                 number["value"] = HOSTILE
+            number["definition"] += HOSTILE
         write_json(out / "results.json", kept)
         page = place / "card.ipynb"
         report.execute(report.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
