@@ -24,7 +24,7 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
-reliability: install  ## measure what can go wrong, write reports/reliability.md (half an hour; TRIALS=)
+reliability: install  ## measure what can go wrong, write reports/reliability.md (an hour; TRIALS=)
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md $(TRIALS)
 
 ADDRESS := -g -fsanitize=address

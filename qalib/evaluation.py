@@ -8,6 +8,7 @@ the sum of its two logits.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -136,15 +137,16 @@ def best_spans(starts: Tensor, ends: Tensor, batch: Sequence[Window]) -> list[tu
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run: the metric, the answers with their times, and one row a question.
-
-    `rows` has the columns id, question, context, prediction, references (a tuple), exact_match (0 or 1), f1 (0 to 1),
-    question_word, answer_words (shortest reference) and context_words.
-    """
+    """A scored run: the metric, the answers with their times, and the questions that were answered."""
 
     score: metric.Score
     answers: Answers
-    rows: pd.DataFrame
+    questions: Sequence[Question]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One row a question (`per_question`), made when first asked for: with many questions it takes memory."""
+        return per_question(self.questions, self.answers.texts)
 
 
 def evaluate(
@@ -160,7 +162,7 @@ def evaluate(
     score = metric.score(questions.questions, answers.texts)
     if not scored:
         score = replace(score, exact_match=None, f1=None)
-    return Evaluation(score, answers, per_question(questions.questions, answers.texts))
+    return Evaluation(score, answers, questions.questions)
 
 
 def run(
@@ -184,7 +186,11 @@ def run(
 
 
 def per_question(questions: Sequence[Question], texts: dict[str, str]) -> pd.DataFrame:
-    """One row a question, as `Evaluation.rows` describes; a question without a prediction has an empty one and 0."""
+    """One row a question; one without a prediction has an empty one and scores 0.
+
+    The columns are id, question, context, prediction, references (a tuple), exact_match (0 or 1), f1 (0 to 1),
+    question_word, answer_words (shortest reference) and context_words.
+    """
     return pd.DataFrame(
         {
             "id": q.id,

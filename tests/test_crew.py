@@ -45,9 +45,10 @@ def test_two_processes_answer_as_one(packed_folder, question_file):
     assert shared.rows.equals(alone.rows)
 
 
-def test_a_process_that_dies_ends_all():
+def test_a_process_that_dies_ends_all(capfd):
     with pytest.raises(InputError, match="process 1 of 2 ended with exit code 3"):
         crew.run(2, die_in_the_second)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def work_on():

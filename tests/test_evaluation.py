@@ -1,4 +1,5 @@
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from qalib import evaluation, runtimes, squad
 from qalib.evaluation import OURS, USUAL, Protocol, answer, best_spans, by_group, evaluate, question_word, worst
-from qalib.windows import Window
+from qalib.windows import Window, windows
 
 
 def window(first, spans, length):
@@ -55,6 +56,21 @@ def test_chunks_change_nothing(sparse, asked, monkeypatch):
     monkeypatch.setattr(evaluation, "CHUNK", 4)
     parts = answer(sparse.model, sparse.tokenizer, questions, progress=False)
     assert whole.texts == parts.texts and whole.windows == parts.windows
+
+
+def test_windows_of_a_chunk_are_gone_when_the_next_but_one_is_cut(sparse, asked, monkeypatch):
+    made, alive = [], []
+
+    def cut(tokenizer, questions, contexts):
+        alive.append({chunk for chunk, window in made if window() is not None})
+        found = windows(tokenizer, questions, contexts)
+        made.extend((len(alive), weakref.ref(window)) for window in found)
+        return found
+
+    monkeypatch.setattr(evaluation, "CHUNK", 2)
+    monkeypatch.setattr(evaluation, "windows", cut)
+    answer(sparse.model, sparse.tokenizer, asked.questions[:8], progress=False)
+    assert alive == [set(), {1}, {2}, {3}]
 
 
 def test_compact_answers_the_same(sparse):

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 import pytest
-from reliability import faults, inputs, page, sameness, spans, speeds, trial, untrusted
+from reliability import faults, inputs, page, sameness, scale, spans, speeds, trial, untrusted
 
 FEW = {"SQuAD file": 60, "SQuAD file, answered": 2, "prediction file": 30, "config.json": 80, "weights": 50,
        "tokenizer": 10, "model card": 3, "notebook": 5}  # fmt: skip
@@ -72,6 +72,11 @@ def test_the_parts_beside_the_model_are_timed():
     rows = speeds.parts(20, 1, twin_questions=0).rows  # shares of so few questions say nothing
     assert [row[0] for row in rows][2:] == ["reading SQuAD", "windows", "decoding (best spans)", "metric",
                                             "a row a question, scored"]  # fmt: skip
+
+
+def test_memory_does_not_grow_with_the_questions():
+    few, many = held(scale.memory(150, all_of_train=False))
+    assert (few[1], many[1]) == ("150", "600") and float(many[3]) <= 1.25
 
 
 def test_a_trial_that_breaks_is_said_on_the_page():
