@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -72,11 +73,20 @@ def test_bad_input_is_one_error(packed_folder):
         crew.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
 
 
-def test_started_from_outside(packed_folder, question_file, tmp_path):
-    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m qalib evaluate --json --device cpu"
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node 2"
+ACCELERATE = "accelerate.commands.launch --cpu --num_machines 1 --num_processes 2 --mpirun_hostfile hosts"
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_started_from_outside(packed_folder, question_file, tmp_path, launcher):
+    if launcher is ACCELERATE and not shutil.which("mpirun"):
+        pytest.skip("no mpirun, by which accelerate starts several processes on a CPU")
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    command = [sys.executable, "-m", *launcher.split(), "-m", "qalib", "evaluate", "--json", "--device", "cpu"]
     files = ["--model", packed_folder, "--data", question_file, "--predictions", tmp_path / "found.json"]
-    done = subprocess.run([sys.executable, *command.split(), *map(str, files)], capture_output=True, text=True,
-                          cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = os.environ | as_root | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     _, alone = evaluation.run(str(packed_folder), str(question_file), device="cpu")
     printed = json.loads(done.stdout)  # once, by the first process
