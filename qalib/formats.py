@@ -190,6 +190,7 @@ def restore_heads(
 def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQuestionAnswering:
     """The model with exactly these weights, in float32, those that are float32 already not copied.
 
+    `state` is changed: its tensors give way one by one to those of the model, so that at no time all are there twice.
     Raises InputError naming every kind of misfit, before there is memory taken for what the config promises.
     """
     try:
@@ -197,7 +198,8 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
             model = BertForQuestionAnswering(config)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {one_line(error)}") from None
-    state = {key: value for key, value in state.items() if key not in UNUSED}
+    for key in UNUSED:
+        state.pop(key, None)
     expected = model.state_dict()
     alike = sorted(key for key in expected.keys() & state.keys() if state[key].shape == expected[key].shape)
     floating = [key for key in alike if state[key].dtype in FLOATS]
@@ -214,7 +216,7 @@ def fill(config: BertConfig, state: dict[str, Tensor], path: Path) -> BertForQue
     }
     if found := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
         raise InputError(f"{path}: does not fit BertForQuestionAnswering; {'; '.join(found)}")
-    for key in state:  # one by one: at no time are all there twice
+    for key in state:
         state[key] = state[key].float().contiguous()
     model.load_state_dict(state, assign=True)
     embeddings, places = model.bert.embeddings, torch.arange(config.max_position_embeddings)[None]

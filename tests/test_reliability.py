@@ -74,6 +74,10 @@ def test_the_parts_beside_the_model_are_timed():
                                             "a row a question, scored"]  # fmt: skip
 
 
+def test_loading_takes_little_more_than_the_model():
+    assert [row[0] for row in held(speeds.loading(("packed fp16", "2021")))] == ["packed fp16", "2021"]
+
+
 def test_memory_does_not_grow_with_the_questions():
     few, many = held(scale.memory(150, all_of_train=False))
     assert (few[1], many[1]) == ("150", "600") and float(many[3]) <= 1.25
