@@ -36,10 +36,13 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
     for model, name in zip(models, names, strict=True):
         if names.count(name) > 1:
             raise InputError(f"--model {model}: another one would have the same folder, {out / name}")
-    if out.exists() and any(out.iterdir()) and not (out / "manifest.json").exists():
+    manifest = out / "manifest.json"
+    if out.exists() and not manifest.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
     failed: dict[str, str] = {}
     with report.alone(out):
+        if not manifest.exists():  # first of all: one that is started again after a kill knows the folder by it
+            write_json(manifest, {"models": list(models), "data": data, "finished": None})
         for number, (model, name) in enumerate(zip(models, names, strict=True), 1):
             print(f"model {number} of {len(models)}: {printable(model)}", file=sys.stderr, flush=True)
             try:

@@ -11,8 +11,6 @@ import torch
 from qalib import blocks, checkpoint, encoder, squad
 from qalib.files import read_json, write_json
 
-torch.set_num_threads(1)  # tiny models: more threads only wait for one another
-
 collect_ignore = ["interpreted.py"]  # run by test_triton.py, in a process of its own
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / "data"
@@ -60,6 +58,12 @@ def write_2021(loaded: checkpoint.Checkpoint, heads: dict[int, list[int]], folde
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(loaded.folder / name, folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models: more threads only wait for one another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,15 @@ def test_what_is_done_is_kept(compare, tmp_path):
     assert (tmp_path / "count").read_text() == "oto"  # other input: made again
 
 
+def test_started_again_after_it_was_ended_between_a_report_and_the_table(compare, tmp_path, monkeypatch):
+    with monkeypatch.context() as ended, pytest.raises(KeyboardInterrupt):
+        ended.setattr(comparison, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        compare("one", "two")
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["manifest.json", "one"]
+    compare("one", "two")
+    assert (tmp_path / "count").read_text() == "ot"
+
+
 def test_names_that_are_the_same_and_other_folders_are_refused(compare, tmp_path):
     with pytest.raises(InputError, match="one: another one would have the same folder"):
         compare("one", "one")
