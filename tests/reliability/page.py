@@ -44,7 +44,8 @@ def run(name: str, out: Path) -> None:
 def collect(names: list[str]) -> dict[str, dict[str, Any]]:
     """Every trial's section, seconds, day and commit; one that broke as a section that says so."""
     found: dict[str, dict[str, Any]] = {}
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    commit = _git("describe", "--always") or "unknown"
+    commit += " with changes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports") else ""
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             out, began = Path(folder) / f"{name}.json", time.perf_counter()
@@ -58,9 +59,13 @@ def collect(names: list[str]) -> dict[str, dict[str, Any]]:
                 section = Section(name, "This trial broke.", (), failed=[f"the trial ended with {done.returncode}"])
             seconds = time.perf_counter() - began
             found[name] = {"section": asdict(section), "seconds": seconds, "day": f"{datetime.now(UTC):%Y-%m-%d}",
-                           "commit": described.stdout.strip() or "unknown"}  # fmt: skip
+                           "commit": commit}  # fmt: skip
             print(f"    {seconds:.0f} s, {len(section.failed)} failed", file=sys.stderr, flush=True)
     return found
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def cell(value: object) -> str:
