@@ -1,4 +1,8 @@
-"""The trials of `make reliability` in short: see `reliability/`."""
+"""The trials of `make reliability` in short: see `reliability/`.
+
+Others have their short form beside what they try: two runs that are the same and two at once in test_report.py, several
+processes in test_crew.py (evaluating) and test_pruning.py (training), several models in test_comparison.py.
+"""
 
 from dataclasses import asdict
 
