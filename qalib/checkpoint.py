@@ -180,8 +180,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
             if not state[key].isfinite().all():
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with new_folder(out) as draft:
-        header = {"format": "qalib-packed", "block": "x".join(map(str, checkpoint.block)), "dtype": dtype}
-        _save_tensors(state, draft / formats.PACKED, header)
+        _save_tensors(state, draft / formats.PACKED, "qalib-packed")
         _save_beside(checkpoint, draft)
     return Path(out)
 
@@ -193,14 +192,14 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
     """
     with new_folder(out) as draft:
         state = {key: value.contiguous() for key, value in checkpoint.model.state_dict().items()}
-        _save_tensors(state, draft / formats.SAFETENSORS, {"format": "pt"})
+        _save_tensors(state, draft / formats.SAFETENSORS, "pt")
         _save_beside(checkpoint, draft)
     return Path(out)
 
 
-def _save_tensors(state: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
+def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
     try:
-        safetensors.torch.save_file(state, path, metadata=header)
+        safetensors.torch.save_file(state, path, metadata={"format": form})  # one entry: several have no order
     except safetensors.SafetensorError as error:  # a disk that is full
         raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
     path.chmod(0o644)  # the library makes files that only their owner can read

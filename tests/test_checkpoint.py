@@ -48,6 +48,12 @@ def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_fol
     assert 4 * (kept + others) <= stored <= 1.02 * 4 * (kept + others)
 
 
+def test_packed_twice_is_the_same_file(sparse, packed_folder, tmp_path):
+    for number in range(5):
+        again = checkpoint.save_packed(sparse, tmp_path / str(number), "fp32") / formats.PACKED
+        assert again.read_bytes() == (packed_folder / formats.PACKED).read_bytes()
+
+
 def test_packed_in_fp16_rounds_and_halves(sparse, tmp_path):
     packed = checkpoint.load(checkpoint.save_packed(sparse, tmp_path / "half", "fp16"))
     assert packed.file_bytes < 0.56 * sparse.file_bytes
