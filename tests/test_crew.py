@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import time
 import psutil
 import pytest
 from conftest import ROOT
+from reliability import scale
 
 from qalib import crew, evaluation
 from qalib.errors import InputError
@@ -73,20 +73,14 @@ def test_bad_input_is_one_error(packed_folder):
         crew.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
 
 
-TORCHRUN = "torch.distributed.run --standalone --nproc-per-node 2"
-ACCELERATE = "accelerate.commands.launch --cpu --num_machines 1 --num_processes 2 --mpirun_hostfile hosts"
-
-
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_started_from_outside(packed_folder, question_file, tmp_path, launcher):
-    if launcher is ACCELERATE and not shutil.which("mpirun"):
+    start = [*scale.TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+    if launcher == "accelerate" and not (start := scale.accelerate(tmp_path)):
         pytest.skip("no mpirun, by which accelerate starts several processes on a CPU")
-    (tmp_path / "hosts").write_text("localhost slots=2\n")
-    command = [sys.executable, "-m", *launcher.split(), "-m", "qalib", "evaluate", "--json", "--device", "cpu"]
+    command = [*start, "-m", "qalib", "evaluate", "--json", "--device", "cpu"]
     files = ["--model", packed_folder, "--data", question_file, "--predictions", tmp_path / "found.json"]
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    environment = os.environ | as_root | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, env=scale.ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     _, alone = evaluation.run(str(packed_folder), str(question_file), device="cpu")
     printed = json.loads(done.stdout)  # once, by the first process

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from qalib import squad
+from qalib import metric, squad
 from qalib.errors import InputError
 
 
@@ -118,3 +120,34 @@ def test_rows_of_the_hub(monkeypatch):
 def test_all_of_dev(shared):
     dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))
     assert len(dev) == 10570 and len({q.context for q in dev.questions}) == 2067
+
+
+KEYS = st.sampled_from("data paragraphs context qas id question answers text answer_start is_impossible".split())
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4),
+)
+ANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@ANY
+@given(VALUES)
+def test_any_json_is_read_or_refused_by_name(tmp_path, value):
+    path = tmp_path / "any.json"
+    path.write_text(json.dumps(value))
+    for read in (squad.read, metric.read_predictions):
+        try:
+            read(path)
+        except InputError as error:
+            assert "any.json" in str(error) and "\n" not in str(error)
+
+
+@ANY
+@given(st.sampled_from(["answer", "entry", "paragraph"]), KEYS, VALUES)
+def test_any_value_in_a_question_is_read_or_refused_by_name(tmp_path, where, key, value):
+    try:
+        questions = squad.read(file(tmp_path, **{where: {key: value}}))
+    except InputError as error:
+        assert "questions.json" in str(error) and "\n" not in str(error)
+    else:
+        assert all(q.context.startswith(a, s) for q in questions for a, s in zip(q.answers, q.starts, strict=True))

@@ -25,6 +25,7 @@ TRAIN = speeds.SHARED / "squad" / "train-v1.1.json"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ACCELERATE = [sys.executable, *"-m accelerate.commands.launch --cpu --num_machines 1 --num_processes 2".split()]
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # Open MPI refuses root else
+ENVIRONMENT = trial.ENVIRONMENT | AS_ROOT | {"OMP_NUM_THREADS": "1"}
 
 
 def memory(few: int = 2500, all_of_train: bool = True) -> Section:
@@ -122,14 +123,20 @@ def shared(count: int = 101) -> Section:
     return section
 
 
-def _accelerate(section: Section, place: Path) -> dict[str, list[str]]:
-    """How `accelerate launch` starts two processes on a CPU: through MPI, if it is there."""
+def accelerate(place: Path) -> list[str]:
+    """How `accelerate launch` starts two processes on a CPU: through MPI. Empty if that is not there."""
     if not shutil.which("mpirun"):
-        section.notes.append("accelerate launch: not run; on a CPU it starts several processes only through mpirun")
-        return {}
+        return []
     hosts = place / "hosts"
     hosts.write_text("localhost slots=2\n")
-    return {"accelerate launch --cpu, through mpirun": [*ACCELERATE, "--mpirun_hostfile", str(hosts)]}
+    return [*ACCELERATE, "--mpirun_hostfile", str(hosts)]
+
+
+def _accelerate(section: Section, place: Path) -> dict[str, list[str]]:
+    if launcher := accelerate(place):
+        return {"accelerate launch --cpu, through mpirun": launcher}
+    section.notes.append("accelerate launch: not run; on a CPU it starts several processes only through mpirun")
+    return {}
 
 
 def _port() -> int:
@@ -139,11 +146,10 @@ def _port() -> int:
 
 
 def _start(launcher: list[str], arguments: list) -> subprocess.Popen:
-    environment = trial.ENVIRONMENT | AS_ROOT | {"OMP_NUM_THREADS": "1"}
     if not launcher:
-        return trial.start(*arguments, env=environment)
+        return trial.start(*arguments, env=ENVIRONMENT)
     command = [*launcher, "-m", "qalib", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _dying(section: Section, command: list) -> None:
