@@ -40,10 +40,10 @@ lab: install  ## open JupyterLab at the index of the notebooks
 	$(BIN)/jupyter lab notebooks/index.ipynb
 
 exercises: install  ## write the teaching notebooks without their solutions to exercises/
-	$(BIN)/python -m qalib.exercises exercises
+	$(BIN)/python -m qalib.teaching.exercises exercises
 
 site: install  ## run all notebooks, write them, glossary and report as a site to site/
-	$(BIN)/python -m qalib.site site
+	$(BIN)/python -m qalib.report.site site
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -4,10 +4,10 @@ from importlib import import_module
 
 # Imported when first used: the command line answers --help without loading torch.
 _PUBLIC = {
-    "InputError": "errors",
-    "Results": "results",
-    "load": "checkpoint",
-    "pipeline": "answering",
+    "InputError": "utils.errors",
+    "Results": "report.results",
+    "load": "model.checkpoint",
+    "pipeline": "qa.pipeline",
 }
 __all__ = list(_PUBLIC)
 

@@ -4,6 +4,6 @@ Started several times, on one machine or many, by `accelerate launch -m qalib ev
 evaluate` anywhere, the processes share the questions. (On CPUs accelerate starts one process, unless with mpirun.)
 """
 
-from qalib.cli import main
+from qalib.cli.commands import main
 
 main()

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from qalib import blocks, encoder
-from qalib.checkpoint import Checkpoint
-from qalib.results import measure
+from qalib.model import bert, blocks
+from qalib.model.checkpoint import Checkpoint
+from qalib.utils.quantity import measure
 
 PARTS = {
     "word embeddings": ("bert.embeddings.word_embeddings",),
     "other embeddings": ("bert.embeddings",),
-    "encoder matrices": tuple(f"{path}.weight" for path in encoder.KINDS.values()),
+    "encoder matrices": tuple(f"{path}.weight" for path in bert.KINDS.values()),
     "encoder biases and norms": ("bert.encoder",),
     "answer layer": ("qa_outputs",),
 }
@@ -27,7 +27,7 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
     (in kept blocks), empty_rows, empty_columns."""
     area = checkpoint.block[0] * checkpoint.block[1]
     table = []
-    for matrix in encoder.matrices(checkpoint.model):
+    for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
         kept = blocks.mask(weight, checkpoint.block)
         table.append(
@@ -63,7 +63,7 @@ def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[
     """
     return {
         (m.layer, m.kind): blocks.mask(m.linear.weight.detach(), block or checkpoint.block)
-        for m in encoder.matrices(checkpoint.model)
+        for m in bert.matrices(checkpoint.model)
     }
 
 
@@ -77,8 +77,8 @@ def heads(checkpoint: Checkpoint) -> pd.DataFrame:
     """One row an attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
     rule) and removable (can go without changing the output); see `encoder` for the two rules."""
     count, table = checkpoint.model.config.num_attention_heads, []
-    for number, layer in enumerate(encoder.layers(checkpoint.model)):
-        called, removable = encoder.heads_called_removed(layer, count), encoder.heads_removable(layer, count)
+    for number, layer in enumerate(bert.layers(checkpoint.model)):
+        called, removable = bert.heads_called_removed(layer, count), bert.heads_removable(layer, count)
         for head in range(count):
             cut = head in checkpoint.pruned_heads.get(number, [])
             table.append((number, head, cut, bool(called[head]), bool(removable[head])))
@@ -87,7 +87,7 @@ def heads(checkpoint: Checkpoint) -> pd.DataFrame:
 
 def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
     """One row a layer: its FFN neurons, and how many of them can go without changing the output."""
-    removable = [int(encoder.neurons_removable(layer).sum()) for layer in encoder.layers(checkpoint.model)]
+    removable = [int(bert.neurons_removable(layer).sum()) for layer in bert.layers(checkpoint.model)]
     size = checkpoint.model.config.intermediate_size
     return pd.DataFrame({"layer": range(len(removable)), "neurons": size, "removable": removable})
 
@@ -138,14 +138,14 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
     config = checkpoint.model.config
     size = config.hidden_size // config.num_attention_heads
     rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
-    for layer in encoder.layers(checkpoint.model):
-        heads_left = ~encoder.heads_removable(layer, config.num_attention_heads)
-        head_rows, neurons_left = heads_left.repeat_interleave(size), ~encoder.neurons_removable(layer)
+    for layer in bert.layers(checkpoint.model):
+        heads_left = ~bert.heads_removable(layer, config.num_attention_heads)
+        head_rows, neurons_left = heads_left.repeat_interleave(size), ~bert.neurons_removable(layer)
         everything = torch.ones(config.hidden_size, dtype=torch.bool)
         left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
         left |= {"attention output": (everything, head_rows)}
         left |= {"FFN in": (neurons_left, everything), "FFN out": (everything, neurons_left)}
-        for kind, path in encoder.KINDS.items():
+        for kind, path in bert.KINDS.items():
             weight = layer.get_submodule(path).weight.detach()
             out_left, in_left = left[kind]
             kept = blocks.expand(blocks.mask(weight, checkpoint.block), checkpoint.block)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, encoder, squad
-from qalib.files import read_json, write_json
+from qalib.model import bert, blocks, checkpoint
+from qalib.qa import squad
+from qalib.utils.files import read_json, write_json
 
 collect_ignore = ["interpreted.py"]  # run by test_triton.py, in a process of its own
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,11 +22,11 @@ def pruned(loaded: checkpoint.Checkpoint, density: float = 0.4) -> checkpoint.Ch
     """Zero random blocks; layer 0 loses head 1, layer 1 the queries of head 0, both 16 neurons."""
     loaded.block = BLOCK
     generator = torch.Generator().manual_seed(1)
-    for matrix in encoder.matrices(loaded.model):
+    for matrix in bert.matrices(loaded.model):
         weight = matrix.linear.weight.data
         grid = blocks.mask(weight, BLOCK).shape
         weight.mul_(blocks.expand(torch.rand(grid, generator=generator) < density, BLOCK))
-    first, second = encoder.layers(loaded.model)[:2]
+    first, second = bert.layers(loaded.model)[:2]
     size = first.attention.self.attention_head_size
     first.attention.self.value.weight.data[size : 2 * size] = 0  # its value bias stays
     second.attention.self.query.weight.data[:size] = 0
@@ -40,7 +41,7 @@ def write_2021(loaded: checkpoint.Checkpoint, heads: dict[int, list[int]], folde
     blocks stored and a buffer and a pooler beside them."""
     state, size = dict(loaded.model.state_dict()), loaded.model.config.hidden_size // 4
     for layer, removed in heads.items():
-        attention, prefix = encoder.layers(loaded.model)[layer].attention, f"bert.encoder.layer.{layer}.attention"
+        attention, prefix = bert.layers(loaded.model)[layer].attention, f"bert.encoder.layer.{layer}.attention"
         left = torch.tensor([head not in removed for head in range(4)]).repeat_interleave(size)
         for name in ("query", "key", "value"):
             linear = getattr(attention.self, name)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from triton.runtime import interpreter
 
-from qalib import blocks, checkpoint, runtimes
+from qalib import runtimes
+from qalib.model import blocks, checkpoint
 from qalib.runtimes import compact, triton_blocks
 from qalib.runtimes.triton_blocks import MergedLinear, Tile
 

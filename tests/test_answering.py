@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from qalib import checkpoint
-from qalib.answering import Options, answer, candidates, merged, pipeline, probabilities, word_spans
-from qalib.errors import InputError
-from qalib.windows import Window
+from qalib.model import checkpoint
+from qalib.qa.pipeline import Options, answer, candidates, merged, pipeline, probabilities, word_spans
+from qalib.qa.windows import Window
+from qalib.utils.errors import InputError
 
 DATA = Path(__file__).parent / "data"
 RECORDED = json.loads((DATA / "pipeline_v4.json").read_text(encoding="ascii"))

@@ -2,9 +2,10 @@ import shutil
 
 import pytest
 
-from qalib import audit, squad
-from qalib.errors import InputError
-from qalib.files import write_json
+from qalib.qa import squad
+from qalib.report import audit
+from qalib.utils.errors import InputError
+from qalib.utils.files import write_json
 
 CARD = """
 the **linear** layers contains **39.1%** of the ... contains **70.0%** of the original weights **overall**
@@ -71,7 +72,7 @@ def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(pa
 
 
 def test_window_counts_of_dev(sparse, shared):
-    from qalib import checkpoint
+    from qalib.model import checkpoint
 
     teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
     dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))

@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from qalib import benchmark, costs, figures, runtimes
-from qalib.benchmark import Timing, interleave
-from qalib.errors import InputError
+from qalib import runtimes
+from qalib.benchmark import latency, profile
+from qalib.benchmark.latency import Timing, interleave
+from qalib.report import plots
+from qalib.utils.errors import InputError
 
 
 def test_median_and_spread():
@@ -25,13 +27,13 @@ def test_candidates_take_turns_and_warm_up_does_not_count():
 
 
 def test_compare(sparse):
-    rows = benchmark.compare(sparse, ["compact"], ["fp32", "bf16"], 2, 16, repeats=3, progress=False)
+    rows = latency.compare(sparse, ["compact"], ["fp32", "bf16"], 2, 16, repeats=3, progress=False)
     assert list(rows.runtime) == ["dense", "compact"] * 2 and list(rows["dtype"]) == ["fp32"] * 2 + ["bf16"] * 2
     dense, compact = rows.iloc[0], rows.iloc[1]
     assert dense.speedup == 1 and compact.speedup == pytest.approx(dense.median_seconds / compact.median_seconds)
     assert compact.bound > 1 and compact.baseline == "dense fp32"
     assert compact.tokens_per_second == pytest.approx(32 / compact.median_seconds)
-    report = benchmark.report(rows)
+    report = latency.report(rows)
     assert report["machine"]["CPU"] and len(report["rows"]) == 4
 
 
@@ -43,16 +45,16 @@ def test_a_runtime_with_other_logits_is_not_timed(sparse, monkeypatch):
 
     monkeypatch.setitem(runtimes.REGISTRY, "wrong", runtimes.Runtime("wrong", "", wrong))
     with pytest.raises(InputError, match="runtime wrong in fp32: a logit differs from dense by"):
-        benchmark.compare(sparse, ["wrong"], batch=1, length=8, repeats=1, progress=False)
+        latency.compare(sparse, ["wrong"], batch=1, length=8, repeats=1, progress=False)
 
 
 def test_sizes_that_do_not_fit(sparse):
     with pytest.raises(InputError, match="batch 1 x length 513: at least 1 window of 1 to 512 tokens"):
-        benchmark.compare(sparse, batch=1, length=513)
+        latency.compare(sparse, batch=1, length=513)
 
 
 def test_evaluation_time(sparse, asked):
-    rows = benchmark.evaluation_time(sparse, asked, repeats=2, progress=False)
+    rows = latency.evaluation_time(sparse, asked, repeats=2, progress=False)
     usual, dense, compact = (rows.iloc[i] for i in range(3))
     assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
@@ -63,13 +65,13 @@ def test_evaluation_time(sparse, asked):
 def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     away = runtimes.Runtime("away", "", None, needs=lambda: "not installed: away")
     monkeypatch.setitem(runtimes.REGISTRY, "away", away)
-    rows = benchmark.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
-    report = json.loads(json.dumps(benchmark.report(rows), allow_nan=False))
+    rows = latency.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
+    report = json.loads(json.dumps(latency.report(rows), allow_nan=False))
     dense, missing, ours = report["rows"]
     assert missing["note"] == "not installed: away" and missing["median_seconds"] is missing["speedup"] is None
     assert dense["note"] == ours["note"] == "" and ours["bound_reached"] == ours["speedup"] / ours["bound"]
     assert dense["weight_bytes"] == 4 * sum(p.numel() for p in sparse.model.parameters()) > ours["weight_bytes"] > 0
-    labels = [text.get_text() for text in figures.speedup(rows).axes[0].texts]
+    labels = [text.get_text() for text in plots.speed.speedup(rows).axes[0].texts]
     assert labels[:2] == ["1.00x", "not run: not installed: away"]
 
 
@@ -77,11 +79,11 @@ def test_the_best_of_ours_and_of_others():
     columns = ["runtime", "dtype", "median_seconds"]
     timed = [("dense", "fp32", 9.0), ("openvino", "bf16", 3.0), ("block-sparse", "bf16", 1.5)]
     rows = pd.DataFrame([*timed, ("onnxruntime-int8", "fp32", 4.0), ("torchao-int8", "bf16", None)], columns=columns)
-    assert benchmark.best(rows) == {"ours": "block-sparse bf16", "peer": "openvino bf16", "ratio": 2.0}
-    alone = benchmark.best(rows[:1])
+    assert latency.best(rows) == {"ours": "block-sparse bf16", "peer": "openvino bf16", "ratio": 2.0}
+    alone = latency.best(rows[:1])
     assert alone == {"ours": "dense fp32", "peer": None, "ratio": None}
 
 
 def test_memory_is_measured_in_a_process_of_its_own(packed_folder):
-    rows = costs.memory(str(packed_folder), ("dense",))
+    rows = profile.memory(str(packed_folder), ("dense",))
     assert rows.share[0] == 1 and rows.resident_bytes[0] > 100_000

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from qalib import blocks, runtimes
+from qalib import runtimes
+from qalib.model import blocks
 from qalib.runtimes import block_sparse
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 

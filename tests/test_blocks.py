@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qalib import blocks
+from qalib.model import blocks
 
 
 def test_by_hand():

@@ -1,9 +1,9 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from qalib import card
-from qalib.errors import InputError
-from qalib.results import Number
+from qalib.report import card
+from qalib.utils.errors import InputError
+from qalib.utils.quantity import Number
 
 
 class Numbers(dict):

@@ -12,9 +12,10 @@ import torch
 from conftest import write_2021
 from transformers import AutoModelForQuestionAnswering
 
-from qalib import blocks, checkpoint, cli, encoder, formats
-from qalib.errors import InputError
-from qalib.files import read_json, write_json
+from qalib.cli import commands
+from qalib.model import bert, blocks, checkpoint, formats
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, write_json
 
 INPUTS = {"input_ids": torch.arange(5, 25)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
 CUT = {0: [2, 3], 1: [0, 1, 2, 3]}  # head 1 of layer 0 has no values, and stays in the file
@@ -39,9 +40,9 @@ def cut_folder(sparse, tmp_path):
 
 def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_folder):
     assert sparse.format == "packed" and sparse.block == (8, 8)
-    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) * 64 for m in encoder.matrices(sparse.model))
+    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) * 64 for m in bert.matrices(sparse.model))
     others = sum(p.numel() for p in sparse.model.parameters()) - sum(
-        m.linear.weight.numel() for m in encoder.matrices(sparse.model)
+        m.linear.weight.numel() for m in bert.matrices(sparse.model)
     )
     state = safetensors.torch.load_file(packed_folder / formats.PACKED)
     stored = sum(t.numel() * t.element_size() for t in state.values())
@@ -207,7 +208,7 @@ def test_weight_files_that_are_not(dense_folder, tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["qalib", "export", "--model", str(tmp_path), "--out", "out"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     output = capsys.readouterr()
     assert ended.value.code == 2 and output.out == "" and output.err.count("\n") == 1
     assert output.err.startswith(f"qalib: {tmp_path / name}: ") and message in output.err

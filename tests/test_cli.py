@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from qalib import cli, runtimes
-from qalib.files import read_json, write_json
+from qalib import runtimes
+from qalib.cli import commands
+from qalib.utils.files import read_json, write_json
 
 
 def qalib(*arguments, cwd=None):
@@ -89,7 +90,7 @@ def test_bad_input_is_one_line_and_exit_code_2(packed_folder, tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sys, "argv", ["qalib", *(a.replace("PACKED", str(packed_folder)) for a in arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     output = capsys.readouterr()
     assert ended.value.code == 2 and output.out == ""
     lines = [line for line in output.err.splitlines() if line.startswith("qalib: ")]
@@ -102,17 +103,17 @@ def test_debug_shows_where_an_error_came_up(tmp_path, monkeypatch, capsys):
     for given in ([], ["--debug"]):
         monkeypatch.setattr(sys, "argv", ["qalib", *given, *command])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         error = capsys.readouterr().err
         assert ended.value.code == 2 and ("Traceback" in error) == bool(given)
         assert error.splitlines()[-1] == f"qalib: {tmp_path / 'nowhere.json'}: no such file"
 
 
 def test_what_was_not_foreseen_is_one_line_too(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "app", lambda: [][0])
+    monkeypatch.setattr(commands, "app", lambda: [][0])
     monkeypatch.setattr(sys, "argv", ["qalib"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         "qalib: IndexError: list index out of range (not foreseen: `qalib --debug ...` shows where)\n"

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from test_report import notebook
 
-from qalib import comparison, pages, report
-from qalib.errors import InputError, ReportError
-from qalib.files import read_json
-from qalib.results import Results
+from qalib.report import build, comparison, pages
+from qalib.report.results import Results
+from qalib.utils.errors import InputError, ReportError
+from qalib.utils.files import read_json
 
 VALUES = (31.7, 5, 1e6, None, 50.0, 2.5, 1.5, 0.5)
 
@@ -32,7 +32,7 @@ def compare(packed_folder, asked_file, tmp_path, monkeypatch):
         shutil.copy(source, output)
         return 0.0
 
-    monkeypatch.setattr(report, "execute", execute)
+    monkeypatch.setattr(build, "execute", execute)
     monkeypatch.setattr(pages, "index", lambda draft, manifest: "")
     for name in ("one", "broken", "two"):
         shutil.copytree(packed_folder, tmp_path / name)

@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT
 from reliability import scale
 
-from qalib import crew, evaluation
-from qalib.errors import InputError
+from qalib.qa import evaluation
+from qalib.utils import distributed
+from qalib.utils.errors import InputError
 
 
 def die_in_the_second():
@@ -38,8 +39,8 @@ def question_file(asked, tmp_path):
 
 def test_two_processes_answer_as_one(packed_folder, question_file):
     arguments = (str(packed_folder), str(question_file), None, "fp32", "cpu")
-    _, alone = crew.run(1, evaluation.run, *arguments)
-    about, shared = crew.run(2, evaluation.run, *arguments)
+    _, alone = distributed.run(1, evaluation.run, *arguments)
+    about, shared = distributed.run(2, evaluation.run, *arguments)
     assert about["data"].startswith("seven.json") and (alone.answers.processes, shared.answers.processes) == (1, 2)
     assert shared.answers.texts == alone.answers.texts and list(shared.answers.texts) == list(alone.answers.texts)
     assert shared.score == alone.score and shared.answers.windows == alone.answers.windows
@@ -48,7 +49,7 @@ def test_two_processes_answer_as_one(packed_folder, question_file):
 
 def test_a_process_that_dies_ends_all(capfd):
     with pytest.raises(InputError, match="process 1 of 2 ended with exit code 3"):
-        crew.run(2, die_in_the_second)
+        distributed.run(2, die_in_the_second)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -58,7 +59,7 @@ def work_on():
 
 
 def test_the_others_end_with_the_first_process():
-    code = "from qalib import crew; from test_crew import work_on; crew.run(2, work_on)"
+    code = "from qalib.utils import distributed; from test_crew import work_on; distributed.run(2, work_on)"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     members = [psutil.Process(int(leader.stdout.readline())) for _ in range(2)]
@@ -70,7 +71,7 @@ def test_the_others_end_with_the_first_process():
 
 def test_bad_input_is_one_error(packed_folder):
     with pytest.raises(InputError, match="nowhere.json: no such file"):
-        crew.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
+        distributed.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import evaluation, runtimes, squad
-from qalib.evaluation import OURS, USUAL, Protocol, answer, best_spans, by_group, evaluate, question_word, worst
-from qalib.windows import Window, windows
+from qalib import runtimes
+from qalib.qa import evaluation, squad
+from qalib.qa.evaluation import OURS, USUAL, Protocol, answer, best_spans, by_group, evaluate, question_word, worst
+from qalib.qa.windows import Window, windows
 
 
 def window(first, spans, length):
@@ -101,7 +102,7 @@ def test_question_word(text, word):
 
 
 def test_the_dense_teacher_scores_as_measured_elsewhere(shared):
-    from qalib import checkpoint
+    from qalib.model import checkpoint
 
     teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
     asked = squad.load(str(shared / "squad" / "dev-v1.1.json")).first(120)

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from qalib import exercises
-from qalib.errors import InputError
-from qalib.solutions import EXERCISES
+from qalib.teaching import exercises
+from qalib.teaching.solutions import EXERCISES
+from qalib.utils.errors import InputError
 
 NOTEBOOKS = sorted(exercises.TEACHING.glob("[0-9]*.ipynb"))
 TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,

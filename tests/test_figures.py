@@ -3,7 +3,10 @@ import re
 import pandas as pd
 import pytest
 
-from qalib import benchmark, evaluation, figures, results, sparsity, squad
+from qalib import sparsity
+from qalib.benchmark import latency
+from qalib.qa import evaluation, squad
+from qalib.report import plots, results
 
 
 @pytest.fixture
@@ -14,16 +17,16 @@ def drawn(sparse):
         {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
          "speedup": [1.0, 1.5], "bound": [1.0, 2.0], "note": ""}
     )  # fmt: skip
-    ways = pd.DataFrame(
-        {"way": list(benchmark.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]}
-    )
+    ways = pd.DataFrame({"way": list(latency.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]})
     return lambda: (
-        figures.of_sparsity(tables, masks)
+        plots.sparsity.of_sparsity(tables, masks)
         | {
-            "published": figures.published({"this model": (31.7, 70.0, 80.0), "twin": (20.0, None, None)}),
-            "groups": figures.by_group(evaluation.by_group(rows, "question_word"), "EM and F1 by question word"),
-            "speedup": figures.speedup(times),
-            "evaluation": figures.evaluation_time(ways),
+            "published": plots.published.published({"this model": (31.7, 70.0, 80.0), "twin": (20.0, None, None)}),
+            "groups": plots.evaluation.by_group(
+                evaluation.by_group(rows, "question_word"), "EM and F1 by question word"
+            ),
+            "speedup": plots.speed.speedup(times),
+            "evaluation": plots.speed.evaluation_time(ways),
         }
     )
 
@@ -42,12 +45,12 @@ def test_the_same_bytes_on_every_run_and_nothing_from_outside(drawn, tmp_path):
 
 def test_the_chart_stands_alone(sparse):
     tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
-    page = figures.density_chart(tables["matrices"], masks)
-    assert page == figures.density_chart(tables["matrices"], masks)
+    page = plots.sparsity.density_chart(tables["matrices"], masks)
+    assert page == plots.sparsity.density_chart(tables["matrices"], masks)
     assert page.count("data:image/png;base64,") == 12 and "layer 1, FFN out" in page
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
 
 
 def test_the_published_checkpoints_are_there():
-    table = pd.read_csv(figures.PUBLISHED)
+    table = pd.read_csv(plots.published.PUBLISHED)
     assert len(table) == 240 and table.f1.between(80, 95).all()

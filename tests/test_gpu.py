@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from qalib import blocks, checkpoint, encoder, runtimes
-from qalib.errors import InputError
+from qalib import runtimes
+from qalib.model import bert, blocks, checkpoint
 from qalib.runtimes import bsr, compact, compiled, pytorch_block_sparse
+from qalib.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +92,10 @@ def test_the_bundled_model_through_the_library(library):
     loaded = checkpoint.load("bundled")
     assert pytorch_block_sparse.missing() is None
     model = compact.cut(checkpoint.load("bundled").model, loaded.block)
-    encoder.layers(model)[0].output.dense.weight.data[:] = 0
-    encoder.layers(loaded.model)[0].output.dense.weight.data[:] = 0
+    bert.layers(model)[0].output.dense.weight.data[:] = 0
+    bert.layers(loaded.model)[0].output.dense.weight.data[:] = 0
     pytorch_block_sparse.convert(model, loaded.block)
-    kinds = [type(matrix.linear).__name__ for matrix in encoder.matrices(model)]
+    kinds = [type(matrix.linear).__name__ for matrix in bert.matrices(model)]
     assert kinds.count("Linear") == 1 and kinds.count("LibraryLinear") == len(kinds) - 1
     inputs = {"input_ids": torch.arange(20)[None] + 1000}
     with torch.inference_mode():

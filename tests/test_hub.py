@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 from conftest import write_2021
 
-from qalib import checkpoint
+from qalib.model import checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PATH = re.compile(r"/(api/models/)?(\w+/\w+)(?:/(\w+)/(\w+))?(?:/([\w.]+))?(?:\?.*)?$")

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from qalib import metric
-from qalib.errors import InputError
-from qalib.squad import Question
+from qalib.qa import metric
+from qalib.qa.squad import Question
+from qalib.utils.errors import InputError
 
 CASES = [  # prediction, reference, exact match, F1; each worked by hand
     ("Denver Broncos", "Denver Broncos", 1, 1),

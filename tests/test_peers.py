@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from qalib import benchmark, runtimes
+from qalib import runtimes
+from qalib.benchmark import latency
 
 PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao-int8": ("bf16", 1.0)}
 
@@ -13,10 +14,10 @@ def test_a_peer_gives_the_logits_of_dense(sparse, name):
     dtype, tolerance = PEERS[name]
     if reason := runtimes.reason(name, "cpu", dtype):
         pytest.skip(reason)
-    inputs = benchmark.tokens(sparse, 3, 21)
+    inputs = latency.tokens(sparse, 3, 21)
     inputs["attention_mask"][1, 7:] = 0
-    expected = benchmark.forward(runtimes.build("dense", sparse), inputs)
-    found = benchmark.forward(runtimes.build(name, sparse, dtype=dtype), inputs)
+    expected = latency.forward(runtimes.build("dense", sparse), inputs)
+    found = latency.forward(runtimes.build(name, sparse, dtype=dtype), inputs)
     for logits in ("start_logits", "end_logits"):
         difference = (found[logits].float() - expected[logits])[inputs["attention_mask"].bool()].abs().max()
         assert difference < tolerance and torch.isfinite(found[logits]).all()

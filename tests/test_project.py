@@ -4,10 +4,13 @@ import ast
 import importlib
 import re
 import tomllib
+from graphlib import TopologicalSorter
 
 import nbformat
 import pytest
 from conftest import ROOT
+
+import qalib
 
 NOTEBOOKS = sorted(
     path for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in path.parts
@@ -50,7 +53,7 @@ def test_notebooks(path):
         assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        assert imported <= {"qalib", "qalib.boards", "pandas", "matplotlib", "torch"}
+        assert {name.partition(".")[0] for name in imported} <= {"qalib", "pandas", "matplotlib", "torch"}
 
 
 def test_the_index_leads_to_every_notebook():
@@ -76,25 +79,62 @@ def test_the_glossary_names_code_and_notebooks_that_exist():
         assert all((ROOT / "notebooks" / link).exists() for link in met), term
 
 
+# The rooms of the package from the ground up, a floor a line; imports go down only. The README draws its map from it.
+FLOORS = (
+    {"utils": "errors, files, paths, the machine, processes that share work, quantities with units"},
+    {"model": "checkpoints in: where from, how stored, and the BERT that is made of them"},
+    {
+        "runtimes": "checkpoint -> faster module; one file a runtime",
+        "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
+    },
+    {"qa": "questions in, windows, answers, exact match and F1"},
+    {"pruning": "movement and magnitude, and the training runs that they are part of"},
+    {"benchmark": "latency side by side, over sweeps, and part by part"},
+    {"report": "measurements -> tables, figures, card, pages, site"},
+    {"teaching": "the course: a module a lesson, exercises and solutions", "cli": "commands, options, errors"},
+)
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "qalib":
+            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+            yield from (qalib._PUBLIC.get(name, name).split(".")[0] for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("qalib."))
+
+
 def test_no_import_goes_up():
-    floors = [
-        "errors files blocks encoder results machine squad windows metric formats hub checkpoint",
-        "runtimes answering",
-        "sparsity evaluation pruning twin masks attention solutions crew",
-        "trainset teacher benchmark costs sweeps exercises runs schedule steering",
-        "training rehearsal students movement",
-        "figures card audit",
-        "curves boards lectures trials pages",
-        "report",
-        "comparison",
-        "site",
-        "console cli",
-        "__main__",
-    ]
-    floor = {name: n for n, names in enumerate(floors) for name in names.split()}
-    for path in (ROOT / "qalib").rglob("*.py"):
-        name = path.relative_to(ROOT / "qalib").with_suffix("").parts[0]
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qalib") and name != "__init__":
-                for part in node.module.split(".")[1:2] or [alias.name for alias in node.names]:
-                    assert floor.get(part, 0) <= floor[name], f"{path} imports {part}"
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    package = ROOT / "qalib"
+    top = {path.stem for path in package.iterdir() if path.name != "__pycache__"}
+    assert top == floor.keys() | {"__init__", "__main__"} and len(top) <= 12 and len(FLOORS) <= 8
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room.startswith("__"):
+            continue
+        for other in imported_rooms(path):
+            if other != room:
+                assert floor[other] < floor[room], f"{path} imports {other}"
+
+
+def test_no_circle_within_a_room():
+    for room in (path for path in (ROOT / "qalib").rglob("*") if (path / "__init__.py").exists()):
+        name = ".".join(room.relative_to(ROOT).parts)
+        uses = {}
+        for path in room.glob("[!_]*.py"):
+            names = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.module == name:
+                    names |= {alias.name for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(name + "."):
+                    names.add(node.module.removeprefix(name + ".").split(".")[0])
+            uses[path.stem] = names
+        list(TopologicalSorter(uses).static_order())  # raises CycleError
+
+
+def test_the_map_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    width = max(len(room) for rooms in FLOORS for room in rooms) + 2
+    lines = [f"{room:{width}}{what}" for rooms in reversed(FLOORS) for room, what in rooms.items()]
+    assert "\n".join(lines) in readme, "\n".join(lines)

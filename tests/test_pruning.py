@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, curves, encoder, pruning, runs, training, trainset
-from qalib.errors import InputError
-from qalib.files import read_json, write_json
-from qalib.pruning import Mask, Pruner, Scores
-from qalib.schedule import Schedule
-from qalib.squad import Question
+from qalib.model import bert, blocks, checkpoint
+from qalib.pruning import dataset, movement, run_folder, trainer
+from qalib.pruning.movement import Mask, Pruner, Scores
+from qalib.pruning.schedule import Schedule
+from qalib.qa.squad import Question
+from qalib.report import plots
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, write_json
 
 TOWNS = ["Adler", "Berlin", "Corvin", "Dover", "Elgin", "Farrow", "Galway", "Hastings"]
 
@@ -89,11 +91,11 @@ def test_schedule_at_its_corners():
 
 @pytest.mark.parametrize(("density", "cut"), [(1.0, -torch.inf), (0.8, 1.0), (0.75, 1.0), (0.2, 4.0)])
 def test_cut_keeps_at_most_the_density(density, cut):
-    assert pruning.cut_for(torch.tensor([1.0, 4.0, 2.0, 3.0]), torch.ones(4), density) == cut
+    assert movement.cut_for(torch.tensor([1.0, 4.0, 2.0, 3.0]), torch.ones(4), density) == cut
 
 
 def test_cut_counts_weights():
-    assert pruning.cut_for(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([6.0, 2.0, 2.0]), 0.8) == 1.0
+    assert movement.cut_for(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([6.0, 2.0, 2.0]), 0.8) == 1.0
 
 
 def test_regulariser_is_the_mean_sigmoid_over_weights(dense_folder):
@@ -114,15 +116,15 @@ def test_distillation_against_float64():
     for pair in zip(*rows, strict=True):
         p, q = (torch.exp(row / 2) / torch.exp(row / 2).sum() for row in pair)
         expected += (p * (p.log() - q.log())).sum().item() * 4 / 6
-    assert pruning.distillation(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
-    assert pruning.distillation(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    assert movement.distillation(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
+    assert movement.distillation(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_masks_leave_the_model_as_it_was_until_something_is_cut(dense_folder):
     model = checkpoint.load(dense_folder).model
     inputs = {"input_ids": torch.arange(5, 17)[None], "token_type_ids": torch.zeros(1, 12, dtype=torch.long),
               "attention_mask": torch.ones(1, 12, dtype=torch.long)}  # fmt: skip
-    before = pruning.logits(model, **inputs)
+    before = movement.logits(model, **inputs)
     pruner = Pruner(model, (4, 4)).eval()
     assert torch.equal(pruner(**inputs), before)
     assert pruner.density() == 1
@@ -134,31 +136,31 @@ def test_rows_go_with_their_columns(dense_folder):
     with torch.no_grad():
         for scores in pruner.scores:
             scores.values.normal_()
-    pruner.cut(pruning.cut_for(*pruner.flat(), 0.3))
+    pruner.cut(movement.cut_for(*pruner.flat(), 0.3))
     inputs = {"input_ids": torch.arange(5, 17)[None], "token_type_ids": torch.zeros(1, 12, dtype=torch.long),
               "attention_mask": torch.ones(1, 12, dtype=torch.long)}  # fmt: skip
     before, density, kept = pruner(**inputs), pruner.density(), [s.kept.sum().item() for s in pruner.scores]
     model = pruner.bake()
     assert density == pytest.approx(0.3, abs=0.005)
-    assert torch.allclose(pruning.logits(model, **inputs), before, atol=1e-5)  # though neurons changed places
-    for layer, neurons in zip(encoder.layers(model), kept[4::5], strict=True):
+    assert torch.allclose(movement.logits(model, **inputs), before, atol=1e-5)  # though neurons changed places
+    for layer, neurons in zip(bert.layers(model), kept[4::5], strict=True):
         assert (layer.intermediate.dense.weight != 0).any(1).nonzero().flatten().tolist() == list(range(neurons))
         assert (layer.output.dense.weight != 0).any(0).nonzero().flatten().tolist() == list(range(neurons))
-        assert encoder.neurons_removable(layer).sum() == 128 - neurons
+        assert bert.neurons_removable(layer).sum() == 128 - neurons
 
 
 def test_answer_positions(dense_folder, questions):
     tokenizer = checkpoint.load(dense_folder).tokenizer
     context = "In 1700 the town of Adler built lighthouse 0."
     question = Question("a", "", "Which town?", context, ("Adler", "town"), (20, 12))
-    data = trainset.TrainingWindows([question], tokenizer)
+    data = dataset.TrainingWindows([question], tokenizer)
     (first, last), window = data.positions[0], data.windows[0]
     assert (window.offsets[first - window.first][0], window.offsets[last - window.first][1]) == (20, 25)
     batch = data.batch([0])
     assert batch["input_ids"].shape[1] % 32 == 0
     assert batch["positions"].tolist() == [[first, last]]
     long = Question("b", "", "Which town?", "word " * 600 + "Adler.", ("Adler",), (3000,))
-    positions = trainset.TrainingWindows([long], tokenizer).positions
+    positions = dataset.TrainingWindows([long], tokenizer).positions
     assert positions[0].tolist() == [0, 0]
     assert (positions[-1] > 0).all()
 
@@ -166,15 +168,15 @@ def test_answer_positions(dense_folder, questions):
 def test_an_answer_that_is_not_there(dense_folder):
     question = Question("a", "", "Which town?", "In Adler.", ("Adler",), (2,))
     with pytest.raises(InputError, match="question 'a': 'Adler' does not stand at character 2 of its context"):
-        trainset.TrainingWindows([question], checkpoint.load(dense_folder).tokenizer)
+        dataset.TrainingWindows([question], checkpoint.load(dense_folder).tokenizer)
 
 
 def test_an_order_that_does_not_depend_on_the_processes():
     lengths = np.random.default_rng(0).integers(10, 300, 100)
-    order = trainset.ByLength(lengths, 8, seed=0)
+    order = dataset.ByLength(lengths, 8, seed=0)
     first = list(order)
     assert sorted(first) == list(range(100))
-    assert first == list(trainset.ByLength(lengths, 8, seed=0))
+    assert first == list(dataset.ByLength(lengths, 8, seed=0))
     assert max(lengths[first[i : i + 8]].max() - lengths[first[i : i + 8]].min() for i in range(0, 96, 8)) < 60
     order.set_epoch(1)
     assert list(order) != first
@@ -182,9 +184,9 @@ def test_an_order_that_does_not_depend_on_the_processes():
 
 @pytest.mark.parametrize("density", [0.2, 0.317, 0.5])
 def test_a_density_asked_is_a_density_got(arguments, density):
-    out = training.prune(**arguments, density=density)
+    out = trainer.prune(**arguments, density=density)
     found = checkpoint.load(out)
-    kept = [blocks.mask(m.linear.weight, (4, 4)).float() for m in encoder.matrices(found.model)]
+    kept = [blocks.mask(m.linear.weight, (4, 4)).float() for m in bert.matrices(found.model)]
     reached = sum(k.sum() for k in kept) / sum(k.numel() for k in kept)
     assert density - 0.005 <= reached <= density + 1e-6
     assert found.meta["density"] == pytest.approx(reached.item(), abs=1e-6)
@@ -196,14 +198,14 @@ def test_a_density_asked_is_a_density_got(arguments, density):
 
 
 def test_a_schedule_by_the_clock(arguments):
-    out = training.prune(**arguments | {"epochs": 1000}, density=0.3, max_hours=4 / 3600)
+    out = trainer.prune(**arguments | {"epochs": 1000}, density=0.3, max_hours=4 / 3600)
     assert checkpoint.load(out).meta["density"] == pytest.approx(0.3, abs=0.005)
     assert log(out)[-1]["seconds"] < 8
 
 
 def test_rows_and_magnitude(arguments):
     evaluation = {"eval_data": arguments["data"], "eval_questions": 4, "precision": "bf16"}
-    out = training.prune(**arguments | evaluation | {"epochs": 0.5}, density=0.3, ffn="rows", method="magnitude")
+    out = trainer.prune(**arguments | evaluation | {"epochs": 0.5}, density=0.3, ffn="rows", method="magnitude")
     first, last = log(out)[0], log(out)[-1]
     assert (last["step"], 0 <= last["f1"] <= 100) == (6, True)
     assert first["density"] == pytest.approx(0.3, abs=0.01)
@@ -213,11 +215,11 @@ def test_rows_and_magnitude(arguments):
 
 
 def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(arguments, tmp_path):
-    first = training.prune(**arguments, density=0.3, ffn="rows")
-    out = training.prune(**arguments | {"student": str(first), "out": tmp_path / "again"}, method="keep")
+    first = trainer.prune(**arguments, density=0.3, ffn="rows")
+    out = trainer.prune(**arguments | {"student": str(first), "out": tmp_path / "again"}, method="keep")
     before, after = checkpoint.load(first), checkpoint.load(out)
     assert log(out)[-1]["density"] == log(out)[-1]["steered_density"] == pytest.approx(after.meta["density"], abs=1e-5)
-    for old, new in zip(encoder.matrices(before.model), encoder.matrices(after.model), strict=True):
+    for old, new in zip(bert.matrices(before.model), bert.matrices(after.model), strict=True):
         old, new = old.linear.weight, new.linear.weight
         assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not torch.equal(old, new)
     assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
@@ -231,23 +233,26 @@ def test_runs_are_told_of_as_they_state_themselves(tmp_path):
         "windows_seen": 150,
         "scores": {"model": {"exact_match": 60.0, "f1": 70.0}, "teacher": {"exact_match": 61.0, "f1": 71.0}},
     }  # fmt: skip
-    assert curves.read_runs(tmp_path) is None
+    assert plots.training.read_runs(tmp_path) is None
     write_json(tmp_path / "runs" / "longer.json", meta)
-    (row,) = curves.read_runs(tmp_path).to_dict("records")
+    (row,) = plots.training.read_runs(tmp_path).to_dict("records")
     assert row == {"run": "longer", "method": "keep", "density": 30, "windows": 150, "exact_match": 60, "f1": 70,
                    "teacher_f1": 71}  # fmt: skip
-    assert "150" in str(curves.read_runs(tmp_path).windows[0]) and curves.runs(curves.read_runs(tmp_path)).axes
+    assert (
+        "150" in str(plots.training.read_runs(tmp_path).windows[0])
+        and plots.training.runs(plots.training.read_runs(tmp_path)).axes
+    )
 
 
 def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):
-    asked, original = [], pruning.logits
+    asked, original = [], movement.logits
 
     def counted(model, *inputs, **named):
         asked.append(model.training)
         return original(model, *inputs, **named)
 
-    monkeypatch.setattr(pruning, "logits", counted)
-    training.prune(**arguments, density=0.5)
+    monkeypatch.setattr(movement, "logits", counted)
+    trainer.prune(**arguments, density=0.5)
     assert asked.count(False) == 12  # a batch each in the first of two epochs
     assert asked.count(True) == 24
 
@@ -255,7 +260,7 @@ def test_teacher_is_asked_once_for_each_window(arguments, monkeypatch):
 def start(arguments, folder, *launcher):
     script = folder / "run.py"
     plain = {name: str(value) if name == "out" else value for name, value in arguments.items()}
-    script.write_text(f"from qalib import training\ntraining.prune(**{plain!r})\n")
+    script.write_text(f"from qalib.pruning import trainer\ntrainer.prune(**{plain!r})\n")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, *launcher, str(script)], env=environment)
 
@@ -265,19 +270,19 @@ def test_killed_and_resumed(arguments, tmp_path):
     work = tmp_path / "out.run"
     process = start(settings, tmp_path)
     deadline = time.monotonic() + 60
-    while runs.last_checkpoint(work) is None and time.monotonic() < deadline:
+    while run_folder.last_checkpoint(work) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (work / "checkpoint-9999").mkdir()  # as if killed while writing it
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="holds a run already"):
-        training.prune(**settings)
+        trainer.prune(**settings)
     with pytest.raises(InputError, match="the run has density 0.3, not 0.4"):
-        training.prune(**settings | {"density": 0.4}, resume=True)
+        trainer.prune(**settings | {"density": 0.4}, resume=True)
     with filelock.FileLock(f"{work}.lock"), pytest.raises(InputError, match="another run is at work there"):
-        training.prune(**settings, resume=True)
-    out = training.prune(**settings, resume=True)
+        trainer.prune(**settings, resume=True)
+    out = trainer.prune(**settings, resume=True)
     meta = read_json(out / "model_meta.json")
     assert meta["steps"] == 480
     assert meta["density"] == pytest.approx(0.3, abs=0.005)
@@ -289,7 +294,7 @@ def test_two_processes_take_the_same_steps(arguments, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = arguments | {"density": 0.3, "epochs": 1, "warmup": 0.4}
-    alone = log(training.prune(**settings))
+    alone = log(trainer.prune(**settings))
     settings |= {"out": tmp_path / "two", "batch": 2}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     assert start(settings, tmp_path, *launcher).wait(timeout=120) == 0
@@ -314,4 +319,4 @@ def test_two_processes_take_the_same_steps(arguments, tmp_path):
 )
 def test_refusals(arguments, wrong, message):
     with pytest.raises(InputError, match=message):
-        training.prune(**arguments | wrong)
+        trainer.prune(**arguments | wrong)

@@ -6,20 +6,22 @@ import nbformat
 import pytest
 from reliability.sameness import TIMED, TIMES
 
-from qalib import card, checkpoint, files, pages, report, results
-from qalib.errors import InputError, ReportError
-from qalib.files import read_json, write_json
+from qalib.model import checkpoint
+from qalib.report import build, card, pages, results
+from qalib.utils import files
+from qalib.utils.errors import InputError, ReportError
+from qalib.utils.files import read_json, write_json
 
 QUICK = {"batch": 1, "length": 16, "repeats": 1, "evaluated": 3, "evaluation_repeats": 1, "timed_questions": 2,
          "densities": [0.5, 1.0]}  # fmt: skip
-NAMES = [path.stem for path in sorted(report.NOTEBOOKS.glob("[0-9]*.ipynb"))]
+NAMES = [path.stem for path in sorted(build.NOTEBOOKS.glob("[0-9]*.ipynb"))]
 
 
 @pytest.fixture(scope="module")
 def made(packed_folder, asked_file, tmp_path_factory):
     """A report of the tiny model, made by the real notebooks, once."""
     out = tmp_path_factory.mktemp("reports") / "tiny"
-    return report.run(
+    return build.run(
         str(packed_folder), str(asked_file), out, "cpu", parameters=QUICK | {"audited": str(packed_folder)}
     )
 
@@ -103,9 +105,9 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
         (out / name).unlink()
     given = {"model": str(folder), "data": str(asked_file), "device": "cpu", "out": str(out)}
     for name in ("01_load_model", "03_squad_evaluation"):
-        notebook = report.NOTEBOOKS / f"{name}.ipynb"
-        declared = report.check_parameters(notebook, {})
-        report.execute(notebook, tmp_path / f"{name}.ipynb", {k: v for k, v in given.items() if k in declared})
+        notebook = build.NOTEBOOKS / f"{name}.ipynb"
+        declared = build.check_parameters(notebook, {})
+        build.execute(notebook, tmp_path / f"{name}.ipynb", {k: v for k, v in given.items() if k in declared})
     numbers = results.read(out)
     for name in ("exact_match", "f1", "widget_answer", "widget_score"):
         assert numbers[name].value is None and numbers[name].note == "needs weights"
@@ -119,7 +121,7 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
 
 
 def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path):
-    again = report.run(
+    again = build.run(
         str(packed_folder),
         str(asked_file),
         tmp_path / "again",
@@ -138,10 +140,10 @@ def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path
 
 def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
     with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; there are audited, batch, "):
-        report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
+        build.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
     path = notebook(tmp_path / "a.ipynb")
     with pytest.raises(InputError, match="a.ipynb: no parameter ouf; it has out"):
-        report.execute(path, tmp_path / "o" / "a.ipynb", {"ouf": "x"})
+        build.execute(path, tmp_path / "o" / "a.ipynb", {"ouf": "x"})
     assert not (tmp_path / "r").exists() and not (tmp_path / "o").exists()
 
 
@@ -156,7 +158,7 @@ def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
 def test_a_failure_is_named_and_the_partial_notebook_kept(tmp_path, cell, message):
     path, output = notebook(tmp_path / "bad.ipynb", cell, "print('after')"), tmp_path / "out" / "bad.ipynb"
     with pytest.raises(ReportError, match=f"bad.ipynb, .*{message}"):
-        report.execute(path, output, {}, timeout=5)
+        build.execute(path, output, {}, timeout=5)
     assert [p.name for p in output.parent.iterdir()] == ["bad.FAILED.ipynb"]
 
 
@@ -172,7 +174,7 @@ def test_a_failed_report_leaves_the_earlier_one_and_goes_on(packed_folder, asked
     (out / "manifest.json").write_text('"earlier"')
 
     def run(**options):
-        return report.run(str(packed_folder), str(asked_file), out, "cpu", notebooks=[first, second], **options)
+        return build.run(str(packed_folder), str(asked_file), out, "cpu", notebooks=[first, second], **options)
 
     with pytest.raises(
         ReportError, match=r"02.ipynb, cell 3 \(assert Path.*\): AssertionError.*\.r\.draft/notebooks/02.FAILED.ipynb"
@@ -191,7 +193,7 @@ def test_a_failed_report_leaves_the_earlier_one_and_goes_on(packed_folder, asked
 def test_only_a_report_is_replaced(packed_folder, asked_file, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already and is not a report"):
-        report.run(str(packed_folder), str(asked_file), tmp_path, "cpu")
+        build.run(str(packed_folder), str(asked_file), tmp_path, "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -199,7 +201,7 @@ def test_a_second_run_into_the_same_folder_is_refused(packed_folder, asked_file,
     import filelock
 
     with filelock.FileLock(tmp_path / ".r.lock"), pytest.raises(InputError, match="another run is writing this report"):
-        report.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu")
+        build.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu")
 
 
 def test_an_earlier_report_gets_its_name_back_after_a_kill(tmp_path):
@@ -211,8 +213,8 @@ def test_an_earlier_report_gets_its_name_back_after_a_kill(tmp_path):
 
 
 def test_default_names():
-    assert report.default_name("bundled", "sample", None) == "bundled-sample"
-    assert report.default_name("a/b@v1", "x/dev-v1.1.json", 500) == "b-v1-dev-v1.1-500"
+    assert build.default_name("bundled", "sample", None) == "bundled-sample"
+    assert build.default_name("a/b@v1", "x/dev-v1.1.json", 500) == "b-v1-dev-v1.1-500"
 
 
 def test_script_in_a_name_or_a_number_is_text(made, tmp_path):

@@ -3,10 +3,12 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from qalib import results
-from qalib.errors import InputError
-from qalib.files import read_json
-from qalib.results import Results, measure
+from qalib.report import results
+from qalib.report.results import Results
+from qalib.utils import quantity
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json
+from qalib.utils.quantity import measure
 
 
 def test_numbers_explain_themselves(tmp_path):
@@ -17,7 +19,7 @@ def test_numbers_explain_themselves(tmp_path):
     numbers = results.read(tmp_path)
     assert list(numbers) == ["f1", "gpu", "heads"]
     assert numbers["gpu"].note == "no GPU" and numbers["heads"].note == "" and numbers["heads"].source == "02"
-    assert set(read_json(tmp_path / "results.json")["numbers"][0]) == set(results.Number.__dataclass_fields__)
+    assert set(read_json(tmp_path / "results.json")["numbers"][0]) == set(quantity.Number.__dataclass_fields__)
 
 
 def test_a_source_run_again_replaces_its_own_numbers_only(tmp_path):

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 
-from qalib import encoder, runtimes
-from qalib.errors import InputError
+from qalib import runtimes
+from qalib.model import bert
 from qalib.runtimes import bsr, compact
+from qalib.utils.errors import InputError
 
 INPUTS = {
     "input_ids": torch.arange(40).view(2, 20) + 5,
@@ -29,9 +30,9 @@ def test_every_runtime_gives_the_logits_of_dense(sparse, name):
 
 def test_compact_cuts_what_can_go_and_nothing_else(sparse):
     cut = runtimes.build("compact", sparse)
-    for small, layer in zip(encoder.layers(cut), encoder.layers(sparse.model), strict=True):
-        heads = int((~encoder.heads_removable(layer, 4)).sum())
-        neurons = int((~encoder.neurons_removable(layer)).sum())
+    for small, layer in zip(bert.layers(cut), bert.layers(sparse.model), strict=True):
+        heads = int((~bert.heads_removable(layer, 4)).sum())
+        neurons = int((~bert.neurons_removable(layer)).sum())
         assert small.attention.self.query.weight.shape == (16 * heads, 64)
         assert small.attention.output.dense.weight.shape == (64, 16 * heads)
         assert small.intermediate.dense.weight.shape == (neurons, 64) and neurons < 128
@@ -39,7 +40,7 @@ def test_compact_cuts_what_can_go_and_nothing_else(sparse):
 
 
 def test_a_layer_without_heads_or_neurons(sparse):
-    layer = encoder.layers(sparse.model)[0]
+    layer = bert.layers(sparse.model)[0]
     layer.attention.self.value.weight.data[:] = 0  # value biases stay and must be taken over
     layer.intermediate.dense.weight.data[:] = 0  # so must act(bias)
     assert layer.attention.self.value.bias.abs().max() > 0 and layer.intermediate.dense.bias.abs().max() > 0
@@ -95,7 +96,7 @@ def test_a_cut_model_grows_back(sparse, block):
     small = compact.cut(copy.deepcopy(sparse.model), block)
     whole = compact.grow(small, copy.deepcopy(sparse.model), block)
     assert (logits(whole) - logits(sparse.model)).abs().max() < 1e-4
-    for now, before in zip(encoder.matrices(whole), encoder.matrices(sparse.model), strict=True):
+    for now, before in zip(bert.matrices(whole), bert.matrices(sparse.model), strict=True):
         assert not now.linear.weight[before.linear.weight == 0].any()
-    for matrix in encoder.matrices(small) if block else ():
+    for matrix in bert.matrices(small) if block else ():
         assert all(size and size % side == 0 for size, side in zip(matrix.linear.weight.shape, block, strict=True))

@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from qalib import exercises, pages, site
-from qalib.errors import InputError
+from qalib.report import pages, site
+from qalib.teaching import exercises
+from qalib.utils.errors import InputError
 
 TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
         "train": 4, "counts": [2]}  # fmt: skip
@@ -21,12 +22,12 @@ def made(packed_folder, asked_file, tmp_path_factory):
     given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "broken", lambda folder: [])  # the pages of the other notebooks are not there
-        return site.build(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
+        return site.make(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
 
 
 def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
     for path in TEACHING:
-        page = (made / "teaching" / f"{path.stem}.html").read_text()
+        page = (made / "course" / f"{path.stem}.html").read_text()
         checks = [c for c in nbformat.read(path, as_version=4).cells if "check" in c.metadata.get("tags", [])]
         assert page.count("<strong>Right:</strong>") == len(checks), path.name
         figures = re.findall(r'<img alt="([^"]+)" src="data:image/svg', page)
@@ -41,7 +42,7 @@ def test_links_lead_to_pages_and_names(made):
     assert others == [] and len(site.broken(made)) >= len(absent)
     assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
     assert 'href="code/blocks.html#split"' in (made / "glossary.html").read_text()
-    assert 'href="../glossary.html"' in (made / "teaching" / "01_weights.html").read_text()
+    assert 'href="../glossary.html"' in (made / "course" / "01_weights.html").read_text()
 
 
 def test_what_leads_nowhere_is_found(tmp_path):
@@ -55,7 +56,7 @@ def test_what_leads_nowhere_is_found(tmp_path):
 def test_only_a_site_is_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already and is not a site"):
-        site.build(tmp_path)
+        site.make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -86,7 +87,7 @@ def browser():
 
 def test_the_site_in_a_browser(made, browser):
     pages = ["index.html", "glossary.html", "code/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
-    pages += [f"teaching/{path.stem}.html" for path in TEACHING]
+    pages += [f"course/{path.stem}.html" for path in TEACHING]
     for name in pages:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                 {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
@@ -112,5 +113,5 @@ def test_the_site_in_a_browser(made, browser):
 
 def test_the_repository_says_how(made):
     targets = (ROOT / "Makefile").read_text()
-    assert "-m qalib.site site" in targets and "-m qalib.exercises exercises" in targets
+    assert "-m qalib.report.site site" in targets and "-m qalib.teaching.exercises exercises" in targets
     assert "jupyter lab notebooks/index.ipynb" in targets

@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from qalib import blocks, checkpoint, encoder, sparsity
+from qalib import sparsity
+from qalib.model import bert, blocks, checkpoint
 
 
 @pytest.fixture
 def by_hand(sparse):
     """All matrices zero but for 3 of the 64 blocks of layer 0's query and 2 of the 128 of its FFN in."""
-    for matrix in encoder.matrices(sparse.model):
+    for matrix in bert.matrices(sparse.model):
         matrix.linear.weight.data.zero_()
-    query, _, _, _, ffn_in, _ = (m.linear.weight.data for m in encoder.matrices(sparse.model)[:6])
+    query, _, _, _, ffn_in, _ = (m.linear.weight.data for m in bert.matrices(sparse.model)[:6])
     query[0, 0], query[20, 30], query[63, 63] = 1, 1, 1
     ffn_in[0, :16] = 1
     return sparse
@@ -69,7 +70,7 @@ def test_multiply_adds(sparse):
     assert table.loc["attention products", "compact"] == 2 * length * length * 16 * 7  # 7 of 8 heads stay
     assert (table["sparse"] <= table.compact).all() and (table.compact <= table.dense).all()
     sparse.model.bert.encoder.layer[0].attention.self.value.weight.data[16:32] = 1
-    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) for m in encoder.matrices(sparse.model)) * 64
+    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) for m in bert.matrices(sparse.model)) * 64
     assert table.loc["encoder matrices", "sparse"] < kept * length
 
 
@@ -84,6 +85,4 @@ def test_heads_that_are_cut_out_of_the_file_are_said(sparse):
 def test_patterns(sparse):
     masks = sparsity.patterns(sparse)
     assert len(masks) == 12 and masks[0, "FFN in"].shape == (16, 8)
-    assert torch.equal(
-        masks[1, "value"], blocks.mask(encoder.layers(sparse.model)[1].attention.self.value.weight, (8, 8))
-    )
+    assert torch.equal(masks[1, "value"], blocks.mask(bert.layers(sparse.model)[1].attention.self.value.weight, (8, 8)))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qalib import metric, squad
-from qalib.errors import InputError
+from qalib.qa import metric, squad
+from qalib.utils.errors import InputError
 
 
 def file(tmp_path, **changes):

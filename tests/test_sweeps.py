@@ -2,35 +2,36 @@ import pandas as pd
 import pytest
 import torch
 
-from qalib import curves, sweeps
-from qalib.errors import InputError
+from qalib.benchmark import sweep
+from qalib.report import plots
+from qalib.utils.errors import InputError
 
 HOW = {"names": ["compact", "block-sparse"], "batch": 1, "repeats": 1, "progress": False}
 
 
 def test_over_density(sparse):
     before = {name: value.clone() for name, value in sparse.model.state_dict().items()}
-    rows = sweeps.density(sparse, (0.25, 1.0), length=16, **HOW)
+    rows = sweep.density(sparse, (0.25, 1.0), length=16, **HOW)
     assert list(rows.density) == [0.25] * 3 + [1.0] * 3 and set(rows.runtime) == {"dense", "compact", "block-sparse"}
     bounds = rows[rows.runtime == "block-sparse"].set_index("density").bound
     assert bounds[0.25] > 1.5 and bounds[1.0] == pytest.approx(1)
     assert all(torch.equal(value, before[name]) for name, value in sparse.model.state_dict().items())
-    assert curves.sweep(rows, "density").axes[0].get_xlabel() == "density of the encoder matrices"
+    assert plots.speed.sweep(rows, "density").axes[0].get_xlabel() == "density of the encoder matrices"
 
 
 def test_over_length_and_threads(sparse):
-    assert list(sweeps.length(sparse, (8, 24), **HOW).length) == [8] * 3 + [24] * 3
+    assert list(sweep.length(sparse, (8, 24), **HOW).length) == [8] * 3 + [24] * 3
     before = torch.get_num_threads()
-    rows = sweeps.threads(sparse, (2, 1), length=8, **HOW)
+    rows = sweep.threads(sparse, (2, 1), length=8, **HOW)
     assert list(rows.threads) == [2] * 3 + [1] * 3 and torch.get_num_threads() == before
     with pytest.raises(InputError, match="0 threads: at least 1"):
-        sweeps.threads(sparse, (0,), length=8, **HOW)
+        sweep.threads(sparse, (0,), length=8, **HOW)
     with pytest.raises(InputError, match="no length to time"):
-        sweeps.length(sparse, (), **HOW)
+        sweep.length(sparse, (), **HOW)
 
 
 def test_break_even():
     rows = pd.DataFrame({"runtime": "fast", "density": [1.0, 0.2, 0.6], "speedup": [0.8, 4.0, 1.2]})
-    assert sweeps.break_even(rows, "fast") == pytest.approx(0.8)
-    assert sweeps.break_even(rows[rows.density < 1], "fast") is None
-    assert sweeps.break_even(rows, "slow") is None
+    assert sweep.break_even(rows, "fast") == pytest.approx(0.8)
+    assert sweep.break_even(rows[rows.density < 1], "fast") is None
+    assert sweep.break_even(rows, "slow") is None

@@ -5,25 +5,29 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from qalib import attention, boards, costs, encoder, masks, movement, rehearsal, runtimes, sparsity, students
-from qalib.blocks import Block
-from qalib.errors import InputError
+from qalib import runtimes, sparsity
+from qalib.benchmark import profile
+from qalib.model import bert
+from qalib.model.blocks import Block
+from qalib.pruning import magnitude, minimal
+from qalib.teaching import common, distillation, heads, masks, movement
+from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)
 
 
 def test_masks_of_every_shape_keep_the_same_share_of_what_is_left(sparse):
-    weight = encoder.matrices(sparse.model)[0].linear.weight.detach()
+    weight = bert.matrices(sparse.model)[0].linear.weight.detach()
     left = int((weight != 0).sum())
-    for shape in {**masks.SHAPES, "blocks": BLOCK}.values():
-        kept = masks.choose(weight, 0.5, shape)
+    for shape in {**magnitude.SHAPES, "blocks": BLOCK}.values():
+        kept = magnitude.choose(weight, 0.5, shape)
         tile = max(shape[0] or 64, 1) * max(shape[1] or 64, 1)
         assert left / 2 - tile <= kept.sum() <= left / 2 and not (kept & (weight == 0)).any()
-    assert masks.choose(weight, 1.0, BLOCK).sum() == left and not masks.choose(weight, 0.0, BLOCK).any()
-    squares = [(weight * masks.choose(weight, 0.5, (1, 1), cut)).square().sum() for cut in masks.CUTS]
+    assert magnitude.choose(weight, 1.0, BLOCK).sum() == left and not magnitude.choose(weight, 0.0, BLOCK).any()
+    squares = [(weight * magnitude.choose(weight, 0.5, (1, 1), cut)).square().sum() for cut in magnitude.CUTS]
     assert squares[0] > squares[1] > squares[2]
     with pytest.raises(InputError, match="cut 'middle', share 0.5: choose one of smallest, random, largest"):
-        masks.choose(weight, 0.5, (1, 1), "middle")
+        magnitude.choose(weight, 0.5, (1, 1), "middle")
 
 
 def test_pruned_copies_are_compared_and_the_model_stays(sparse, asked):
@@ -36,19 +40,19 @@ def test_pruned_copies_are_compared_and_the_model_stays(sparse, asked):
 
 def test_a_removable_head_is_cut_without_a_trace_and_another_is_not(sparse, asked):
     sparse.model.bert.encoder.layer[0].attention.self.value.bias.data.normal_()
-    table = attention.one_by_one(sparse, asked, progress=False)
+    table = heads.one_by_one(sparse, asked, progress=False)
     assert table.removable.sum() == sparsity.heads(sparse).removable.sum() >= 1
-    assert (table.logit_difference[table.removable] < attention.SAME).all()
-    assert (table.logit_difference[~table.removable] > attention.SAME).all()
+    assert (table.logit_difference[table.removable] < heads.SAME).all()
+    assert (table.logit_difference[~table.removable] > heads.SAME).all()
     assert (table.change[table.removable] == 0).all()
     pairs = [(0, 0), (1, 2), (1, 3)]
-    cut = attention.without(sparse, pairs)
+    cut = heads.without(sparse, pairs)
     found = [tuple(row) for row in sparsity.heads(cut).query("removable")[["layer", "head"]].to_numpy().tolist()]
-    assert set(pairs) <= set(found) and attention.in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
+    assert set(pairs) <= set(found) and heads.in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
 
 
 def test_attention_rows_sum_to_one(sparse):
-    tokens, seen = attention.weights(sparse, "what is red?", "it is red")
+    tokens, seen = heads.weights(sparse, "what is red?", "it is red")
     assert tokens[0] == "[CLS]" and seen.shape == (2, 4, len(tokens), len(tokens))
     assert torch.allclose(seen.sum(-1), torch.ones(()))
     assert sparse.model.config._attn_implementation != "eager"
@@ -69,40 +73,40 @@ def test_movement_is_not_magnitude_on_two_weights():
 
 
 def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
-    student = masks.prune(sparse, 0.7, BLOCK)
+    student = magnitude.prune(sparse, 0.7, BLOCK)
     before = sparsity.density(student, (1, 1))
     options = {"steps": 30, "batch": 4, "rate": 1e-3, "progress": False}
     ways = {"answers only": 0.0, "teacher only": 1.0}
-    table = students.compare(student, sparse, asked, asked, ways, **options).set_index("model")
+    table = distillation.compare(student, sparse, asked, asked, ways, **options).set_index("model")
     assert table.divergence["teacher"] == pytest.approx(0, abs=1e-6)
     assert table.divergence["student, teacher only"] < table.divergence["student, not trained"]
     assert table.divergence["student, teacher only"] < table.divergence["student, answers only"]
-    trained, losses = students.train(student, sparse, asked, 0.0, **options)
+    trained, losses = distillation.train(student, sparse, asked, 0.0, **options)
     assert losses.tail(5).mean() < losses.head(5).mean()
-    for old, new in zip(encoder.matrices(student.model), encoder.matrices(trained.model), strict=True):
+    for old, new in zip(bert.matrices(student.model), bert.matrices(trained.model), strict=True):
         assert not (new.linear.weight[old.linear.weight == 0] != 0).any()
     assert before >= sparsity.density(trained, (1, 1)) > 0.8 * before and sparsity.density(student, (1, 1)) == before
-    tokens, logits, place = students.first_token(sparse, asked.questions[0])
+    tokens, logits, place = distillation.first_token(sparse, asked.questions[0])
     assert len(tokens) == len(logits) and tokens[place : place + 2] == ["on", "##e"]
 
 
 def test_nothing_is_asked_that_was_learnt(asked):
-    learnt, rest = students.halves(asked, 5)
+    learnt, rest = distillation.halves(asked, 5)
     assert len(learnt) == 5 and len(rest) == 3
     assert not {q.context for q in learnt.questions} & {q.context for q in rest.questions}
     with pytest.raises(InputError, match="8 questions to train on leave none"):
-        students.halves(asked, 8)
+        distillation.halves(asked, 8)
 
 
 def test_costs_say_what_is_timed(sparse):
-    table = costs.side_by_side(sparse, batch=1, length=16, repeats=1, progress=False).set_index("candidate")
+    table = profile.side_by_side(sparse, batch=1, length=16, repeats=1, progress=False).set_index("candidate")
     assert table.zeros["dense: no zeros"] < 1e-6 < 0.5 < table.zeros["dense: zeros scattered"]
     assert table.zeros["dense: zeros in blocks"] == pytest.approx(table.zeros["dense: zeros scattered"], abs=0.02)
     assert table.zeros["compact: zeros in blocks"] < table.zeros["dense: zeros in blocks"]
     assert table.speedup["dense: no zeros"] == 1 and table.bound["compact: zeros in blocks"] > 1
     modules = {name: runtimes.build(name, sparse) for name in ("dense", "compact")}
-    times = costs.parts(modules, costs.tokens(sparse, 2, 32), rounds=2)
-    assert list(times.index) == [*costs.PARTS, "the rest"] and list(times) == ["dense", "compact"]
+    times = profile.parts(modules, profile.tokens(sparse, 2, 32), rounds=2)
+    assert list(times.index) == [*profile.PARTS, "the rest"] and list(times) == ["dense", "compact"]
     assert (times > 0).all(axis=None)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules["dense"].modules())
 
@@ -118,10 +122,10 @@ def test_sliders_are_there_for_somebody_to_move(monkeypatch):
         drawn.append((share, layer))
         return Figure()
 
-    assert isinstance(boards.explore(draw, share=[0.5, 0.2], layer=range(3)), Figure) and drawn == [(0.5, 0)]
-    monkeypatch.setattr(boards, "live", lambda: True)
-    monkeypatch.setattr(boards, "display", lambda thing, **_: shown.append(thing) or Handle())
-    assert boards.explore(draw, share=[0.5, 0.2], layer=range(3)) is None
+    assert isinstance(common.explore(draw, share=[0.5, 0.2], layer=range(3)), Figure) and drawn == [(0.5, 0)]
+    monkeypatch.setattr(common, "live", lambda: True)
+    monkeypatch.setattr(common, "display", lambda thing, **_: shown.append(thing) or Handle())
+    assert common.explore(draw, share=[0.5, 0.2], layer=range(3)) is None
     box, figure = shown
     assert isinstance(box, ipywidgets.HBox) and isinstance(figure, Figure)
     box.children[1].value = 2
@@ -129,7 +133,7 @@ def test_sliders_are_there_for_somebody_to_move(monkeypatch):
 
 
 def test_a_rehearsals_blocks_have_their_magnitudes(sparse, asked):
-    seen = rehearsal.rehearse(sparse, asked, 0.2, steps=4, batch=2, layer=1, progress=False)
+    seen = minimal.rehearse(sparse, asked, 0.2, steps=4, batch=2, layer=1, progress=False)
     table = movement.blocks_of(sparse, seen, 1)
     assert len(table) == seen.scores.shape[1] and (table.magnitude > 0).all()
     assert table.kept.sum() == table.kept_by_magnitude.sum() > 0

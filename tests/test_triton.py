@@ -10,9 +10,9 @@ from conftest import ROOT
 from torch import nn
 
 from qalib import runtimes
-from qalib.errors import InputError
 from qalib.runtimes import triton_blocks
 from qalib.runtimes.triton_blocks import MergedLinear, Tile, fastest, merge, tiles
+from qalib.utils.errors import InputError
 
 
 def test_the_kernel_in_the_interpreter():

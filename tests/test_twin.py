@@ -5,18 +5,19 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from qalib import blocks, checkpoint, encoder, sparsity, twin
-from qalib.errors import InputError
+from qalib import sparsity
+from qalib.model import bert, blocks, checkpoint, synthetic
+from qalib.utils.errors import InputError
 
 SMALL = BertConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
-LIKE = [dict.fromkeys(encoder.KINDS, 3), dict.fromkeys(encoder.KINDS, 6)]
+LIKE = [dict.fromkeys(bert.KINDS, 3), dict.fromkeys(bert.KINDS, 6)]
 
 
 def test_place_keeps_the_density_outside_the_heads_that_are_gone():
-    kept = twin.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
+    kept = synthetic.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
     assert sum(int(mask.sum()) for mask in kept.values()) == round(0.3 * 2 * 512)
     for kind in ("query", "key", "value"):
-        alive = encoder.by_head(kept[0, kind], 4).flatten(1).any(1)
+        alive = bert.by_head(kept[0, kind], 4).flatten(1).any(1)
         assert alive.tolist() == [True, False, False, True]
     assert not kept[0, "attention output"][:, 2:6].any()
     assert kept[1, "query"].sum() > kept[0, "query"].sum()
@@ -25,11 +26,11 @@ def test_place_keeps_the_density_outside_the_heads_that_are_gone():
 def test_what_the_heads_left_cannot_hold_is_refused():
     for density in (1.0, -0.1):
         with pytest.raises(InputError, match=f"density {density}: must be between 0 and 0.8750"):
-            twin.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
+            synthetic.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
 
 
 def test_the_twin_of_the_published_model(tmp_path):
-    loaded = checkpoint.load(twin.make(tmp_path / "twin"))
+    loaded = checkpoint.load(synthetic.make(tmp_path / "twin"))
     found = sparsity.summary(loaded)
     assert loaded.format == "2021" and loaded.weight_file.name == "pytorch_model.bin"
     assert round(found.linear_density_percent, 1) == 31.7
@@ -44,7 +45,7 @@ def test_the_twin_of_the_published_model(tmp_path):
 
 
 def test_the_sibling_from_its_masks(shared, tmp_path):
-    loaded = checkpoint.load(twin.make(tmp_path / "twin", masks=shared / "reference" / "masks_0.20.json"))
+    loaded = checkpoint.load(synthetic.make(tmp_path / "twin", masks=shared / "reference" / "masks_0.20.json"))
     found = sparsity.summary(loaded)
     assert round(found.linear_density_percent, 2) == 20.17 and found.heads_called_removed == 90
     assert round(found.overall_density_with_pooler_percent, 2) == 38.07 and found.file_bytes // 2**20 == 347
@@ -55,16 +56,16 @@ def test_other_masks_are_taken_exactly(tmp_path):
     draw, sizes = random.Random(0), {"FFN in": (3072, 768), "FFN out": (768, 3072)}
     grids = {}
     for layer in range(12):
-        for kind, suffix in encoder.KINDS.items():
+        for kind, suffix in bert.KINDS.items():
             rows, columns = sizes.get(kind, (768, 768))
             grid = ["".join(draw.choices("0001", k=columns // 64)) for _ in range(rows // 16)]
             grids[f"bert.encoder.layer.{layer}.{suffix}.weight"] = grid
     gone = {"7": list(range(12)), "2": [4, 4]}
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"block_size": [16, 64], "pruned_heads": gone, "kept_blocks": grids}))
-    loaded = checkpoint.load(twin.make(tmp_path / "twin", masks=path))
+    loaded = checkpoint.load(synthetic.make(tmp_path / "twin", masks=path))
     assert loaded.block == (16, 64) and loaded.pruned_heads == {7: list(range(12)), 2: [4]}
-    for matrix in encoder.matrices(loaded.model):
+    for matrix in bert.matrices(loaded.model):
         kept = torch.tensor([[bit == "1" for bit in row] for row in grids[f"{matrix.name}.weight"]])
         for head in loaded.pruned_heads.get(matrix.layer, []):  # a head is 64 wide: four rows of blocks, one column
             if matrix.kind in ("query", "key", "value"):
@@ -89,15 +90,15 @@ def test_bad_mask_files(tmp_path, change, message):
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"block_size": [32, 32], "pruned_heads": {}, "kept_blocks": {}} | change))
     with pytest.raises(InputError, match=f"masks.json: {message}"):
-        twin.make(tmp_path / "twin", masks=path)
+        synthetic.make(tmp_path / "twin", masks=path)
     path.write_text("[]")
     with pytest.raises(InputError, match="masks.json: expected an object with block_size"):
-        twin.make(tmp_path / "twin", masks=path)
+        synthetic.make(tmp_path / "twin", masks=path)
     assert [p.name for p in tmp_path.iterdir()] == ["masks.json"]
 
 
 def test_unknown_names(tmp_path):
     with pytest.raises(InputError, match="no published model '0.5'; there is 0.32"):
-        twin.make(tmp_path / "twin", "0.5")
+        synthetic.make(tmp_path / "twin", "0.5")
     with pytest.raises(InputError, match="no format 'onnx'; there are 2021, packed, transformers"):
-        twin.make(tmp_path / "twin", format="onnx")
+        synthetic.make(tmp_path / "twin", format="onnx")

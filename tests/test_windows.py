@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from qalib import squad
-from qalib.windows import collate, count_2019, windows
+from qalib.qa import squad
+from qalib.qa.windows import collate, count_2019, windows
 
 
 def test_windows_overlap_and_cover(sparse):

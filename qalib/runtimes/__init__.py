@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from qalib.checkpoint import Checkpoint
-from qalib.errors import InputError
-from qalib.runtimes import block_sparse, bsr, compact, compiled, peers, pytorch_block_sparse, triton_blocks
+from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes import baselines, block_sparse, bsr, compact, compiled, pytorch_block_sparse, triton_blocks
+from qalib.utils.errors import InputError
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
 
@@ -162,9 +162,9 @@ def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
 _PEER = {"devices": ("cpu",), "by_name": True, "sparse": False, "peer": True}
 
 
-@runtime("openvino", "OpenVINO, dense", needs=peers.missing("openvino"), **_PEER)
+@runtime("openvino", "OpenVINO, dense", needs=baselines.missing("openvino"), **_PEER)
 def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return peers.openvino(copy.deepcopy(checkpoint.model), dtype)
+    return baselines.openvino(copy.deepcopy(checkpoint.model), dtype)
 
 
 @runtime(
@@ -172,16 +172,18 @@ def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     "ONNX Runtime, dense, dynamic int8",
     exact=False,
     dtypes=("fp32",),
-    needs=peers.missing("onnx", "onnxscript", "onnxruntime"),
+    needs=baselines.missing("onnx", "onnxscript", "onnxruntime"),
     **_PEER,
 )
 def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return peers.onnxruntime_int8(copy.deepcopy(checkpoint.model))
+    return baselines.onnxruntime_int8(copy.deepcopy(checkpoint.model))
 
 
-@runtime("torchao-int8", "torchao, dense, dynamic int8, compiled", exact=False, needs=peers.missing("torchao"), **_PEER)
+@runtime(
+    "torchao-int8", "torchao, dense, dynamic int8, compiled", exact=False, needs=baselines.missing("torchao"), **_PEER
+)
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return peers.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
+    return baselines.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
 
 
 @runtime(

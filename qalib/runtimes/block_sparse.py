@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-from qalib import blocks, encoder
-from qalib.blocks import Block
+from qalib.model import bert, blocks
+from qalib.model.blocks import Block
 
 TORCH = "torch"  # the instruction set's name where the operator is not there
 HIDDEN = -1e30  # added to a score, makes its weight next to nothing
@@ -246,7 +246,7 @@ def replace(
 ) -> BertForQuestionAnswering:
     """The model itself with its encoder layers replaced by block-sparse ones, of parts as `BlockSparseLayer` says."""
     room = Room()
-    for number, layer in enumerate(encoder.layers(model)):
+    for number, layer in enumerate(bert.layers(model)):
         model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room)
     return model
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertForQuestionAnswering
 
-from qalib import encoder
-from qalib.blocks import Block
-from qalib.files import read_json, write_json
+from qalib.model import bert
+from qalib.model.blocks import Block
 from qalib.runtimes import triton_blocks
+from qalib.utils.files import read_json, write_json
 
 TABLE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qalib" / "torch-bsr.json"
 TOKENS = 4096  # the tokens with which it is tuned
@@ -97,7 +97,7 @@ def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAns
     """
     if model.device.type == "cuda":
         triton_blocks.check(block)
-    encoder.replace(model, lambda linear: BsrLinear(linear, block))
+    bert.replace(model, lambda linear: BsrLinear(linear, block))
     layers = [part for part in model.modules() if isinstance(part, BsrLinear)]
     if model.device.type == "cuda" and layers:
         meta = tuned(max(layers, key=lambda layer: layer.weight.values().numel()))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-from qalib import encoder
-from qalib.blocks import Block
+from qalib.model import bert
+from qalib.model.blocks import Block
 
 
 def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQuestionAnswering:
@@ -19,7 +19,7 @@ def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQ
 
     With `block` only whole blocks of rows and columns go, and not all: what is left is in blocks as it was.
     """
-    for layer in encoder.layers(model):
+    for layer in bert.layers(model):
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)
         _cut_heads(layer, heads)
         _cut_neurons(layer, neurons)
@@ -32,11 +32,11 @@ def grow(
 ) -> BertForQuestionAnswering:
     """The inverse of `cut`: `model`, not cut yet, takes the weights of `small`, and zeros where it was cut."""
     weights = small.state_dict()
-    for number, layer in enumerate(encoder.layers(model)):
+    for number, layer in enumerate(bert.layers(model)):
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)
         rows, neurons = ~heads.repeat_interleave(layer.attention.self.attention_head_size), ~neurons
         everything = torch.ones(model.config.hidden_size, dtype=torch.bool)
-        for kind, path in encoder.KINDS.items():
+        for kind, path in bert.KINDS.items():
             outputs = {"attention output": everything, "FFN in": neurons, "FFN out": everything}.get(kind, rows)
             inputs = {"attention output": rows, "FFN out": neurons}.get(kind, everything)
             name = f"bert.encoder.layer.{number}.{path}"
@@ -50,7 +50,7 @@ def grow(
 
 
 def _removed(layer: BertLayer, heads: int, block: Block | None) -> tuple[Tensor, Tensor]:
-    removed, neurons = encoder.heads_removable(layer, heads), encoder.neurons_removable(layer)
+    removed, neurons = bert.heads_removable(layer, heads), bert.neurons_removable(layer)
     if not block:
         return removed, neurons
     side = math.lcm(*block)
@@ -68,7 +68,7 @@ def _cut_heads(layer: BertLayer, removed: Tensor) -> None:
     attention, output = layer.attention.self, layer.attention.output
     rows = removed.repeat_interleave(attention.attention_head_size)
     # A head with zero value weights gives its value bias at every position; the output bias takes it over.
-    output.dense.bias.data += encoder.constant_output(output.dense, rows, attention.value.bias)
+    output.dense.bias.data += bert.constant_output(output.dense, rows, attention.value.bias)
     for name in ("query", "key", "value"):
         setattr(attention, name, _linear(getattr(attention, name), rows=~rows))
     output.dense = _linear(output.dense, columns=~rows)
@@ -82,7 +82,7 @@ def _cut_neurons(layer: BertLayer, removed: Tensor) -> None:
     inner, outer = layer.intermediate, layer.output
     with torch.no_grad():
         constant = inner.intermediate_act_fn(inner.dense.bias)
-    outer.dense.bias.data += encoder.constant_output(outer.dense, removed, constant)
+    outer.dense.bias.data += bert.constant_output(outer.dense, removed, constant)
     inner.dense = _linear(inner.dense, rows=~removed)
     outer.dense = _linear(outer.dense, columns=~removed)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from qalib.errors import InputError, one_line
+from qalib.utils.errors import InputError, one_line
 
 
 @cache

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
-from qalib import blocks, encoder
-from qalib.blocks import Block
-from qalib.errors import InputError, one_line
+from qalib.model import bert, blocks
+from qalib.model.blocks import Block
+from qalib.utils.errors import InputError, one_line
 
 BLOCK = (32, 32)
 
@@ -58,4 +58,4 @@ def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAns
     if block != BLOCK or model.dtype != torch.float32:
         kind = str(model.dtype).removeprefix("torch.")
         raise InputError(f"runtime pytorch-block-sparse: {kind} in blocks of {block}; it has float32 and (32, 32) only")
-    return encoder.replace(model, LibraryLinear)
+    return bert.replace(model, LibraryLinear)

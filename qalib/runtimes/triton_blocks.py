@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
-from qalib import blocks
-from qalib.blocks import Block
-from qalib.errors import InputError
+from qalib.model import blocks
+from qalib.model.blocks import Block
 from qalib.runtimes import block_sparse
+from qalib.utils.errors import InputError
 
 TOKENS = 8192  # the tokens with which sizes are measured
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from qalib.files import read_json, sha256, write_json
+from qalib.utils.files import read_json, sha256, write_json
 from reliability import sameness, trial
 from reliability.trial import Section
 

@@ -10,8 +10,8 @@ from unittest import mock
 
 import nbformat
 
-from qalib import report
-from qalib.files import write_json
+from qalib.report import build
+from qalib.utils.files import write_json
 from reliability import damage, trial
 from reliability.trial import Outcome, Section
 
@@ -114,7 +114,7 @@ def cards(place: Place, rng: random.Random, number: int) -> Made:
 def notebooks(place: Place, rng: random.Random, number: int) -> Made:
     """Read before any is run; a parameter that none has keeps those that are whole from being run."""
     path = place.here / "01_notebook.ipynb"
-    what, _ = damage.json_file(path, json.loads((report.NOTEBOOKS / "01_load_model.ipynb").read_text()), rng, 100)
+    what, _ = damage.json_file(path, json.loads((build.NOTEBOOKS / "01_load_model.ipynb").read_text()), rng, 100)
     command = [
         "report",
         "--model",
@@ -158,7 +158,7 @@ def one(place: Place, kind: str, number: int, run: Callable[..., Outcome] = tria
     place.clean()
     what, path, command, expected = READERS[kind](place, rng, number)
     before = trial.files(place.here)
-    with mock.patch.object(report, "NOTEBOOKS", place.here):
+    with mock.patch.object(build, "NOTEBOOKS", place.here):
         found = run(*command)
     return what, found, list(complaints(found, path, expected, before, trial.files(place.here)))
 
@@ -235,7 +235,7 @@ def _stops(place: Place, source: str) -> bool:
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), place.here / "01_bad.ipynb")
     out = place.here / "report"
-    with mock.patch.object(report, "NOTEBOOKS", place.here):
+    with mock.patch.object(build, "NOTEBOOKS", place.here):
         found = trial.call("report", "--model", place.packed, "--data", place.data, "--out", out)
     last = found.err.splitlines()[-1]
     return found.code == 1 and last.startswith("qalib: 01_bad.ipynb, ") and "Traceback" not in last and not out.exists()

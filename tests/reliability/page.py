@@ -78,7 +78,7 @@ def cell(value: object) -> str:
 
 def written(found: dict[str, dict[str, Any]]) -> str:
     """The page of what `collect` found."""
-    from qalib import machine
+    from qalib.utils import machine
 
     sections = [(Section(**kept["section"]), kept) for kept in found.values()]
     failed = sum(len(section.failed) for section, _ in sections)
@@ -107,7 +107,7 @@ def main() -> int:
     if sys.argv[1] == "--one":
         run(sys.argv[2], Path(sys.argv[3]))
         return 0
-    from qalib.files import read_json, write_json, write_text
+    from qalib.utils.files import read_json, write_json, write_text
 
     out, names = Path(sys.argv[1]), sys.argv[2:] or list(TRIALS)
     beside = out.with_suffix(".json")

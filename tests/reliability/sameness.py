@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from qalib import card, report, results
-from qalib.errors import ReportError
-from qalib.files import read_json
+from qalib.report import build, card, results
+from qalib.utils.errors import ReportError
+from qalib.utils.files import read_json
 from reliability import trial
 from reliability.trial import Section
 
@@ -70,9 +70,9 @@ def alone(notebook: Path, out: Path, draft: Path, place: Path) -> str:
     dense, packed = trial.tiny(place)
     given = {"model": str(packed), "data": str(trial.asked(place / "eight.json")), "out": str(out), "questions": 5,
              "device": "cpu", "audited": str(packed)} | trial.QUICK  # fmt: skip
-    declared = report.check_parameters(notebook, {})
+    declared = build.check_parameters(notebook, {})
     try:
-        report.execute(notebook, draft / notebook.name, {k: v for k, v in given.items() if k in declared})
+        build.execute(notebook, draft / notebook.name, {k: v for k, v in given.items() if k in declared})
     except ReportError as error:
         return str(error)
     return ""
@@ -84,7 +84,7 @@ def twice(names: list[str] | None = None) -> Section:
         "Same again", "Two full runs of `qalib report` with the same inputs; each notebook alone in an empty folder; "
         "all of them from last to first.", ("run", "compared with the first", "compared", "differences, times apart"),
     )  # fmt: skip
-    notebooks = sorted(report.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    notebooks = sorted(build.NOTEBOOKS.glob("[0-9]*.ipynb"))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         first = place / "first"

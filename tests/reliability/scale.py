@@ -16,8 +16,9 @@ import psutil
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qalib import checkpoint, evaluation
-from qalib.files import read_json
+from qalib.model import checkpoint
+from qalib.qa import evaluation
+from qalib.utils.files import read_json
 from reliability import sameness, speeds, trial
 from reliability.trial import Section
 

@@ -6,7 +6,8 @@ from collections import Counter
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from qalib import metric, pipeline
+from qalib import pipeline
+from qalib.qa import metric
 from reliability import damage, trial
 from reliability.trial import Section
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from qalib import checkpoint, evaluation, hub, metric, runtimes, sparsity, squad, twin, windows
-from qalib.files import write_json
+from qalib import runtimes, sparsity
+from qalib.model import checkpoint, hub, synthetic
+from qalib.qa import evaluation, metric, squad, windows
+from qalib.utils.files import write_json
 from reliability import trial
 from reliability.trial import Section
 
@@ -102,7 +104,7 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
 
 def _structure(section: Section, add: Callable, asked: tuple, count: int, few: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        base = checkpoint.load(twin.make(Path(name) / "twin", vocabulary=hub.BUNDLED))
+        base = checkpoint.load(synthetic.make(Path(name) / "twin", vocabulary=hub.BUNDLED))
         analysis = _median(lambda: (sparsity.summary(base), sparsity.tables(base), sparsity.patterns(base)), repeats)
         model = runtimes.build(runtimes.best("cpu"), base, "cpu")
         seconds = evaluation.answer(model, base.tokenizer, asked[:few], progress=False).seconds * count / few
@@ -121,7 +123,7 @@ def loading(names: tuple[str, ...] = ("packed fp16", "packed fp32", "2021", "tra
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        made = twin.make(base / "2021", vocabulary=hub.BUNDLED)
+        made = synthetic.make(base / "2021", vocabulary=hub.BUNDLED)
         for form in names:
             folder = base / form
             if form.startswith("packed"):

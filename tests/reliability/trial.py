@@ -14,8 +14,9 @@ from unittest import mock
 import psutil
 from conftest import DATA, ROOT, pruned, write_2021
 
-from qalib import checkpoint, cli
-from qalib.files import write_json
+from qalib.cli import commands
+from qalib.model import checkpoint
+from qalib.utils.files import write_json
 
 __all__ = ["DATA", "ROOT", "write_2021"]
 SEED = 7
@@ -63,7 +64,7 @@ def call(*arguments: Any) -> Outcome:
     given = mock.patch.object(sys, "argv", ["qalib", *map(str, arguments)])
     try:
         with given, redirect_stdout(out), redirect_stderr(err):
-            cli.main()
+            commands.main()
     except SystemExit as ended:
         code = ended.code or 0
     except BaseException as error:  # one that came through everything

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
-from qalib import pages as html_pages
-from qalib import report
-from qalib.files import read_json, write_json, write_text
+from qalib.report import build
+from qalib.report import pages as html_pages
+from qalib.utils.files import read_json, write_json, write_text
 from reliability import sameness, trial
 from reliability.damage import CARD
 from reliability.trial import Section
@@ -115,7 +115,7 @@ def card_page() -> Section:
             number["definition"] += HOSTILE
         write_json(out / "results.json", kept)
         page = place / "card.ipynb"
-        report.execute(report.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
+        build.execute(build.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
         (out / "notebooks").mkdir()
         html_pages.render_html(page, out / "notebooks" / "05_model_card.html")
         manifest = read_json(out / "manifest.json")

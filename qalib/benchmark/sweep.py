@@ -1,0 +1,79 @@
+"""Sweeps: the benchmark at several densities, lengths or numbers of threads: where a runtime begins to pay."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+import psutil
+import torch
+
+from qalib.benchmark import latency, profile
+from qalib.model.checkpoint import Checkpoint
+from qalib.pruning import magnitude
+from qalib.utils.errors import InputError
+
+DENSITIES = (0.05, 0.1, 0.2, 0.317, 0.5, 0.75, 1.0)
+LENGTHS = (16, 64, 128, 256, 384, 512)
+
+
+def density(checkpoint: Checkpoint, densities: Sequence[float] = DENSITIES, **rest) -> pd.DataFrame:
+    """`benchmark.compare` with random blocks kept, so many in every encoder matrix; adds the column density (0 to 1).
+
+    The weights are the checkpoint's, and random ones where it has none: for times, not for answers.
+    """
+    full, block = profile.filled(checkpoint), checkpoint.block or (32, 32)
+    full.block = block
+    return _all(
+        "density", densities, lambda value: latency.compare(magnitude.prune(full, value, block, "random"), **rest)
+    )
+
+
+def length(checkpoint: Checkpoint, lengths: Sequence[int] = LENGTHS, **rest) -> pd.DataFrame:
+    """`benchmark.compare` with windows of so many tokens, the batch as it is."""
+    return _all("length", lengths, lambda value: latency.compare(checkpoint, length=value, **rest))
+
+
+def threads(checkpoint: Checkpoint, counts: Sequence[int] | None = None, **rest) -> pd.DataFrame:
+    """`benchmark.compare` with so many threads, dense too; by default 1, 2, 4 and so on to the cores there are."""
+    cores = psutil.cpu_count(logical=False) or 1
+    counts = counts or [n for n in (2**k for k in range(16)) if n < cores] + [cores]
+
+    def timed(count: int) -> pd.DataFrame:
+        with _threads(count):
+            return latency.compare(checkpoint, **rest)
+
+    return _all("threads", counts, timed)
+
+
+SWEEPS = {"density": density, "length": length, "threads": threads}
+
+
+def break_even(rows: pd.DataFrame, runtime: str) -> float | None:
+    """The density below which a runtime is faster than dense of its type, between the densities timed; else None.
+
+    `rows` is a table of `density` in one type.
+    """
+    found = rows[rows.runtime == runtime].sort_values("density")
+    points = list(zip(found.density, found.speedup, strict=True))
+    for (low, fast), (high, slow) in zip(points, points[1:], strict=False):
+        if fast >= 1 > slow:
+            return float(low + (high - low) * (fast - 1) / (fast - slow))
+    return None
+
+
+def _all(over: str, values: Sequence, timed: Callable) -> pd.DataFrame:
+    if not values:
+        raise InputError(f"no {over} to time")
+    return pd.concat([timed(value).assign(**{over: value}) for value in values], ignore_index=True)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    if count < 1:
+        raise InputError(f"{count} threads: at least 1 is needed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

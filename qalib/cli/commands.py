@@ -1,0 +1,320 @@
+"""The command line: one function a command, each no more than options and printing.
+
+Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
+standard output, progress to standard error.
+"""
+
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qalib.cli.console import (
+    Data,
+    Device,
+    Dtype,
+    Format,
+    Json,
+    Model,
+    Models,
+    Questions,
+    Sweep,
+    explained,
+    print_json,
+    setting,
+    show,
+)
+from qalib.utils.errors import InputError, printable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback too.")] = False,
+) -> None:
+    """Understand, measure and run block-sparse question-answering models."""
+
+
+@app.command()
+def report(
+    model: Models = None,
+    data: Data = "sample",
+    out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
+    device: Device = Device.auto,
+    questions: Questions = None,
+    fresh: Annotated[bool, typer.Option(help="Run every notebook, also those done for the same inputs.")] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", help="NAME=VALUE for the notebooks that have it.")
+    ] = None,
+) -> None:
+    """Run the notebooks and write the report: model card, tables, figures, pages."""
+    from qalib.report import build, comparison
+
+    models, parameters = model or ["bundled"], dict(setting(text) for text in parameter or [])
+    how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters}
+    several = len(models) > 1
+    print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
+
+
+@app.command()
+def answer(
+    question: str,
+    context: str,
+    model: Model = "bundled",
+    top_k: Annotated[int, typer.Option(help="How many answers to give.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Answer a question from a text."""
+    from qalib import pipeline
+
+    ask = pipeline("question-answering", model=model)
+    try:
+        answers = ask(question=question, context=context, top_k=top_k)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    answers = answers if isinstance(answers, list) else [answers]
+    if as_json:
+        print_json({"answers": answers})
+    else:
+        for found in answers:
+            print(f"{found['answer']}  (score {found['score']:.3f}, characters {found['start']} to {found['end']})")
+
+
+@app.command()
+def evaluate(
+    model: Model = "bundled",
+    data: Data = "sample",
+    runtime: Annotated[str | None, typer.Option(help="Its name [default: the fastest for the device].")] = None,
+    dtype: Dtype = "fp32",
+    device: Device = Device.auto,
+    questions: Questions = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write the answers there, {question id: text}.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many share the questions, each with its cores.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Answer a question set and score the answers: exact match and F1."""
+    from qalib.qa import evaluation
+    from qalib.utils import distributed, files
+
+    about, result = distributed.run(processes, evaluation.run, model, data, runtime, dtype, device.value, questions)
+    if distributed.leads():
+        if predictions is not None:
+            files.write_json(predictions, result.answers.texts)
+        show(about | evaluation.summary(result), as_json)
+
+
+@app.command()
+def score(data: str, predictions: Path, as_json: Json = False) -> None:
+    """Score a prediction file against a question set with the official SQuAD v1.1 metric."""
+    from qalib.qa import metric, squad
+
+    asked, found = squad.load(data), metric.read_predictions(predictions)
+    try:
+        result = metric.score(asked.questions, found)
+    except InputError as error:
+        raise InputError(f"{predictions}: {error}") from None
+    show(asdict(result), as_json)
+
+
+@app.command()
+def sparsity(
+    model: Model = "bundled",
+    out: Annotated[Path | None, typer.Option(help="Write tables (CSV) and figures (SVG) there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count what is left of a model: blocks, heads, neurons, parameters, bytes, multiply-adds."""
+    from qalib import sparsity
+    from qalib.model import checkpoint
+    from qalib.report import plots, results
+
+    loaded = checkpoint.load(model)
+    tables = sparsity.tables(loaded)
+    if out is not None:
+        kept = results.Results(out, "qalib sparsity")
+        kept.measured(sparsity.summary(loaded))
+        for name, table in tables.items():
+            kept.table(name, table)
+        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.patterns(loaded)).items():
+            kept.figure(name, figure)
+    removed = tables["heads"].groupby("layer").called_removed.sum()
+    show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+          | asdict(sparsity.summary(loaded))
+          | {"heads_called_removed_per_layer": removed.tolist()}
+          | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
+          | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
+
+
+@app.command()
+def benchmark(
+    model: Model = "bundled",
+    runtimes: Annotated[
+        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
+    ] = "dense,compact,block-sparse",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, separated by commas.")] = "fp32",
+    batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
+    device: Device = Device.auto,
+    sweep: Annotated[
+        Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the runtimes side by side, interleaved in one run."""
+    from qalib.benchmark import latency, sweep
+    from qalib.model import checkpoint
+    from qalib.report import plots, results
+    from qalib.runtimes import REGISTRY
+    from qalib.utils import files, machine
+
+    loaded, place = checkpoint.load(model), device.value
+    names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
+    how = {
+        "names": names,
+        "dtypes": dtype.split(","),
+        "batch": batch,
+        "device": machine.device(place),
+        "repeats": repeats,
+    }
+    how |= {} if sweep is Sweep.length else {"length": length}
+    rows = sweep.SWEEPS[sweep.value](loaded, **how) if sweep else latency.compare(loaded, **how)
+    if out is not None:
+        name, figure = (
+            (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
+        )
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | latency.report(rows))
+        results.Results(out, "qalib benchmark").figure(name, figure)
+    if as_json:
+        print_json(latency.report(rows))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
+        shown = ["runtime", "dtype", "median_seconds", "spread_seconds", "speedup", "bound_reached", "note"]
+        print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    model: Model = "bundled",
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
+    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16 or fp32.")] = "fp16",
+) -> None:
+    """Write a model for plain transformers (full size, zeros included), or packed (kept blocks only)."""
+    from qalib.model import checkpoint
+
+    loaded = checkpoint.load(model)
+    packed = format is Format.packed
+    print(checkpoint.save_packed(loaded, out, dtype) if packed else checkpoint.save_transformers(loaded, out))
+
+
+@app.command()
+def prune(
+    data: Annotated[str, typer.Option(help="Training questions: a SQuAD v1.1 file, 'sample', or 'squad' (the hub's).")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    teacher: Annotated[str, typer.Option(help="Checkpoint whose answers are distilled.")],
+    student: Annotated[str | None, typer.Option(help="Checkpoint to start from [default: the teacher].")] = None,
+    eval_data: Annotated[str | None, typer.Option("--eval", help="Questions to score the checkpoints with.")] = None,
+    density: Annotated[float, typer.Option(help="Kept / all weights of the encoder matrices.")] = 0.317,
+    block: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a block.")] = "32x32",
+    ffn: Annotated[str, typer.Option(help="'block', or 'rows' for whole FFN neurons.")] = "block",
+    method: Annotated[
+        str, typer.Option(help="'movement', 'magnitude' (the baseline) or 'keep' (no more).")
+    ] = "movement",
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
+    max_hours: Annotated[float | None, typer.Option(help="End sooner, with the schedule by the clock.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
+    questions: Questions = None,
+    eval_questions: Annotated[int | None, typer.Option(min=1, help="Score with the first N questions only.")] = None,
+    batch: Annotated[int, typer.Option(help="Windows a step and process.")] = 16,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
+    weight_lr: Annotated[float, typer.Option(help="Learning rate of the weights.")] = 1e-4,
+    score_lr: Annotated[float, typer.Option(help="Learning rate of the scores.")] = 1e-2,
+    regulariser: Annotated[float, typer.Option(help="Weight of the mean sigmoid of the scores.")] = 25.0,
+    alpha: Annotated[float, typer.Option(help="Share of distillation in the loss.")] = 0.9,
+    temperature: Annotated[float, typer.Option(help="Of distillation.")] = 2.0,
+    precision: Annotated[str, typer.Option(help="'bf16' (autocast) or 'fp32'.")] = "bf16",
+    save_minutes: Annotated[float, typer.Option(help="Minutes from one checkpoint to the next.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of order and dropout.")] = 0,
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints and log [default: OUT.run].")] = None,
+) -> None:
+    """Prune a model by movement pruning in blocks while it learns from data and a teacher."""
+    from qalib.pruning import trainer
+
+    height, x, width = block.partition("x")
+    if not (height.isdecimal() and x and width.isdecimal()):
+        raise InputError(f"--block {block}: expected HEIGHTxWIDTH, as 32x32")
+    print(trainer.prune(
+        teacher, student, data, out, density, (int(height), int(width)), ffn, method, epochs, max_hours, resume, seed,
+        questions, batch, accumulate, weight_lr, score_lr, regulariser, alpha, temperature, precision=precision,
+        work=work, eval_data=eval_data, eval_questions=eval_questions, save_minutes=save_minutes,
+    ))  # fmt: skip
+
+
+@app.command()
+def twin(
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")],
+    published: Annotated[str, typer.Option(help="The published model whose structure is taken.")] = "0.32",
+    masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
+    density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and places of blocks.")] = 0,
+    format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
+    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to put beside them.")] = None,
+) -> None:
+    """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
+    from qalib.model import synthetic
+
+    print(synthetic.make(out, published, masks, density, seed, format, vocabulary))
+
+
+@app.command()
+def audit(
+    card: Annotated[Path | None, typer.Option(help="A published card [default: the claims of the 0.32 card].")] = None,
+    model: Annotated[str | None, typer.Option(help="Its checkpoint [default: a structural twin].")] = None,
+    data: Data = "sample",
+    train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table there, audit.csv.")] = None,
+    device: Device = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Hold a published card's claims against what can be computed."""
+    from qalib.qa import squad
+    from qalib.report import audit, results
+    from qalib.utils import machine
+
+    stated, asked, place = audit.read(card), squad.load(data), machine.device(device.value)
+    training = squad.load(train, "train") if train else None
+    with audit.subject(model) as loaded:
+        table = audit.audit(stated, loaded, asked, training, place)
+    if out is not None:
+        results.Results(out, "qalib audit").table("audit", table)
+    if as_json:
+        print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
+    else:
+        for row in table.itertuples():
+            stated, ours = row.stated or "nothing", f"{row.ours} {row.unit}" if row.ours else "nothing"
+            print(f"{row.verdict:20} {row.claim}: stated {stated}, here {ours}")
+            print(f"{'':20} {row.explanation}")
+
+
+def main() -> None:
+    """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("qalib: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv[1:2]:
+            traceback.print_exc()
+        message, code = explained(error)
+        print(f"qalib: {printable(message)}", file=sys.stderr)
+        sys.exit(code)

@@ -1,0 +1,94 @@
+"""The console: options that several commands take, and how results and errors are printed."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from qalib.utils.errors import InputError, ReportError, one_line
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Format(StrEnum):
+    """A checkpoint format that `export` writes."""
+
+    transformers = "transformers"
+    packed = "packed"
+
+
+Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        help="As of other commands [default: bundled]; more than one --model: a report each, compared.",
+    ),
+]
+Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
+Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
+
+
+class Sweep(StrEnum):
+    """What `benchmark` varies."""
+
+    density = "density"
+    length = "length"
+    threads = "threads"
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=VALUE as a name and a value, read as JSON where it is JSON. Raises InputError for anything else."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"-p {text}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value, parse_constant=_no_number)
+    except json.JSONDecodeError:
+        return name, value
+    except ValueError as error:
+        raise InputError(f"-p {text}: {error}") from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number to go on with")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def show(values: dict[str, Any], as_json: bool) -> None:
+    """Print a dictionary as JSON, or a line a key."""
+    if as_json:
+        print_json(values)
+    else:
+        width = max(map(len, values))
+        for key, value in values.items():
+            print(
+                f"{key.replace('_', ' '):{width}}  {value:,.4f}"
+                if isinstance(value, float)
+                else f"{key.replace('_', ' '):{width}}  {value}"
+            )
+
+
+def explained(error: Exception) -> tuple[str, int]:
+    """What an error says to the user, and the exit code."""
+    match error:
+        case InputError():
+            return str(error), 2
+        case ReportError():
+            return str(error), 1
+        case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+    return f"{one_line(error)} (not foreseen: `qalib --debug ...` shows where)", 1

@@ -1,0 +1,237 @@
+"""Checkpoints: from a name to one full-size dense model with where it came from, and back to files.
+
+Only `formats` and this file know how checkpoints are stored.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from transformers import AutoTokenizer, BertForQuestionAnswering
+
+from qalib.model import bert, blocks, formats, hub
+from qalib.utils.errors import InputError, one_line
+from qalib.utils.files import new_folder, read_json, sha256, write_json
+from qalib.utils.paths import BUNDLED
+from qalib.utils.quantity import measure
+
+NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
+SHORTEST = 16  # tokens of a window that a tokenizer must allow for
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
+STATED = {
+    "license": ("text", "licence of the weights (SPDX name)", ("license",)),
+    "notice": ("text", "what the weights derive from, with licences", ("notice",)),
+    "base_model": ("text", "model that all training started from", ("base_model",)),
+    "method": ("text", "how it was pruned", ("method",)),
+    "teacher": ("text", "model it was distilled from", ("teacher", "name")),
+    "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
+    "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
+    "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
+    "train_data": ("text", "question set it was trained on", ("data", "name")),
+    "train_questions": ("count", "questions of the training set", ("data", "questions")),
+    "train_windows": ("count", "windows of the training set", ("data", "windows")),
+    "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),
+    "training_seconds": ("s", "wall clock of the training", ("training_seconds",)),
+    "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
+    "twin_structure": ("text", "what of the structure is that model's and what was drawn", ("structure",)),
+}
+
+
+@dataclass
+class Checkpoint:
+    """A model with where it came from.
+
+    `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned. `pruned_heads` lists
+    the heads, by layer, that were cut out in the file. `revision` is the hub's commit hash (None for a folder).
+    `meta` is what model_meta.json says of the training ({} without one).
+    """
+
+    model: BertForQuestionAnswering
+    block: blocks.Block
+    name: str
+    format: str
+    folder: Path
+    weight_file: Path
+    revision: str | None = None
+    pruned_heads: dict[int, list[int]] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tokenizer(self):
+        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none, or none of this model."""
+        tokenizer, known = _tokenizer(self.folder), self.model.config.vocab_size
+        if len(tokenizer) > known:
+            raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
+        return tokenizer
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the weight file."""
+        return sha256(self.weight_file)
+
+    @property
+    def unscored(self) -> str:
+        """Why its answers mean nothing: those of a structural twin's random weights. "" for any other model."""
+        return NEEDS_WEIGHTS if "twin_of" in self.meta else ""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the weight file."""
+        return self.weight_file.stat().st_size
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is, for a report."""
+
+    model_name: str = measure("text", "name of the checkpoint: its folder, or its id on the hub")
+    model_source: str = measure("text", "what to load it by")
+    model_format: str = measure(
+        "text", "file format: transformers (full size), 2021 (heads cut out) or packed (kept blocks)"
+    )
+    model_revision: str = measure("text", "commit on the hub")
+    model_sha256: str = measure("text", "SHA-256 of the weight file")
+    block: str = measure("text", "rows x columns of a block")
+    layers: int = measure("count", "encoder layers")
+    hidden_size: int = measure("count", "width of the encoder")
+    intermediate_size: int = measure("count", "FFN neurons a layer, unpruned")
+    heads_per_layer: int = measure("count", "attention heads a layer, unpruned")
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """The facts of a loaded checkpoint."""
+    config = checkpoint.model.config
+    return Description(
+        model_name=checkpoint.name,
+        model_source="bundled" if checkpoint.folder == BUNDLED else checkpoint.name,
+        model_format=checkpoint.format,
+        model_revision=checkpoint.revision or "not from the hub",
+        model_sha256=checkpoint.sha256,
+        block="x".join(map(str, checkpoint.block)),
+        layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        heads_per_layer=config.num_attention_heads,
+    )
+
+
+def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
+    """What model_meta.json says of the training, by the names of STATED; None where it says nothing."""
+    found = {}
+    for name, (_, _, path) in STATED.items():
+        value = checkpoint.meta
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        found[name] = value if isinstance(value, str | int | float) else None
+    return found
+
+
+def load(source: str | Path = "bundled") -> Checkpoint:
+    """Load `bundled`, a folder, or a hub id with an optional `@revision`.
+
+    Raises InputError, naming file and value, for anything that is not a BERT question-answering checkpoint in one of
+    the three formats.
+    """
+    name, folder, revision = hub.locate(str(source))
+    path = folder / "config.json"
+    settings = formats.settings(path)
+    config = formats.config(settings, path)
+    heads, block = formats.pruned_heads(settings, config, path), formats.block(settings, config, path)
+    weight_file, state = formats.read_weights(folder)
+    packed = weight_file.name == formats.PACKED
+    if packed:
+        state = formats.unpack(state, config, block, weight_file)
+    elif heads:
+        state = formats.restore_heads(state, heads, config, path)
+    meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
+    return Checkpoint(
+        model=formats.fill(config, state, weight_file),
+        block=block,
+        name=name,
+        format="packed" if packed else "2021" if heads else "transformers",
+        folder=folder,
+        weight_file=weight_file,
+        revision=revision,
+        pruned_heads={} if packed else heads,
+        meta=meta if isinstance(meta, dict) else {},
+    )
+
+
+def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") -> Path:
+    """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16 or fp32.
+
+    Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
+    (see `blocks.pack`). Raises InputError if `out` is not empty or a weight does not fit the type.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(DTYPES)}")
+    state = dict(checkpoint.model.state_dict())
+    for matrix in bert.matrices(checkpoint.model):
+        key = f"{matrix.name}.weight"
+        state[f"{key}.blocks"], state[f"{key}.bitmap"] = blocks.pack(state.pop(key), checkpoint.block)
+    for key, value in state.items():
+        if value.is_floating_point():
+            state[key] = value.to(DTYPES[dtype]).contiguous()
+            if not state[key].isfinite().all():
+                raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
+    with new_folder(out) as draft:
+        _save_tensors(state, draft / formats.PACKED, "qalib-packed")
+        _save_beside(checkpoint, draft)
+    return Path(out)
+
+
+def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
+    """Write what `AutoModelForQuestionAnswering.from_pretrained` of plain transformers loads: full size, float32.
+
+    Raises InputError if `out` is not empty.
+    """
+    with new_folder(out) as draft:
+        state = {key: value.contiguous() for key, value in checkpoint.model.state_dict().items()}
+        _save_tensors(state, draft / formats.SAFETENSORS, "pt")
+        _save_beside(checkpoint, draft)
+    return Path(out)
+
+
+def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
+    try:
+        safetensors.torch.save_file(state, path, metadata={"format": form})  # one entry: several have no order
+    except safetensors.SafetensorError as error:  # a disk that is full
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
+    path.chmod(0o644)  # the library makes files that only their owner can read
+
+
+def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
+    config = checkpoint.model.config.to_dict()
+    config.pop("pruned_heads", None)
+    write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
+    if has_tokenizer(checkpoint.folder):
+        checkpoint.tokenizer.save_pretrained(folder)
+    if checkpoint.meta:
+        write_json(folder / "model_meta.json", checkpoint.meta)
+    for notice in ("LICENSE", "NOTICE"):
+        if (checkpoint.folder / notice).exists():
+            shutil.copy(checkpoint.folder / notice, folder)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Are there files of a fast tokenizer in the folder?"""
+    return any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt"))
+
+
+def _tokenizer(folder: Path):
+    if not has_tokenizer(folder):
+        wanted = "tokenizer.json and vocab.txt (`qalib twin` takes them from --vocabulary)"
+        raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
+    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= SHORTEST):
+        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {SHORTEST}")
+    return tokenizer

@@ -1,0 +1,80 @@
+"""Where a checkpoint is: the bundled one, a folder, or a repository on the model hub."""
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
+from qalib.utils.errors import InputError, one_line
+from qalib.utils.paths import BUNDLED
+
+BESIDE = ("config.json", "model_meta.json", "*token*.json", "vocab.txt", "LICENSE", "NOTICE", "log.jsonl")
+
+
+def locate(source: str) -> tuple[str, Path, str | None]:
+    """The name of a checkpoint, the folder that holds it, and its commit on the hub (None for a folder).
+
+    `source` is `bundled`, a folder, or a hub id with an optional `@revision`, downloaded unless the hub's cache
+    has it. Raises InputError that says what was tried and what to do.
+    """
+    if source == "bundled":
+        if not BUNDLED.is_dir():
+            raise InputError(
+                f"{BUNDLED}: the bundled model is not there; it is part of the repository, not of the wheel"
+            )
+        return BUNDLED.name, BUNDLED, None
+    path = Path(source)
+    if path.is_dir():
+        return path.resolve().name, path, None
+    if path.exists():
+        raise InputError(f"{source}: is a file; name the folder that holds config.json and the weights")
+    identifier, _, revision = source.partition("@")
+    if identifier.count("/") > 1 or source.startswith((".", "/", "~")):
+        raise InputError(f"{source}: no such folder")
+    return identifier, *_download(identifier, revision or None)
+
+
+def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
+    def fetch(revision: str | None, *patterns: str) -> Path:
+        return Path(huggingface_hub.snapshot_download(identifier, revision=revision, allow_patterns=list(patterns)))
+
+    try:
+        folder = fetch(revision, *BESIDE, SAFETENSORS, PACKED)
+        if not (folder / SAFETENSORS).exists() and not (folder / PACKED).exists():
+            folder = fetch(folder.name, PICKLED)  # of the same commit, should the branch move meanwhile
+    except Exception as error:  # the library and its HTTP client raise many kinds
+        asked = f"{identifier}@{revision}" if revision else identifier
+        raise InputError(f"{asked}: no such folder, and {_reason(error)}") from None
+    return folder, folder.name
+
+
+def _reason(error: Exception) -> str:
+    """What came of asking the hub, and what to do about it, in one line."""
+    hub, login = constants.ENDPOINT, "log in with `hf auth login`"
+    match error:
+        case LocalEntryNotFoundError():
+            tried = (
+                "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub}: {one_line(error.__cause__ or error)}"
+            )
+            return (
+                f"the hub cannot be reached ({tried}) while its cache, {constants.HF_HUB_CACHE}, does not have all of "
+                "it; download it where there is a network, or name a folder"
+            )
+        case GatedRepoError():
+            return f"{hub} gives it only to those who agreed to its terms: agree on its page there, then {login}"
+        case RevisionNotFoundError():
+            return f"{hub} has the repository but no such revision: check what follows the @"
+        case HfHubHTTPError() if error.response.status_code in (401, 404):  # 401 is also said of what does not exist
+            said = f"{error.response.status_code} {error.server_message or ''}".strip()
+            return f"{hub} has no such repository, or does not show it to you ({said}): check the name, or {login}"
+        case HFValidationError():
+            return f"it cannot be an id on the hub: {one_line(error)}"
+    return f"its download from {hub} failed ({one_line(error)}): try again, or name a folder"

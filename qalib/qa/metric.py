@@ -1,0 +1,93 @@
+"""The official SQuAD v1.1 metric: exact match and F1 of answer texts.
+
+After Rajpurkar et al. 2016 (arXiv 1606.05250), section 6.1, and the `evaluate-v1.1.py` published with it.
+
+>>> exact_match("the Eiffel Tower!", "Eiffel tower")
+True
+>>> f1("in 1889", "1889")  # precision 1/2, recall 1/1
+0.6666666666666666
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qalib.qa.squad import Question
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json
+from qalib.utils.quantity import measure
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize(text: str) -> str:
+    """Lower case, without ASCII punctuation and English articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, reference: str) -> bool:
+    """Are the two texts equal after `normalize`?"""
+    return normalize(prediction) == normalize(reference)
+
+
+def f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall over normalised words, 0 to 1.
+
+    As in the official script two texts that are both empty after normalising share no word: 0.
+    """
+    predicted, expected = normalize(prediction).split(), normalize(reference).split()
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+def best(measure: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
+    """The measure against the reference that suits the prediction best."""
+    return max(float(measure(prediction, reference)) for reference in references)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good predictions are; EM and F1 may be None where they would say nothing."""
+
+    exact_match: float | None = measure(
+        "%", "answers equal to a reference after normalising / all questions (official SQuAD v1.1 metric)"
+    )
+    f1: float | None = measure("%", "mean word overlap with the best reference (official SQuAD v1.1 metric)")
+    total: int = measure("count", "questions scored")
+    missing: int = measure("count", "questions without a prediction; they count as wrong")
+    unknown: int = measure("count", "predictions for ids that are not in the question set; they count for nothing")
+
+
+def score(questions: Iterable[Question], predictions: Mapping[str, str]) -> Score:
+    """Score predictions, `{question id: answer text}`.
+
+    Raises InputError if no prediction belongs to any of the questions.
+    """
+    questions = list(questions)
+    found = [q for q in questions if q.id in predictions]
+    if not found:
+        raise InputError(
+            f"none of the {len(predictions)} predictions has the id of one of the {len(questions)} questions"
+        )
+    matches = sum(best(exact_match, predictions[q.id], q.answers) for q in found)
+    overlap = sum(best(f1, predictions[q.id], q.answers) for q in found)
+    total = len(questions)
+    return Score(100 * matches / total, 100 * overlap / total, total, total - len(found), len(predictions) - len(found))
+
+
+def read_predictions(path: Path | str) -> dict[str, str]:
+    """Read a prediction file: a JSON object `{question id: answer text}`. Raises InputError naming file and entry."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object {{question id: answer text}}, found {type(value).__name__}")
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise InputError(f"{path}: the prediction for {key!r} is {type(text).__name__}, expected a text")
+    return value

@@ -1,0 +1,315 @@
+"""Answers to questions about texts: the pipeline `question-answering`, which transformers 5 no longer has.
+
+Calls, options, defaults and results are those of transformers 4 (QuestionAnsweringPipeline, fast tokenizer):
+
+1. Question and context are cut into windows; the model gives every token a logit to start and one to end the answer.
+2. Window by window, softmax over [CLS] and the context makes them probabilities. A candidate is a span of at most
+   `max_answer_len` tokens with the score p(start) * p(end); each window keeps its best `2 * top_k + 10`.
+3. Candidates are widened to whole words. Those that read the same (but for case) are one answer: the place of the
+   first, the sum of the scores. As each window has its own softmax, a score over several windows can exceed 1.
+
+Where transformers 4 crashes or answers at random, this differs: spans of score 0, which it adds in an order left to
+the CPU when there are fewer good ones than asked for, are left out; of equal candidates the earlier is the better;
+answers lie in the context even if the question says "[CLS]"; a question that leaves no room for its context is a
+ValueError; a dict with a list of questions and one context pairs them all; other keys of a dict are ignored; unknown
+options are a TypeError.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer
+
+from qalib.model import checkpoint
+from qalib.model.checkpoint import Checkpoint
+from qalib.qa.windows import Window, collate, windows
+from qalib.utils.errors import InputError
+from qalib.utils.paths import BUNDLED
+
+TASK = "question-answering"
+PADDINGS = (False, True, "do_not_pad", "longest", "max_length")
+
+Pair = tuple[str, str]  # question, context
+Answer = dict[str, Any]  # score, start, end, answer; start and end are character offsets in the context
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be set for a pipeline or for one call; None stands for the default in the comment.
+
+    `max_question_len` is there for old calls: with a fast tokenizer transformers 4 never shortens a question either.
+    Padding other than `max_length` only ever reaches the longest window of a batch, and no result depends on it.
+    """
+
+    top_k: int = 1
+    doc_stride: int | None = None  # min(max_seq_len // 2, 128); the overlap of two windows, in tokens
+    max_answer_len: int = 15
+    max_seq_len: int | None = None  # min(the tokenizer's model_max_length, 384)
+    max_question_len: int = 64
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+    padding: bool | str = False
+    batch_size: int = 1
+
+    def __post_init__(self):
+        for name in ("top_k", "max_answer_len", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} should be >= 1 (got {getattr(self, name)})")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding {self.padding!r} is none of {', '.join(map(repr, PADDINGS))}")
+
+    def updated(self, given: dict[str, Any]) -> "Options":
+        """These options but for the given ones that are not None. Raises ValueError and TypeError."""
+        given = {name: value for name, value in given.items() if value is not None}
+        if "topk" in given:
+            warnings.warn("topk is deprecated, use top_k instead", UserWarning, stacklevel=3)
+            given = {"top_k": given["topk"]} | {name: value for name, value in given.items() if name != "topk"}
+        known = [field.name for field in fields(self)]
+        if unknown := [name for name in given if name not in known]:
+            raise TypeError(f"unknown option {', '.join(unknown)}; there are {', '.join(known)}")
+        return replace(self, **given)
+
+
+class QuestionAnswering:
+    """A model with its tokenizer, called with questions and contexts; made by `pipeline`."""
+
+    task = TASK
+
+    def __init__(self, model: nn.Module, tokenizer, options: Options):
+        if options.max_seq_len is None:
+            options = replace(options, max_seq_len=min(tokenizer.model_max_length, 384))
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        tensor = next(self.model.parameters(), next(self.model.buffers(), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def __call__(self, *args, question=None, context=None, data=None, **options) -> Answer | list | Iterator:
+        """Answer one question or many.
+
+        Takes `question=` and `context=` (two strings, two lists of equal length, or a list of questions on one
+        context), or a dict with these keys, a list of such dicts, two strings, or a generator or torch Dataset of
+        dicts; the last two are answered as the results are asked for. A list of one is answered as its only element.
+
+        An answer is a dict: `score`, `start`, `end`, `answer`, with `context[start:end] == answer`. With `top_k` over 1
+        there is a list of at most so many, best first, for each question; an only answer comes without the list.
+
+        Raises ValueError for an empty question or context and for what no option allows, KeyError for a missing key.
+        """
+        options = self.options.updated(options)
+        inputs = _inputs(args, question, context, data)
+        if isinstance(inputs, (GeneratorType, Dataset)):
+            return (self._answers([item], options) for item in inputs)
+        plural = isinstance(inputs, Iterable) and not isinstance(inputs, Mapping)
+        return self._answers(list(inputs) if plural else [inputs], options)
+
+    def _answers(self, items: list, options: Options) -> Answer | list:
+        answers = self._by_pair([pair for item in items for pair in _pairs(item)], options)
+        return answers[0] if len(items) == 1 and isinstance(items[0]["question"], str) else answers
+
+    def _by_pair(self, pairs: Sequence[Pair], options: Options) -> list[Answer | list[Answer]]:
+        found: list[list[Answer]] = [[] for _ in pairs]
+        null = [1.0] * len(pairs)
+        cut = self._windows(pairs, options)
+        for window, (start, end) in zip(cut, self._logits(cut, options), strict=True):
+            start, no_start = probabilities(start, window)
+            end, no_end = probabilities(end, window)
+            null[window.index] = min(null[window.index], float(no_start * no_end))
+            # Several candidates may turn out to be the same words.
+            most = 2 * options.top_k + 10 if options.align_to_words else options.top_k
+            spans = word_spans(window) if options.align_to_words else window.offsets
+            for first, last, score in zip(*candidates(start, end, most, options.max_answer_len), strict=True):
+                place = int(spans[first, 0]), int(spans[last, 1])
+                text = pairs[window.index][1][slice(*place)]
+                found[window.index].append(_as_answer(score, *place, text))
+        return [
+            _best(merged(answers) + [_as_answer(none, 0, 0, "")] * options.handle_impossible_answer, options.top_k)
+            for answers, none in zip(found, null, strict=True)
+        ]
+
+    def _windows(self, pairs: Sequence[Pair], options: Options) -> list[Window]:
+        """The windows of transformers 4: unlike those of the evaluation they hold the whole question."""
+        if not pairs:
+            return []
+        longest, overlap = options.max_seq_len, options.doc_stride
+        overlap = min(longest // 2, 128) if overlap is None else overlap
+        if not 0 <= overlap <= longest:
+            raise ValueError(f"doc_stride ({overlap}) is negative or larger than max_seq_len ({longest})")
+        questions, contexts = zip(*pairs, strict=True)
+        cut = windows(self.tokenizer, questions, contexts, longest, overlap, max_question=None)
+        places = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if places and (length := max(map(len, cut))) > places:
+            raise ValueError(f"windows of {length} tokens do not fit a model of {places} positions; lower max_seq_len")
+        return cut
+
+    @torch.inference_mode()
+    def _logits(self, cut: Sequence[Window], options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Start and end logits of each window, both of shape `(its length,)`, float32."""
+        device = self.device
+        fixed = options.max_seq_len if options.padding == "max_length" else None
+        result = []
+        for at in range(0, len(cut), options.batch_size):
+            batch = cut[at : at + options.batch_size]
+            inputs = collate(batch, self.tokenizer.pad_token_id or 0, fixed)
+            output = self.model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            pair = output[:2] if isinstance(output, tuple) else (output["start_logits"], output["end_logits"])
+            start, end = (logits.float().cpu().numpy() for logits in pair)
+            result += [(start[row, : len(window)], end[row, : len(window)]) for row, window in enumerate(batch)]
+        return result
+
+
+def probabilities(logits: np.ndarray, window: Window) -> tuple[np.ndarray, np.floating]:
+    """Softmax over [CLS] and the context: the context tokens' part of it, shape `(context tokens,)`, and that of [CLS].
+
+    `logits` has the shape `(window's length,)`. As in transformers 4 the softmax takes in every [CLS] a text contains.
+    """
+    context = slice(window.first, window.first + len(window.offsets))
+    allowed = window.ids == window.ids[0]
+    allowed[context] = True
+    logits = np.where(allowed, logits, -np.inf)
+    weights = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    return weights[context], weights[0]
+
+
+def candidates(
+    start: np.ndarray, end: np.ndarray, most: int, longest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The spans of at most `longest` tokens with the highest `start[first] * end[last]`, best first.
+
+    `start` and `end` are probabilities, shape `(tokens,)`. Gives first tokens, last tokens and scores, each of shape
+    `(at most most,)`. Of equal scores the earlier span comes first; those of score 0 are left out.
+    """
+    first = np.arange(len(start))[:, None]
+    last = first + np.arange(min(longest, len(start)))
+    end = np.append(end, np.zeros_like(end))  # no span ends behind the last token
+    scores = start[:, None] * end[last]
+    best = np.argsort(-scores, axis=None, kind="stable")[:most]
+    best = best[scores.ravel()[best] > 0]
+    row, column = best // max(last.shape[1], 1), best % max(last.shape[1], 1)
+    return row, row + column, scores[row, column]
+
+
+def word_spans(window: Window) -> np.ndarray:
+    """For each context token the characters of its word, as far as the window holds it; shape `(context tokens, 2)`."""
+    first = np.searchsorted(window.words, window.words, side="left")
+    last = np.searchsorted(window.words, window.words, side="right") - 1
+    return np.stack([window.offsets[first, 0], window.offsets[last, 1]], axis=1)
+
+
+def merged(answers: Iterable[Answer]) -> list[Answer]:
+    """One answer for those with the same text (but for case): the place of the first, the sum of the scores."""
+    result: dict[str, Answer] = {}
+    for answer in answers:
+        known = result.setdefault(answer["answer"].lower(), answer | {"score": 0.0})
+        known["score"] += answer["score"]
+    return list(result.values())
+
+
+def _best(answers: list[Answer], top_k: int) -> Answer | list[Answer]:
+    best = sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k] or [_as_answer(0, 0, 0, "")]
+    return best[0] if len(best) == 1 else best
+
+
+def _as_answer(score: float, start: int, end: int, text: str) -> Answer:
+    return {"score": float(score), "start": start, "end": end, "answer": text}
+
+
+def _inputs(args: tuple, question, context, data) -> Any:
+    """What a call was given, as one thing: a dict, a collection of dicts, or a generator of them."""
+    if args:
+        strings = len(args) == 2 and all(isinstance(arg, str) for arg in args)
+        return dict(question=args[0], context=args[1]) if strings else args[0] if len(args) == 1 else args
+    if data is not None:
+        return data
+    if question is None or context is None:
+        raise ValueError("needed: question= and context=, or a dict or a list of dicts with these keys")
+    return [{"question": q, "context": c} for q, c in _pairs({"question": question, "context": context})]
+
+
+def _pairs(item: Any) -> list[Pair]:
+    """The pairs of question and context in one dict, whose values are strings or lists of strings."""
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{item!r} is not a dict with the keys question and context")
+    for key in ("question", "context"):
+        if key not in item:
+            raise KeyError(f"a dict with the keys question and context is needed, {key} is missing")
+    questions, contexts = item["question"], item["context"]
+    if isinstance(questions, list):
+        contexts = [contexts] * len(questions) if isinstance(contexts, str) else contexts
+    else:
+        questions, contexts = [questions], [contexts]
+    if not isinstance(contexts, list) or len(questions) != len(contexts):
+        raise ValueError("questions and contexts do not have the same length")
+    for key, texts in (("question", questions), ("context", contexts)):
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"`{key}` cannot be {text!r}, it must be a string")
+            if not text:
+                raise ValueError(f"`{key}` cannot be empty")
+            if half := re.search("[\ud800-\udfff]", text):
+                raise ValueError(f"`{key}` holds half of a character, {half.group()!r} at {half.start()}")
+    return list(zip(questions, contexts, strict=True))
+
+
+def pipeline(
+    task: str = TASK,
+    model: str | Path | Checkpoint | nn.Module = "bundled",
+    *,
+    tokenizer=None,
+    device: int | str | torch.device | None = None,
+    **options,
+) -> QuestionAnswering:
+    """A question-answering pipeline, called as that of transformers 4: `pipeline(...)(question=..., context=...)`.
+
+    `model` is what `checkpoint.load` takes, a Checkpoint, or a torch module that is called as BertForQuestionAnswering
+    is. `tokenizer` is a fast tokenizer or the name or folder of one; a Checkpoint has its own, a module needs it.
+    `device` is a torch device or the number of a GPU, below 0 for the CPU. Without one, a model loaded here goes to the
+    first GPU if there is any, and any other stays where it is. `options` are the fields of Options.
+
+    Raises ValueError for another task or a module without tokenizer, InputError for what cannot be loaded.
+    """
+    if task != TASK:
+        raise ValueError(f"{task!r}: the only task supported is {TASK!r}")
+    options = Options().updated(options)
+    if isinstance(tokenizer, (str, Path)):
+        same = isinstance(model, (str, Path)) and str(tokenizer) == str(model)
+        tokenizer = None if same else _tokenizer(str(tokenizer))
+    if isinstance(model, (str, Path)):
+        model, device = checkpoint.load(model), 0 if device is None else device
+    if isinstance(model, Checkpoint):
+        model, tokenizer = model.model, model.tokenizer if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise ValueError("a model that is no checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which knows the place of its tokens")
+    if isinstance(device, int):
+        device = f"cuda:{device}" if device >= 0 and torch.cuda.is_available() else "cpu"
+    return QuestionAnswering(model if device is None else model.to(device), tokenizer, options)
+
+
+def answer(question: str, context: str, model: str | Path | Checkpoint = "bundled", **options) -> Answer | list[Answer]:
+    """One answer, or the best `top_k`, without a pipeline to keep."""
+    return pipeline(model=model, **options)(question=question, context=context)
+
+
+def _tokenizer(name: str):
+    folder = BUNDLED if name == "bundled" else Path(name)
+    identifier, _, revision = name.partition("@")
+    try:
+        if folder.is_dir():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(identifier, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{name}: no tokenizer can be read there: {' '.join(str(error).split())}") from None

@@ -1,0 +1,122 @@
+"""The model card: a template filled with the numbers of a report folder.
+
+No number stands in the template; each comes from results.json, and one that is missing there is an error. Numbers
+that could not be measured are shown as such, with the reason.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from qalib.report import results
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, write_text
+from qalib.utils.paths import TEMPLATES
+from qalib.utils.quantity import Number
+
+WIDGET = TEMPLATES / "widget.json"
+FIGURES = ("heads.svg", "density.svg", "patterns.svg", "published.svg", "speedup.svg", "density_chart.html")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A written card: its folder and its text (YAML metadata and Markdown). Shows itself in a notebook."""
+
+    folder: Path
+    text: str
+
+    @property
+    def metadata(self) -> str:
+        """The YAML block at the top."""
+        return self.text.split("---\n")[1]
+
+    def _repr_markdown_(self) -> str:
+        body = self.text.split("\n---\n", 1)[-1]
+        return re.sub(r"!?\[([^\]]*)\]\((?!http)[^)]*\)", r"*\1*", body)  # the files beside the card are not in reach
+
+
+def write(out: Path | str) -> Card:
+    """Write `out/card/README.md` and the figures that it shows from the results and figures in `out`.
+
+    Raises InputError if a number or a figure is missing: run the notebooks that measure first.
+    """
+    out = Path(out)
+    text = render(results.read(out))
+    for name in FIGURES:
+        if not (source := out / "figures" / name).exists():
+            raise InputError(f"{source}: no such figure; run the notebooks that measure (01 to 04) first")
+        (out / "card").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out / "card" / name)
+    write_text(out / "card" / "README.md", text)
+    return Card(out / "card", text)
+
+
+def render(numbers: dict[str, Number]) -> str:
+    """The card as text. Raises InputError naming a number that the template needs and `numbers` has not."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "show": lambda number, decimals=None: _plain(show(number, decimals)),
+        "plain": _plain,
+        "size": lambda number: _plain(size(number)),
+        "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
+    }
+    try:
+        body = environment.get_template("card.md.j2").render(
+            n=numbers, widget=read_json(WIDGET)[1], figures={Path(name).stem: name for name in FIGURES}
+        )
+        return ModelCard(f"---\n{_metadata(numbers).to_yaml()}\n---\n\n{body}").content
+    except (jinja2.UndefinedError, KeyError) as error:
+        raise InputError(f"the card needs a number that results.json has not: {error}") from None
+
+
+def show(number: Number, decimals: int | None = None) -> str:
+    """A number as people read it, with its unit; if it has no value, why."""
+    if number.value is None:
+        return number.note if number.note.startswith(("not ", "needs ")) else f"not measured ({number.note})"
+    if isinstance(number.value, str):
+        return number.value
+    value = f"{number.value:,}" if decimals is None else f"{number.value:,.{decimals}f}"
+    return value + {"%": " %", "x": "x", "count": "", "1": ""}.get(number.unit, f" {number.unit}")
+
+
+def size(number: Number) -> str:
+    """A number of bytes in decimal megabytes."""
+    return show(number) if number.value is None else f"{number.value / 1e6:,.1f} MB"
+
+
+def _plain(text: str) -> str:
+    """Text from outside that must neither be markup nor break a table."""
+    return (
+        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;").replace("\n", " ")
+    )
+
+
+def _metadata(numbers: dict[str, Number]) -> ModelCardData:
+    name, data = numbers["model_name"].value, numbers["data_description"].value
+    scores = [
+        EvalResult(
+            task_type="question-answering", dataset_type="squad", dataset_name=data, dataset_split="validation",
+            metric_type=key, metric_name=title, metric_value=round(numbers[key].value, 4),
+        )
+        for key, title in (("exact_match", "EM"), ("f1", "F1"))
+        if numbers[key].value is not None
+    ]  # fmt: skip
+    return ModelCardData(
+        language="en",
+        license=numbers["license"].value,
+        base_model=numbers["base_model"].value,
+        tags=["question-answering", "bert", "block-sparse", "pruning"],
+        datasets=["squad"],
+        metrics=["squad"],
+        pipeline_tag="question-answering",
+        widget=[{"text": entry["question"], "context": entry["context"]} for entry in read_json(WIDGET)],
+        model_name=name,
+        eval_results=scores or None,
+    )

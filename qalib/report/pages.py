@@ -1,0 +1,88 @@
+"""Pages: executed notebooks, reports and comparisons of reports as HTML that needs nothing else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+import pandas as pd
+from nbconvert import HTMLExporter
+
+from qalib.report import card, results
+from qalib.utils import quantity
+from qalib.utils.files import read_json, write_text
+from qalib.utils.paths import TEMPLATES
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+HEADLINE = (
+    ("f1", "F1", 1),
+    ("exact_match", "exact match", 1),
+    ("linear_density_percent", "of the linear weights left", 1),
+    ("heads_left", "attention heads left", None),
+    ("embeddings_percent", "of what is left are embeddings", 0),
+    ("block_sparse_speedup", "block-sparse over dense, forward pass", 2),
+)
+
+
+def render_html(notebook: Path, out: Path) -> str:
+    """Write an executed notebook as a page of the report (`as_html`); returns the notebook's title."""
+    node = nbformat.read(notebook, as_version=4)
+    write_text(
+        out, as_html(node, notebook.stem, '<nav class="report"><a href="../index.html">&larr; the report</a></nav>')
+    )
+    return node.metadata["title"]
+
+
+def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = False) -> str:
+    """An executed notebook as one self-contained page with foldable code and `nav` (HTML) at its top.
+
+    The code is folded at first; if `unfolded`, only that of cells tagged `solution`. Progress bars and widgets, which
+    would be dead, are left away. The notebook's title, its first heading or else `name`, is put into its metadata.
+    """
+    for cell in node.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", ())]
+    node.metadata.pop("widgets", None)
+    heading = next((re.match(r"#\s+(.+)", c.source) for c in node.cells if c.cell_type == "markdown"), None)
+    node.metadata["title"] = heading.group(1).strip() if heading else name
+    exporter = HTMLExporter(template_name="notebook_html", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
+    return exporter.from_notebook_node(node, resources={"nav": nav, "unfolded": unfolded})[0]
+
+
+def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
+    """The index of a report; what is not there (any more) is named without a link."""
+    manifest = manifest or read_json(folder / "manifest.json")
+    return _render(
+        "index.html.j2",
+        title=f"Report on {manifest['model']['name']}",
+        manifest=manifest,
+        numbers=results.read(folder),
+        headline=HEADLINE,
+        figures=sorted(path.stem for path in (folder / "figures").glob("*.svg")),
+        tables=sorted(path.stem for path in (folder / "tables").glob("*.csv")),
+        pages={path.relative_to(folder).as_posix() for path in folder.rglob("*.html")},
+    )
+
+
+def comparison(table: pd.DataFrame, about: dict[str, Any]) -> str:
+    """The page of a comparison (`comparison.table`); `about` is its manifest."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return _render("comparison.html.j2", title=f"{len(rows)} models compared", rows=rows, about=about)
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True
+    )
+    environment.filters |= {"show": card.show, "bare": bare}
+    return environment.get_template(template).render(**values)
+
+
+def bare(number: quantity.Number) -> str:
+    """A number without its unit, at a readable precision."""
+    if number.value is None:
+        return "not measured"
+    return f"{number.value:,.4g}" if isinstance(number.value, float) and abs(number.value) < 1e4 else (
+        f"{number.value:,}" if not isinstance(number.value, str | bool) else str(number.value)
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""Figures that set a model among others: the published checkpoints, what a card states, several reports."""
+
+import itertools
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank
+from qalib.sparsity import Summary
+from qalib.utils.paths import PUBLISHED_CHECKPOINTS
+
+
+def published(models: dict[str, tuple[float, float | None, float | None]]) -> Figure:
+    """EM and F1 over linear density of the published SQuAD v1.1 checkpoints of nn_pruning, with other models marked.
+
+    `models` gives linear density, EM and F1 by label, in percent; a model whose EM and F1 are None is a line at its
+    density. Source of the points: `published_checkpoints.csv`, as the hub's cards state them.
+    """
+    table = pd.read_csv(PUBLISHED_CHECKPOINTS)
+    figure, panels = blank(3.6, 1, 2, sharex=True)
+    bases = {"bert-base-uncased": (BLUE, "o"), "bert-large-uncased-whole-word-masking": (GREEN, "^")}
+    for axes, column, place, title in zip(panels, ("exact_match", "f1"), (1, 2), ("EM", "F1"), strict=True):
+        for base, (colour, marker) in bases.items():
+            part = table[table.base == base]
+            name = base.removeprefix("bert-").replace("-uncased", "").replace("-whole-word-masking", " (whole words)")
+            axes.scatter(part.linear_density_percent, part[column], s=20, marker=marker, color=colour, alpha=0.55,
+                         linewidth=0, label=f"published, BERT {name} ({len(part)})")  # fmt: skip
+        for (label, point), marker in zip(models.items(), "*DP", strict=False):
+            density, value = point[0], point[place]
+            if value is None:
+                axes.axvline(density, color=ORANGE, linestyle="--", linewidth=1.4, label=label)
+                continue
+            axes.scatter([density], [value], s=150, marker=marker, color=ORANGE, edgecolor=INK, label=label, zorder=3)
+            spot = {"xytext": (9, 4), "textcoords": "offset points", "fontweight": "bold"}
+            axes.annotate(f"{value:.1f}", (density, value), **spot)
+        axes.set(xlabel="encoder weights left, %", ylabel=f"{title}, %")
+        axes.grid(color="#EEEEEE")
+        axes.set_axisbelow(True)
+    title = f"EM and F1 over density, among {len(table)} published checkpoints"
+    figure.suptitle(title, fontsize=10, fontweight="bold")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7.5
+    )
+    return figure
+
+
+def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
+    """One model's density with and without pooler, and one file's size in MB and MiB, beside what a card states."""
+    figure, panels = blank(1.9, 1, 2)
+    pooled, plain = summary.overall_density_with_pooler_percent, summary.overall_density_percent
+    size = summary.heads_cut_out_fp32_bytes
+    bars = [
+        (
+            panels[0],
+            ["with pooler", "the model itself"],
+            [pooled, plain],
+            "kept / all parameters, %",
+            "overall density",
+        ),
+        (
+            panels[1],
+            ["in MiB (2^20)", "in MB (10^6)"],
+            [size / 2**20, size / 1e6],
+            "fp32 file, heads cut out",
+            "file size",
+        ),
+    ]
+    for axes, labels, values, what, claim in bars:
+        drawn = axes.barh(labels, values, 0.55, color=[BLUE, GREY], edgecolor=INK, linewidth=0.5)
+        axes.bar_label(drawn, fmt="%.1f", padding=4)
+        axes.set(xlabel=what, xlim=(0, 1.25 * max(values)))
+        axes.invert_yaxis()
+        if stated[claim] is not None:
+            axes.axvline(float(stated[claim]), color=ORANGE, linestyle="--")
+            axes.set_title(f"{claim}: the card says {stated[claim]}", fontsize=9)
+    return figure
+
+
+def comparison(table: pd.DataFrame) -> Figure:
+    """F1 and speedups of several models over their linear density (`comparison.table`), a mark a model."""
+    figure, panels = blank(3.4, 1, 2)
+    marks = zip(itertools.cycle("osD^vP"), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False)
+    for row, (marker, colour) in zip(table[table.linear_density_percent.notna()].itertuples(), marks, strict=False):
+        style = {"marker": marker, "color": colour, "markersize": 8, "linestyle": "none"}
+        panels[0].plot(row.linear_density_percent, row.f1, label=row.report, **style)
+        panels[1].plot(row.linear_density_percent, row.block_sparse_speedup, **style)
+        panels[1].plot(row.linear_density_percent, row.compact_speedup, fillstyle="none", **style)
+    panels[0].set(title="Answers", ylabel="F1, %", ylim=(0, 100))
+    panels[1].set(title="Speedup over dense", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None))
+    panels[1].axhline(1, color=GREY, zorder=1)
+    for axes in panels:
+        axes.set(xlabel="linear weights kept, %", xlim=(0, 105))
+    if panels[0].get_legend_handles_labels()[0]:
+        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,151 @@
+"""Figures of what pruning left: heads, densities, block patterns, parameters."""
+
+import base64
+import io
+
+import altair
+import pandas as pd
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from qalib.model.bert import KINDS
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank
+
+
+def heads(table: pd.DataFrame) -> Figure:
+    """Every attention head of every layer (`sparsity.heads`): working, called removed, and removable without loss."""
+    layers, count = table.layer.max() + 1, table["head"].max() + 1
+    figure, axes = blank(1.4 + 0.27 * layers)
+    working, called = ~table.called_removed & ~table.removable, table.called_removed & ~table.removable
+    states = [
+        ("working", working, BLUE, "s", BLUE),
+        ("called removed by the card's rule, but changes the output", called, "white", "s", ORANGE),
+        ("removable without changing the output", table.removable, GREY, "x", "#555555"),
+    ]
+    for label, chosen, face, marker, edge in states:
+        colours = {"color": edge} if marker == "x" else {"facecolor": face, "edgecolor": edge}
+        part = table[chosen]
+        axes.scatter(
+            part["head"], part.layer, s=90, marker=marker, linewidth=1.6, label=f"{label} ({len(part)})", **colours
+        )
+    for layer, rows in table.groupby("layer"):
+        axes.text(count + 0.1, layer, f"{(~rows.called_removed).sum()} of {count} left", va="center", fontsize=8)
+    axes.set(xlabel="head", ylabel="layer", xticks=range(count), yticks=range(layers), xlim=(-0.6, count + 2.2),
+             ylim=(layers - 0.4, -0.6))  # fmt: skip
+    left = (~table.called_removed).sum()
+    axes.set_title(f"{left} of {len(table)} attention heads are left under the card's rule")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14 - 0.3 / layers), frameon=False, fontsize=8)
+    return figure
+
+
+def density(matrices: pd.DataFrame) -> Figure:
+    """Density of each encoder matrix (`sparsity.per_matrix`) as a labelled grid, layers down, kinds across."""
+    grid = matrices.pivot(index="layer", columns="kind", values="density")[list(KINDS)]
+    figure, axes = blank(1.3 + 0.3 * len(grid))
+    picture = axes.imshow(100 * grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for (row, column), value in zip(
+        ((r, c) for r in range(len(grid)) for c in range(6)), grid.to_numpy().flat, strict=True
+    ):
+        axes.text(
+            column, row, f"{100 * value:.0f}", ha="center", va="center", color="white" if value < 0.5 else "black"
+        )
+    axes.set(xticks=range(6), xticklabels=list(KINDS), yticks=range(len(grid)), ylabel="layer")
+    axes.spines[:].set_visible(False)
+    whole = 100 * matrices.kept_blocks.sum() / matrices.blocks.sum()
+    axes.set_title(f"Kept blocks of each matrix, % ({whole:.1f} % over all)")
+    figure.colorbar(picture, ax=axes, label="kept blocks / all blocks, %")
+    return figure
+
+
+def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
+    """The block pattern of every encoder matrix (`sparsity.patterns`), at one scale: a dark square is a kept block.
+
+    FFN in is drawn transposed, so that a neuron is one column both there and in FFN out.
+    """
+    layers = max(layer for layer, _ in masks) + 1
+    upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in masks.items()}
+    widths, height = [upright[0, kind].shape[1] for kind in KINDS], upright[0, "query"].shape[0]
+    scale = WIDTH * 0.86 / (sum(widths) + 6)
+    figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
+    for (layer, kind), mask in upright.items():
+        axes = grid[layer, list(KINDS).index(kind)]
+        axes.imshow(mask.numpy(), cmap=ListedColormap(["#EEEEEE", INK]), vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, linewidth=0.4, color="#999999")
+        if layer == 0:
+            label = {"FFN in": "FFN in, transposed", "attention output": "attention\noutput"}.get(kind, kind)
+            axes.set_title(label, loc="center", fontsize=7.5, fontweight="normal")
+        if kind == "query":
+            axes.set_ylabel(f"layer {layer}", fontsize=7, rotation=0, ha="right", va="center")
+    figure.suptitle("Which blocks of the encoder matrices are kept (dark)", fontsize=10, fontweight="bold")
+    return figure
+
+
+def parameters(table: pd.DataFrame) -> Figure:
+    """Parameters by part before and after pruning (`sparsity.parameters`), in millions."""
+    figure, axes = blank(2.9)
+    places = range(len(table))
+    for shift, column, colour, label in ((-0.2, "parameters", GREY, "before"), (0.2, "kept", BLUE, "kept")):
+        bars = axes.barh(
+            [p + shift for p in places],
+            table[column] / 1e6,
+            0.38,
+            color=colour,
+            edgecolor=INK,
+            linewidth=0.5,
+            label=label,
+        )
+        axes.bar_label(bars, labels=[f"{v / 1e6:.2f}" for v in table[column]], padding=3, fontsize=8)
+    axes.set(yticks=places, yticklabels=table.part, xlabel="parameters, millions")
+    axes.invert_yaxis()
+    share = 100 * table.kept_share[table.part.str.contains("embeddings")].sum()
+    axes.set_title(f"Only the encoder matrices are pruned; embeddings are now {share:.0f} % of the model")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def _picture(mask: Tensor, scale: int = 4) -> str:
+    """A block mask as a PNG data URL, kept blocks dark."""
+    image = Image.fromarray((~mask).numpy()).resize((mask.shape[1] * scale, mask.shape[0] * scale))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) -> str:
+    """The density of every matrix as one self-contained interactive HTML page.
+
+    The pointer on a matrix shows its name, density and block pattern, as the published cards' density.js did.
+    """
+    rows = matrices.assign(
+        matrix=[f"layer {m.layer}, {m.kind}" for m in matrices.itertuples()],
+        kept=[f"{m.kept_blocks:,} of {m.blocks:,} blocks" for m in matrices.itertuples()],
+        image=[_picture(masks[m.layer, m.kind]) for m in matrices.itertuples()],
+    )
+    chart = (
+        altair.Chart(rows, title="Density of every encoder matrix: point at one to see its blocks")
+        .mark_bar(size=9)
+        .encode(
+            x=altair.X("layer:O", title="layer"),
+            xOffset=altair.XOffset("kind:N", sort=list(KINDS)),
+            y=altair.Y("density:Q", title="kept blocks / all blocks", axis=altair.Axis(format="%")),
+            color=altair.Color("kind:N", sort=list(KINDS), title="matrix",
+                               scale=altair.Scale(range=[BLUE, "#56B4E9", GREEN, "#F0E442", ORANGE, PURPLE])),
+            tooltip=["matrix", "kept", altair.Tooltip("density:Q", format=".1%"), "image"],
+        )
+        .properties(width=max(420, 58 * (matrices.layer.max() + 1)), height=300)
+    )  # fmt: skip
+    return chart.to_html(inline=True, fullhtml=True)
+
+
+def of_sparsity(tables: dict[str, pd.DataFrame], masks: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
+    """The figures of `sparsity.tables` and `sparsity.patterns`, by name."""
+    return {
+        "heads": heads(tables["heads"]),
+        "density": density(tables["matrices"]),
+        "patterns": patterns(masks),
+        "parameters": parameters(tables["parameters"]),
+    }

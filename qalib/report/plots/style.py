@@ -1,0 +1,34 @@
+"""What all figures share: colours, width, letters.
+
+Colours are the Okabe-Ito set, told apart by the colour-blind; nothing is said by colour alone.
+"""
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#D9D9D9", "#222222"
+
+
+WIDTH = 7.2  # inches; a model card shows figures about 700 pixels wide
+
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 100,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "white",
+}
+
+
+def blank(height: float, *shape: int, **layout) -> tuple[Figure, Axes]:
+    """A figure as wide as a card, `height` inches high, and its axes (an array of them for a grid of `shape`)."""
+    matplotlib.rcParams.update(STYLE)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(*shape, **layout)

@@ -1,0 +1,146 @@
+"""Figures of pruning runs, and the logs that they are drawn from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, read_text
+
+
+def read_log(folder: Path | str) -> pd.DataFrame | None:
+    """The log.jsonl of a pruning run, a row a line; None if the folder has none.
+
+    Columns: step, windows, seconds, progress, loss, answer_loss, distillation_loss, density, steered_density,
+    threshold, regulariser, weight_lr, densities (by matrix), and exact_match and f1 where a checkpoint was scored.
+    """
+    path = Path(folder) / "log.jsonl"
+    if not path.exists():
+        return None
+    try:
+        return pd.DataFrame([json.loads(line) for line in read_text(path).splitlines()])
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not a log of JSON lines ({error})") from None
+
+
+def read_runs(folder: Path | str) -> pd.DataFrame | None:
+    """The pruning runs that a model's folder tells of, a row each, as they state themselves; None if it has none.
+
+    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows seen,
+    with those of its student, exact_match, f1, and teacher_f1 over the same questions.
+    """
+    metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
+    rows = [
+        {
+            "run": run,
+            "method": meta["arguments"]["method"],
+            "density": 100 * meta["density"],
+            "windows": meta["windows_seen"],
+            **meta["scores"]["model"],
+            "teacher_f1": meta["scores"]["teacher"]["f1"],
+        }
+        for run, meta in metas.items()
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def runs(table: pd.DataFrame) -> Figure:
+    """F1 over density of pruning runs (`read_runs`) beside their teacher: a line for those of one method and length."""
+    figure, axes = blank(3.6)
+    axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
+    looks = dict(zip(("magnitude", "movement", "keep"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
+    for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
+        colour, marker = looks[method]
+        style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
+        name = "movement, then kept on training" if method == "keep" else method
+        axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
+        for row in rows.itertuples():
+            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), (7, -3), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)
+    )
+    axes.set_xlim(0, 1.3 * table.density.max())
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def rehearsal(log: pd.DataFrame) -> Figure:
+    """Loss, density and heads left over the steps of `rehearsal.rehearse`."""
+    figure, panels = blank(2.6, 1, 3)
+    panels[0].plot(log.step, log.loss, color=INK, linewidth=1)
+    panels[0].set(title="loss")
+    panels[1].plot(log.step, 100 * log.scheduled_density, color=ORANGE, linestyle="--", label="scheduled")
+    panels[1].plot(log.step, 100 * log.density, color=BLUE, label="density")
+    panels[1].set(title="kept blocks, %", ylim=(0, 103))
+    panels[1].legend(frameon=False, fontsize=8)
+    panels[2].plot(log.step, log.heads_left, color=GREEN)
+    panels[2].set(title="heads left", ylim=(0, None))
+    for axes in panels:
+        axes.set_xlabel("step")
+    return figure
+
+
+def scores(seen: pd.DataFrame, cuts: pd.Series) -> Figure:
+    """The score of every block of one matrix over the steps, and the score above which a block is kept."""
+    figure, axes = blank(3.4)
+    kept = seen.iloc[-1] > cuts.iloc[-1]
+    for column in seen:
+        axes.plot(
+            seen.index,
+            seen[column],
+            color=BLUE if kept[column] else GREY,
+            linewidth=0.6,
+            zorder=2 if kept[column] else 1,
+        )
+    axes.plot(cuts.index, cuts.replace(-np.inf, np.nan), color=ORANGE, linewidth=2, label="cut: blocks below are zero")
+    axes.plot([], [], color=BLUE, label=f"kept at the end ({int(kept.sum())})")
+    axes.plot([], [], color=GREY, label=f"pruned ({int((~kept).sum())})")
+    axes.set(xlabel="step", ylabel="score of a block")
+    axes.set_title("Scores drift apart, the threshold rises through them")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def training(log: pd.DataFrame) -> Figure:
+    """Losses and density over the windows seen in a real run (`read_log`), and F1 where a checkpoint was scored."""
+    figure, panels = blank(2.9, 1, 2)
+    steps = log[log.density.notna()]
+    seen = steps.windows / 1000
+    for name, colour in (("answer_loss", INK), ("distillation_loss", BLUE)):
+        if name in steps:
+            panels[0].plot(seen, steps[name], color=GREY, linewidth=0.6, zorder=1)
+            panels[0].plot(
+                seen, steps[name].rolling(15, min_periods=1).median(), color=colour, label=name.replace("_", " ")
+            )
+    panels[0].set(title="loss (median of 15 lines of the log)", xlabel="windows seen, thousands", ylim=(0, None))
+    panels[1].plot(seen, 100 * steps.steered_density, color=ORANGE, linestyle="--", label="steered to")
+    panels[1].plot(seen, 100 * steps.density, color=BLUE, label="kept weights, %")
+    if "f1" in log and log.f1.notna().any():
+        panels[1].plot(log.windows[log.f1.notna()] / 1000, log.f1.dropna(), "D-", color=GREEN, label="F1, %")
+    panels[1].set(title="density", xlabel="windows seen, thousands", ylim=(0, 103))
+    for axes in panels:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def layers(log: pd.DataFrame) -> Figure:
+    """Density of each kind of matrix, mean over the layers, and of each layer, mean over the kinds, over a real run."""
+    steps = log[log.densities.notna()]
+    table = pd.DataFrame(steps.densities.tolist(), index=steps.windows / 1000)
+    names = table.columns.str.split(" ", n=1)
+    figure, panels = blank(3.2, 1, 2, sharey=True)
+    for axes, part, title in ((panels[0], 1, "by kind"), (panels[1], 0, "by layer")):
+        groups = list(dict.fromkeys(names.str[part]))
+        for group, shade in zip(groups, np.linspace(0, 0.9, len(groups)), strict=True):
+            mean = 100 * table.loc[:, names.str[part] == group].mean(axis=1)
+            label = f"{group if part else f'layer {group}'}: {mean.iloc[-1]:.0f} %"
+            axes.plot(mean.index, mean, color=colormaps["viridis"](shade), label=label)
+        axes.set(title=title, xlabel="windows seen, thousands", ylim=(0, 103))
+        axes.legend(frameon=False, fontsize=7.5)
+    panels[0].set_ylabel("kept blocks, %")
+    return figure

@@ -1,0 +1,95 @@
+"""Results: what a notebook found, as numbers that explain themselves, tables and figures in one report folder.
+
+out/results.json    every number: name, value, unit, definition, source, note
+out/tables/*.csv
+out/figures/*.svg (and *.html)
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, write_json, write_text
+from qalib.utils.quantity import Number, Value
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A saved SVG figure that shows itself in a notebook."""
+
+    path: Path
+
+    def _repr_svg_(self) -> str:
+        return self.path.read_text(encoding="utf-8")
+
+
+class Results:
+    """Collects the numbers, tables and figures of one source (a notebook's name) in the report folder `out`.
+
+    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced. Has pandas show
+    tables with whole texts and four significant digits.
+    """
+
+    def __init__(self, out: Path | str, source: str) -> None:
+        self.out, self.source = Path(out), source
+        pd.set_option("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format)
+        self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
+
+    def number(self, name: str, value: Value, unit: str, definition: str, note: str = "") -> Value:
+        """Keep a number and return its value; `note` says why there is none, and is dropped if there is.
+
+        Raises ValueError if another source has one of that name.
+        """
+        if (other := self._numbers.get(name)) and other.source != self.source:
+            raise ValueError(f"number {name!r} comes from {other.source} already")
+        self._numbers[name] = Number(name, value, unit, definition, self.source, note if value is None else "")
+        write_json(self.out / "results.json", {"numbers": [asdict(n) for _, n in sorted(self._numbers.items())]})
+        return value
+
+    def measured(self, result: Any, note: str = "") -> pd.DataFrame:
+        """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at.
+
+        `note` says why fields that are None have no value.
+        """
+        found = [(f.name, getattr(result, f.name), f.metadata) for f in fields(result) if "unit" in f.metadata]
+        for name, value, m in found:
+            self.number(name, value, m["unit"], m["definition"], note)
+        rows = [(name, note if value is None else value, m["unit"], m["definition"]) for name, value, m in found]
+        return pd.DataFrame(rows, columns=["name", "value", "unit", "definition"], dtype=object)
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Keep a table as tables/NAME.csv and return it."""
+        write_text(self.out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        return frame
+
+    def figure(self, name: str, figure: Figure) -> "Picture":
+        """Keep a matplotlib figure as figures/NAME.svg, the same bytes for the same figure, for a notebook to show."""
+        path = self.out / "figures" / f"{name}.svg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context({"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
+            figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "qalib"})
+        return Picture(path)
+
+    def page(self, name: str, html: str) -> None:
+        """Keep an interactive figure as figures/NAME.html."""
+        write_text(self.out / "figures" / f"{name}.html", html)
+
+
+def read(out: Path | str, missing_ok: bool = False) -> dict[str, Number]:
+    """All numbers in a report folder, by name. Raises InputError if there are none, or the file is not of this form."""
+    path = Path(out) / "results.json"
+    if not path.exists():
+        if missing_ok:
+            return {}
+        raise InputError(
+            f"{path}: no such file; run the notebooks that measure (01 to 04) with this output folder first"
+        )
+    try:
+        return {entry["name"]: Number(**entry) for entry in read_json(path)["numbers"]}
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a results file ({error})") from None

@@ -1,0 +1,179 @@
+"""The site: notebooks, glossary, reports and sources as pages that need no server and fetch nothing.
+
+    notebooks/index.ipynb           index.html
+    notebooks/[course/]X.ipynb    [course/]X.html  , run for the purpose
+    notebooks/glossary.md           glossary.html
+    reports/NAME/                   reports/NAME/, its card as a page
+    qalib/X.py                      code/X.html, where the glossary leads there, an anchor at every name
+
+Links are written for the repository, where they lead from file to file; each is turned into one between pages.
+"""
+
+import ast
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from qalib.report import build, pages
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_text, replace_folder, write_text
+from qalib.utils.paths import ROOT
+
+REPORTS = ("bundled-dev-v1.1",)  # those that are kept in the repository
+MARK = ".nojekyll"  # GitHub Pages then takes the files as they are; also how a site is told from another folder
+LINK = re.compile(r'(<[a-z][^<>]*\s(?:href|src))="([^"]+)"')
+
+
+def make(
+    out: Path | str = "site",
+    notebooks: Sequence[Path] | None = None,
+    parameters: dict[str, Any] | None = None,
+    root: Path = ROOT,
+) -> Path:
+    """Run the notebooks (all of them unless given) and write the site; returns its folder.
+
+    `parameters` go to every notebook that declares them. Raises InputError if `out` is there and not a site, or if a
+    link leads nowhere, and ReportError if a notebook fails.
+    """
+    out, source = Path(out), root / "notebooks"
+    if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already and is not a site; choose another folder")
+    if not source.is_dir():
+        raise InputError(f"{source}: no notebooks there; they are part of the repository, not of the wheel")
+    if notebooks is None:
+        notebooks = [*sorted(source.glob("course/[0-9]*.ipynb")), *sorted(source.glob("[0-9]*.ipynb"))]
+    draft = out.parent / f".{out.name}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    with TemporaryDirectory() as work:
+        given = {"out": str(Path(work) / "report")} | (parameters or {})
+        for number, path in enumerate(notebooks):
+            declared = build.check_parameters(path, {})
+            executed = Path(work) / path.name
+            print(f"[{number + 1}/{len(notebooks)}] {path.stem}", file=sys.stderr, flush=True)
+            seconds = build.execute(path, executed, {name: given[name] for name in given if name in declared})
+            print(f"[{number + 1}/{len(notebooks)}] {path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
+            beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
+            _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
+    _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
+    glossary = read_text(source / "glossary.md")
+    _page(_text(glossary), source / "glossary.md", draft, root)
+    for name in sorted({*re.findall(r"\(\.\./(qalib/[\w/]+\.py)\)", glossary)}):
+        _page(_code(root / name), root / name, draft, root)
+    for name in REPORTS:
+        _report(root / "reports" / name, draft, root)
+    write_text(draft / MARK, "")
+    if problems := broken(draft):
+        raise InputError(f"{draft}: {len(problems)} links lead nowhere: {'; '.join(problems[:5])}")
+    replace_folder(draft, out)
+    return out
+
+
+def place(path: PurePosixPath) -> PurePosixPath:
+    """Where a file of the repository stands in the site.
+
+    >>> str(place(PurePosixPath("notebooks/course/01_weights.ipynb")))
+    'course/01_weights.html'
+    >>> str(place(PurePosixPath("qalib/model/blocks.py")))
+    'code/model/blocks.html'
+    """
+    if path.suffix in (".ipynb", ".md", ".py"):
+        path = path.with_suffix(".html")
+    first, rest = path.parts[0], path.parts[1:]
+    return PurePosixPath("code" if first == "qalib" else "" if first == "notebooks" else first, *rest)
+
+
+def broken(site: Path) -> list[str]:
+    """The links of a site that lead nowhere, and whatever its pages would fetch from elsewhere."""
+    pages = {path: path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
+    names = {path: {*re.findall(r'id="([^"]+)"', text)} for path, text in pages.items()}
+    found = []
+    for path, text in pages.items():
+        for fetched in re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="((?:https?:)?//[^"]+)"', text):
+            found.append(f"{path.relative_to(site)} fetches {fetched}")
+        for _, link in LINK.findall(re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)):
+            name, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", link) or (path.name == "density_chart.html"):
+                continue
+            target = Path(os.path.normpath(path.parent / name)) if name else path
+            if not target.is_file() or (anchor and anchor not in names.get(target, ())):
+                found.append(f"{path.relative_to(site)}: {link}")
+    return found
+
+
+def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[str, Path | None] | None = None) -> None:
+    """Write a notebook, or what was made one, as the page of the repository's file `path`."""
+    steps = {
+        "home": root / "notebooks" / "index.ipynb",
+        **(beside or {}),
+        "glossary": root / "notebooks" / "glossary.md",
+    }
+    nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
+    html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
+    target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
+    write_text(target, relinked(html, path, target, site, root))
+
+
+def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
+    """A page of the file `path`, to be written to `target`, with its links turned into links between pages.
+
+    A link to a source file whose text is a name in it (`blocks.split`) leads to that name.
+    """
+
+    def turn(match: re.Match) -> str:
+        name, _, anchor = match[2].partition("#")
+        if re.match(r"[a-z]+:|#|//", match[2]):
+            return match[0]
+        inside = Path(os.path.normpath(path.parent / name)).relative_to(root)
+        to = os.path.relpath(site / place(PurePosixPath(inside.as_posix())), target.parent)
+        return f'{match[1]}="{PurePosixPath(to)}{"#" if anchor else ""}{anchor}"'
+
+    body = re.sub(r"(<body.*)", lambda m: LINK.sub(turn, m[1]), html, flags=re.DOTALL)
+    return re.sub(r'(href="[^"#]*code/\w+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
+
+
+def _text(markdown: str) -> NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown)])
+
+
+def _code(path: Path) -> NotebookNode:
+    """A source file as a page: a piece for each name at its top level."""
+    text = read_text(path)
+    lines, starts = text.splitlines(), {0: []}
+    for node in ast.parse(text).body:
+        names = [getattr(node, "name", None), *(getattr(t, "id", None) for t in _targets(node))]
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+        starts[first] = [name for name in names if name]
+    pieces, bounds = [f"# qalib/{path.name}"], [*sorted(starts), len(lines)]
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        anchors = "".join(f'<a id="{name}"></a>' for name in starts[first])
+        code = "\n".join(lines[first:last]).rstrip()
+        pieces.append(f"{anchors}\n\n````python\n{code}\n````" if code else "")
+    return _text("\n\n".join(pieces))
+
+
+def _targets(node: ast.stmt) -> Iterable[ast.expr]:
+    return node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+
+
+def _report(folder: Path, site: Path, root: Path) -> None:
+    """Copy a report; make its card a page, and write the index, which is not kept in the repository."""
+    target = site / "reports" / folder.name
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("notebooks", "index.html"))
+    card = read_text(folder / "card" / "README.md").split("\n---\n", 1)[-1]
+    _page(_text(card), folder / "card" / "README.md", site, root)
+    index = pages.index(target)
+    home = f'<body>\n<nav><a href="{os.path.relpath(root / "notebooks" / "index.ipynb", folder)}">home</a></nav>'
+    write_text(target / "index.html", relinked(index.replace("<body>", home), folder / "index.html",
+                                               target / "index.html", site, root))  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(make(*sys.argv[1:2]) / "index.html")

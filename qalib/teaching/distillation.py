@@ -1,0 +1,163 @@
+"""Students: a model pruned further, then trained for a few steps on the answers, on its teacher, or on both.
+
+Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531): the teacher's probabilities, softened by a temperature,
+say of every token how likely an end of the answer it is, where the reference marks a single one.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qalib import runtimes
+from qalib.model.checkpoint import Checkpoint
+from qalib.pruning import movement
+from qalib.pruning.dataset import ByLength, TrainingWindows
+from qalib.pruning.movement import Pruner
+from qalib.qa.squad import Question, QuestionSet
+from qalib.qa.windows import collate
+from qalib.report.plots.style import BLUE, GREY, INK
+from qalib.runtimes import compact
+from qalib.teaching import distillation, masks
+from qalib.teaching.common import Board, board
+from qalib.utils.errors import InputError
+
+WAYS = {"answers only": 0.0, "with the teacher": 0.9}  # share of the distillation in the loss
+
+
+def halves(questions: QuestionSet, train: int) -> tuple[QuestionSet, QuestionSet]:
+    """The first `train` questions, and those of the others whose contexts are not among theirs.
+
+    Raises InputError if nothing is left for one of the two.
+    """
+    first = questions.first(train)
+    seen = {q.context for q in first.questions}
+    rest = tuple(q for q in questions.questions if q.context not in seen)
+    if not rest:
+        raise InputError(f"{train} questions to train on leave none with another context of {len(questions)}")
+    return first, replace(questions, questions=rest, description=f"{questions.description}, contexts not trained on")
+
+
+def first_token(checkpoint: Checkpoint, question: Question) -> tuple[list[str], Tensor, int]:
+    """The tokens of a question's first window, the logits of the answer's first token, shape `(tokens,)`, and the place
+    of the reference's (0, which is `[CLS]`, if it stands in another window)."""
+    data = TrainingWindows([question], checkpoint.tokenizer)
+    window = data.windows[0]
+    with torch.no_grad():
+        found = movement.logits(checkpoint.model, **collate([window], checkpoint.tokenizer.pad_token_id))[0, 0]
+    return checkpoint.tokenizer.convert_ids_to_tokens(window.ids.tolist()), found, int(data.positions[0][0])
+
+
+def train(
+    student: Checkpoint,
+    teacher: Checkpoint,
+    questions: QuestionSet,
+    distilled: float,
+    steps: int = 30,
+    batch: int = 8,
+    rate: float = 1e-4,
+    temperature: float = 2.0,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Checkpoint, pd.Series]:
+    """Train a copy of the student, zero blocks staying zero and embeddings as they are; returns it and the losses.
+
+    The loss is `distilled` times the distillation plus the rest of 1 times the answers' cross-entropy.
+    """
+    torch.manual_seed(seed)
+    small = compact.cut(copy.deepcopy(student.model), student.block)
+    small.bert.embeddings.requires_grad_(False)
+    pruner, known = Pruner(small, student.block), runtimes.build("compact", teacher)
+    pruner.fix_as_is()
+    data = TrainingWindows(questions.questions, student.tokenizer)
+    optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], rate, weight_decay=0.0)
+    order, losses = ByLength(data.lengths, batch, seed).first(steps * batch), []
+    for step in tqdm(range(steps), unit="step", desc="training", disable=not progress):
+        inputs = data.batch(order[step * batch : (step + 1) * batch])
+        positions, _ = inputs.pop("positions"), inputs.pop("index")
+        with torch.no_grad():
+            target = movement.logits(known, **inputs)
+        logits = pruner(**inputs)
+        loss = (1 - distilled) * movement.answer_loss(logits, positions)
+        loss = loss + distilled * movement.distillation(logits, target, temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    grown = compact.grow(pruner.bake(), copy.deepcopy(student.model), student.block)
+    return replace(student, model=grown.eval()), pd.Series(losses, name="loss")
+
+
+def compare(
+    student: Checkpoint,
+    teacher: Checkpoint,
+    questions: QuestionSet,
+    test: QuestionSet,
+    ways: Mapping[str, float] = WAYS,
+    **options,
+) -> pd.DataFrame:
+    """Train the student in several ways (`train` with `options`) and ask all of them the questions of `test`.
+
+    One row a model, teacher and untrained student first: model, f1 in percent, and divergence (`distance`).
+    """
+    models = {"teacher": teacher, "student, not trained": student}
+    for way, share in ways.items():
+        models[f"student, {way}"] = train(student, teacher, questions, share, **options)[0]
+    rows = [(name, masks.f1(model, test), distance(model, teacher, test)) for name, model in models.items()]
+    return pd.DataFrame(rows, columns=["model", "f1", "divergence"])
+
+
+def distance(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -> float:
+    """Mean Kullback-Leibler divergence of the student's start and end from the teacher's, temperature 1, in nats."""
+    data = TrainingWindows(questions.questions, student.tokenizer)
+    models, total = [runtimes.build("compact", c) for c in (student, teacher)], 0.0
+    for first in range(0, len(data), 32):
+        inputs = data.batch(list(range(first, min(first + 32, len(data)))))
+        inputs = {name: inputs[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
+        with torch.no_grad():
+            mine, theirs = (movement.logits(model, **inputs) for model in models)
+        total += movement.distillation(mine, theirs, 1.0).item() * 2 * len(mine)
+    return total / (2 * len(data))
+
+
+def soft(teacher: Checkpoint, question: Question, temperature: float, count: int = 8) -> Board:
+    """The likeliest `count` tokens that the answer begins with, as the teacher says at a temperature, beside the
+    reference (in the question's first window)."""
+    tokens, logits, answer = distillation.first_token(teacher, question)
+    chosen = logits.topk(min(count, len(tokens))).indices.sort().values.numpy()
+    chance = (100 * (logits / temperature).softmax(-1)).numpy()
+    hard = [100.0 * (place == answer) for place in chosen.tolist()]
+    figure, axes = board(4.4)
+    places = np.arange(len(chosen))
+    axes.bar(places - 0.2, hard, 0.38, color=GREY, edgecolor=INK, hatch="//", label="hard target: the reference")
+    bars = axes.bar(places + 0.2, chance[chosen], 0.38, color=BLUE, label=f"teacher at temperature {temperature:g}")
+    axes.bar_label(bars, labels=[f"{value:.1f}" for value in chance[chosen]], padding=2, fontsize=11)
+    axes.set(xticks=places, xticklabels=[f"{tokens[i]}\n({i})" for i in chosen.tolist()], ylabel="probability, %",
+             xlabel=f"token (its place in the window)\nQuestion: {question.question}", ylim=(0, 115))  # fmt: skip
+    sure = f"{chance.max():.0f} % on the teacher's first choice, {100 - chance.max():.0f} % on others"
+    axes.set_title(f"Temperature {temperature:g}: {sure}")
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def students(table: pd.DataFrame) -> Board:
+    """How the students of `students.compare` answer, and how far they are from their teacher."""
+    figure, panels = board(1.6 + 0.55 * len(table), 1, 2, sharey=True)
+    colours = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.9, len(table)))
+    for axes, column, label in (
+        (panels[0], "f1", "F1, %"),
+        (panels[1], "divergence", "distance from the teacher, nats"),
+    ):
+        bars = axes.barh(table.model, table[column], 0.6, color=colours, edgecolor=INK)
+        axes.bar_label(bars, fmt="%.1f" if column == "f1" else "%.2f", padding=4)
+        axes.set(xlabel=label, xlim=(0, 1.25 * max(table[column].max(), 1e-9)))
+    panels[0].invert_yaxis()
+    said = ", ".join(f"{row.model.removeprefix('student, ')} {row.f1:.0f}" for row in table.iloc[1:].itertuples())
+    figure.suptitle(f"F1 of the student: {said}", fontweight="bold")
+    return figure

@@ -1,0 +1,69 @@
+"""A crew: processes on this machine that share one evaluation, as `accelerate launch` starts them on many machines.
+
+On a CPU several processes with a core each can be faster than one that has all: nothing waits for the slowest thread.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import patch_environment
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from tqdm import tqdm
+
+from qalib.utils.errors import InputError
+
+
+def run(processes: int, function: Callable, *arguments: Any) -> Any:
+    """What `function(*arguments)` returns; with more than one process, what the first of them returns.
+
+    The function is called in each process, with as many threads as the cores go round, and finds the others by
+    `accelerate.PartialState`. Raises InputError if it does, or if a process dies: the others are ended then.
+    """
+    if processes == 1:
+        return function(*arguments)
+    if "RANK" in os.environ:
+        raise InputError(f"{processes} processes: this is one of {os.environ.get('WORLD_SIZE')} already")
+    meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(1, 1, processes, local_addr="localhost", max_restarts=0, start_method="spawn", **meeting)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # of a process that died they print tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with patch_environment(omp_num_threads=max(1, torch.get_num_threads() // processes)):
+            found = elastic_launch(config, _member)(function, arguments, os.getpid())[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(file=sys.stderr)  # a bar of one that was ended stands open
+        raise InputError(f"process {rank} of {processes} ended with exit code {failure.exitcode}") from None
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def _member(function: Callable, arguments: tuple, starter: int) -> Any:
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # when the process that started this one dies: not to wait for it (Linux)
+    if os.getppid() != starter:  # it has died already
+        os._exit(1)
+    tqdm.set_lock(threading.RLock())  # the usual one is a semaphore of the system, which one that is killed leaves
+    try:
+        found = function(*arguments)
+    except InputError as error:  # the same in all of them; as it is one, not as a process that died
+        found = error
+    leader = int(os.environ["RANK"]) == 0
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    return found if leader else None
+
+
+def leads() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return PartialState().is_main_process

@@ -1,0 +1,122 @@
+"""Files that are whole or absent: hashes, and writes that appear only when they are complete."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qalib.utils.errors import InputError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a UTF-8 file (a byte-order mark is dropped). Raises InputError naming the file."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """The value in a JSON file. Raises InputError naming the file, and the line where it breaks."""
+    try:
+        value = json.loads(text := read_text(path), object_pairs_hook=_object)
+        if "\\ud" in text or "\\uD" in text:  # the one way to write what is no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not usable JSON (nested too deeply)") from None
+    except UnicodeEncodeError as error:
+        half, before = error.object[error.start], error.object[max(0, error.start - 30) : error.start]
+        raise InputError(f"{path}: half of a character, {half!r}, stands alone after {before!r}") from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not usable JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return value
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write a file in one step: readers see the old content or the new, never a part."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:  # of a file with another name, or none
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return path
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Write `value` as indented JSON, in one step."""
+    return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Give an empty folder that takes the name `path` only if the block ends without an error.
+
+    Raises InputError if `path` exists and is not an empty folder: nothing is overwritten.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists already and is not an empty folder; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield draft
+        os.chmod(draft, 0o755)
+        if path.exists():
+            path.rmdir()
+        draft.rename(path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def restore_folder(out: Path) -> None:
+    """Give the earlier folder its name back if `replace_folder` was killed between its two steps."""
+    old = out.parent / f".{out.name}.old"
+    if old.exists() and not out.exists():
+        old.rename(out)
+
+
+def replace_folder(draft: Path, out: Path) -> None:
+    """Put the draft in the place of `out`; an earlier folder goes away only after that."""
+    old = out.parent / f".{out.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
