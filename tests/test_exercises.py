@@ -7,9 +7,10 @@ import torch
 
 from qalib.teaching import exercises
 from qalib.teaching.solutions import EXERCISES
+from qalib.utils import paths
 from qalib.utils.errors import InputError
 
-NOTEBOOKS = sorted(exercises.TEACHING.glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
         "train": 4, "counts": [2]}  # fmt: skip
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 
 from qalib.report import pages, site
-from qalib.teaching import exercises
+from qalib.utils import paths
 from qalib.utils.errors import InputError
 
 TINY = {"questions": 4, "shares": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
         "train": 4, "counts": [2]}  # fmt: skip
-TEACHING = sorted(exercises.TEACHING.glob("[0-9]*.ipynb"))
+TEACHING = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="module")

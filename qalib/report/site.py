@@ -136,7 +136,7 @@ def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str
         return f'{match[1]}="{PurePosixPath(to)}{"#" if anchor else ""}{anchor}"'
 
     body = re.sub(r"(<body.*)", lambda m: LINK.sub(turn, m[1]), html, flags=re.DOTALL)
-    return re.sub(r'(href="[^"#]*code/\w+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
+    return re.sub(r'(href="[^"#]*code/[\w/]+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
 
 
 def _text(markdown: str) -> NotebookNode:

@@ -24,7 +24,7 @@ from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import collate
 from qalib.report.plots.style import BLUE, GREY, INK
 from qalib.runtimes import compact
-from qalib.teaching import distillation, masks
+from qalib.teaching import masks
 from qalib.teaching.common import Board, board
 from qalib.utils.errors import InputError
 
@@ -129,7 +129,7 @@ def distance(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -
 def soft(teacher: Checkpoint, question: Question, temperature: float, count: int = 8) -> Board:
     """The likeliest `count` tokens that the answer begins with, as the teacher says at a temperature, beside the
     reference (in the question's first window)."""
-    tokens, logits, answer = distillation.first_token(teacher, question)
+    tokens, logits, answer = first_token(teacher, question)
     chosen = logits.topk(min(count, len(tokens))).indices.sort().values.numpy()
     chance = (100 * (logits / temperature).softmax(-1)).numpy()
     hard = [100.0 * (place == answer) for place in chosen.tolist()]
