@@ -1,4 +1,4 @@
-"""The machine at hand: device, specifications and library versions, read from the machine itself."""
+"""The machine at hand: device, types it computes in hardware, specifications and versions, read from the machine."""
 
 import ctypes
 import gc
@@ -31,12 +31,64 @@ def devices(wanted: str = "auto") -> list[str]:
     return ["cpu", "cuda"] if wanted == "auto" and device(wanted) == "cuda" else [device(wanted)]
 
 
+BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
+# Settings by which a processor behaves as an older one, with their values (lower case) that leave it bf16.
+CAPS = {
+    "ATEN_CPU_CAPABILITY": {"avx512"},
+    "ONEDNN_MAX_CPU_ISA": {"all", "default", "avx512_core_bf16", "avx512_core_fp16", "avx512_core_amx", "avx10_1_512"},
+    "QALIB_INSTRUCTIONS": {"avx512_bf16", "avx512_vnni"},
+}
+
+
+@cache
+def _flags() -> frozenset[str]:
+    return frozenset(cpuinfo.get_cpu_info().get("flags", ()))
+
+
+def caps() -> dict[str, str]:
+    """The settings in force that cap the processor's instruction sets (see CAPS), by name."""
+    return {name: os.environ[name] for name in CAPS if os.environ.get(name)}
+
+
+def hardware_dtypes(device: str = "cpu") -> list[str]:
+    """The types that a device, `cpu` or `cuda`, multiplies by instructions of its own, the fastest last.
+
+    bf16 is left out where it is emulated: a step of training then takes 15 to 27 times as long as in fp32. Caps on the
+    instruction sets count.
+    """
+    if device == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        allowed = all(value.lower() in CAPS[name] for name, value in caps().items())
+        bf16 = bool(_flags() & BF16_INSTRUCTIONS) and allowed
+    return ["fp32", "bf16"] if bf16 else ["fp32"]
+
+
+def fastest_dtype(device: str = "cpu") -> str:
+    """`fp32` or `bf16`: the fastest type that a device computes in hardware; what `auto` stands for."""
+    return hardware_dtypes(device)[-1]
+
+
+def dtype(wanted: str, device: str = "cpu") -> str:
+    """A type by its name, or for `auto` the fastest of the device. Raises InputError for another name."""
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise InputError(f"no type {wanted!r}; there are auto, fp32 and bf16")
+    return fastest_dtype(device) if wanted == "auto" else wanted
+
+
+def is_emulated(dtype: str, device: str = "cpu") -> bool:
+    """Whether a device computes a type by instructions for another, which takes far longer."""
+    return dtype not in hardware_dtypes(device)
+
+
 @cache
 def specs() -> dict[str, str | int | float]:
-    """Processor, cores, threads that torch uses, memory in GiB, GPU (or why there is none), system and Python."""
+    """Processor, its types and caps, cores, threads that torch uses, memory in GiB, GPU (or why there is none), system and Python."""
     info = cpuinfo.get_cpu_info()
     sets = [
-        name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in info.get("flags", ())
+        name
+        for name in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "bf16")
+        if name in _flags()
     ]
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -46,6 +98,8 @@ def specs() -> dict[str, str | int | float]:
     return {
         "CPU": info.get("brand_raw", platform.processor() or "unknown"),
         "instruction sets": " ".join(sets) or "none of note",
+        "capped by": " ".join(f"{name}={value}" for name, value in caps().items()) or "nothing",
+        "types in hardware": " ".join(hardware_dtypes()),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         "threads used": torch.get_num_threads(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
