@@ -8,7 +8,9 @@ import torch
 from qalib import runtimes
 from qalib.benchmark import latency, profile
 from qalib.benchmark.latency import Timing, interleave
+from qalib.qa.evaluation import OURS, USUAL, Answers
 from qalib.report import plots
+from qalib.utils import machine
 from qalib.utils.errors import InputError
 
 
@@ -21,7 +23,7 @@ def test_median_and_spread():
 def test_candidates_take_turns_and_warm_up_does_not_count():
     calls = []
     timings = interleave({n: lambda n=n: calls.append(n) for n in "ab"}, repeats=3, warmup=2, progress=False)
-    assert calls == list("ab") * 5 and [len(t.seconds) for t in timings.values()] == [3, 3]
+    assert calls == list("abbaabbaab") and [len(t.seconds) for t in timings.values()] == [3, 3]
     with pytest.raises(InputError, match="0 repeats"):
         interleave({}, repeats=0)
 
@@ -35,6 +37,30 @@ def test_compare(sparse):
     assert compact.tokens_per_second == pytest.approx(32 / compact.median_seconds)
     report = latency.report(rows)
     assert report["machine"]["CPU"] and len(report["rows"]) == 4
+
+
+def test_the_baseline_is_the_fastest_dense_of_the_run_whatever_its_type(sparse, monkeypatch):
+    paces = {("dense", "fp32"): 3.0, ("dense", "bf16"): 2.0, ("compact", "fp32"): 1.0, ("compact", "bf16"): 4.0}
+    timings = {pair: Timing((seconds,) * 3) for pair, seconds in paces.items()}
+    monkeypatch.setattr(latency, "interleave", lambda *_, **__: timings)
+    rows = latency.compare(sparse, ["compact"], ["fp32", "bf16"], 1, 8, repeats=3, progress=False)
+    assert rows.speedup.tolist() == [1, 3, 1, 0.5] and rows.speedup_over_best.tolist() == [2 / 3, 2, 1, 0.5]
+    assert set(rows.best_baseline) == {"dense bf16"}
+    found = latency.headline(rows, "cpu")
+    assert (found.baseline, found.compact_dtype, found.compact_speedup) == ("dense bf16", "fp32", 2)
+    assert found.compact_speedup_same_type == 3 and found.block_sparse_speedup is found.kernel is None
+
+
+def test_a_figure_that_could_mislead_says_so(sparse, monkeypatch):
+    timings = {("dense", t): Timing((9.0,)) for t in ("fp32", "bf16")}
+    timings |= {("compact", t): Timing((0.1,)) for t in ("fp32", "bf16")}
+    monkeypatch.setattr(latency, "interleave", lambda *_, **__: timings)
+    monkeypatch.setattr(machine, "hardware_dtypes", lambda device: ["fp32"])
+    rows = latency.compare(sparse, ["compact"], ["fp32", "bf16"], 1, 8, repeats=1, progress=False)
+    assert rows.remark.str.contains("bf16 is emulated").tolist() == [False, False, True, True]
+    assert rows.remark.str.contains("beyond the bound, as it multiplies at").tolist() == [False, True, False, True]
+    assert rows.remark.str.contains("a single round").all()
+    assert latency.compare(sparse, ["compact"], None, 1, 8, repeats=1)["dtype"].tolist() == ["fp32"] * 2
 
 
 def test_a_runtime_with_other_logits_is_not_timed(sparse, monkeypatch):
@@ -59,7 +85,24 @@ def test_evaluation_time(sparse, asked):
     assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
     assert compact.share == pytest.approx(compact.median_seconds / usual.median_seconds)
-    assert (rows.same_answers == 1).all()
+    assert (rows.same_answers == 1).all() and (rows.remark == "").all()
+    assert all(len(seconds) == 2 for seconds in rows.round_seconds)
+
+
+def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeypatch):
+    calls = []
+
+    def answer(module, tokenizer, questions, protocol, progress):
+        calls.append((protocol.by_length, len(questions)))
+        return Answers({q.id: "" for q in questions}, 1, 1, 1, 1.0, 1.0, 1)
+
+    monkeypatch.setattr(latency, "answer", answer)
+    monkeypatch.setattr(latency, "WARMUP", 3)
+    ways = {"usual": ("dense", USUAL), "sorted": ("dense", OURS)}
+    rows = latency.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
+    assert calls == [(False, 3), (True, 3), (False, 8), (True, 8), (True, 8), (False, 8)]
+    single = latency.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
+    assert (rows.remark == "").all() and single.remark.str.contains("a single round").all()
 
 
 def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
@@ -72,7 +115,7 @@ def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     assert dense["note"] == ours["note"] == "" and ours["bound_reached"] == ours["speedup"] / ours["bound"]
     assert dense["weight_bytes"] == 4 * sum(p.numel() for p in sparse.model.parameters()) > ours["weight_bytes"] > 0
     labels = [text.get_text() for text in plots.speed.speedup(rows).axes[0].texts]
-    assert labels[:2] == ["1.00x", "not run: not installed: away"]
+    assert labels[:2] == ["1.00x *", "not run: not installed: away"]
 
 
 def test_the_best_of_ours_and_of_others():

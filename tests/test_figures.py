@@ -7,6 +7,7 @@ from qalib import sparsity
 from qalib.benchmark import latency
 from qalib.qa import evaluation, squad
 from qalib.report import plots, results
+from qalib.utils import paths
 
 
 @pytest.fixture
@@ -15,7 +16,8 @@ def drawn(sparse):
     rows = evaluation.evaluate(sparse.model, sparse.tokenizer, squad.load("sample").first(8), progress=False).rows
     times = pd.DataFrame(
         {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
-         "speedup": [1.0, 1.5], "bound": [1.0, 2.0], "note": ""}
+         "speedup": [1.0, 1.5], "speedup_over_best": [0.8, 1.2], "baseline": "dense fp32",
+         "best_baseline": "dense bf16", "bound": [1.0, 2.0], "note": "", "remark": ["", "a single round"]}
     )  # fmt: skip
     ways = pd.DataFrame({"way": list(latency.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]})
     return lambda: (
@@ -43,6 +45,13 @@ def test_the_same_bytes_on_every_run_and_nothing_from_outside(drawn, tmp_path):
         assert not re.search(r'(href|src)="https?:', file.read_text())
 
 
+def test_a_speedup_is_over_the_fastest_dense_and_says_what_could_mislead(drawn):
+    figure = drawn()["speedup"]
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["0.80x (1.00x over dense fp32)", "1.20x (1.50x over dense fp32) *"]
+    assert "dense bf16" in figure.axes[0].get_xlabel() and figure.get_supxlabel() == "* a single round"
+
+
 def test_the_chart_stands_alone(sparse):
     tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
     page = plots.sparsity.density_chart(tables["matrices"], masks)
@@ -52,5 +61,5 @@ def test_the_chart_stands_alone(sparse):
 
 
 def test_the_published_checkpoints_are_there():
-    table = pd.read_csv(plots.published.PUBLISHED)
+    table = pd.read_csv(paths.PUBLISHED_CHECKPOINTS)
     assert len(table) == 240 and table.f1.between(80, 95).all()

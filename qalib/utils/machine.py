@@ -31,6 +31,7 @@ def devices(wanted: str = "auto") -> list[str]:
     return ["cpu", "cuda"] if wanted == "auto" and device(wanted) == "cuda" else [device(wanted)]
 
 
+INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 asimd asimddp bf16".split()  # that matter here
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
 # Settings by which a processor behaves as an older one, with their values (lower case) that leave it bf16.
 CAPS = {
@@ -83,13 +84,9 @@ def is_emulated(dtype: str, device: str = "cpu") -> bool:
 
 @cache
 def specs() -> dict[str, str | int | float]:
-    """Processor, its types and caps, cores, threads that torch uses, memory in GiB, GPU (or why there is none), system and Python."""
+    """Processor, its types in hardware and caps, cores, threads that torch uses, memory in GiB, GPU, system, Python."""
     info = cpuinfo.get_cpu_info()
-    sets = [
-        name
-        for name in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "asimddp", "bf16")
-        if name in _flags()
-    ]
+    sets = [name for name in INSTRUCTIONS if name in _flags()]
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"

@@ -10,35 +10,48 @@ from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bla
 
 
 def speedup(rows: pd.DataFrame) -> Figure:
-    """Speedup over dense of the same type (`benchmark.compare`), the bound by multiply-adds marked beside it.
+    """Speedup over the fastest dense way of the run (`latency.compare`), that over dense of the same type beside it.
 
-    What could not be run here has its place, and no bar.
+    The mark is the bound by multiply-adds, at the pace of dense of the same type. What could not be run here has its
+    place, and no bar. A remark is marked with an asterisk and stands below.
     """
-    figure, axes = blank(1.1 + 0.34 * len(rows))
-    places, first = range(len(rows)), rows.iloc[0]
+    remarks = dict.fromkeys(remark for remark in rows.remark if remark)
+    figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(remarks))
+    places = range(len(rows))
+    first = rows.iloc[0]
     kinds = [runtimes.REGISTRY[name] for name in rows.runtime]
     colours = [PURPLE if kind.peer else BLUE if kind.sparse else GREY for kind in kinds]
-    axes.barh(places, rows.speedup.fillna(0), 0.6, color=colours, edgecolor=INK, linewidth=0.5)
-    limit = max(rows.bound.max(), rows.speedup.max())
-    labels = [f"not run: {n}" if n else f"{s:.2f}x" for s, n in zip(rows.speedup, rows.note, strict=True)]
-    beside = [0.02 * limit + max(s, b if b < s + 0.2 * limit else 0)
-              for s, b in rows[["speedup", "bound"]].fillna(0).to_numpy()]  # fmt: skip
-    for place, (x, label) in enumerate(zip(beside, labels, strict=True)):
-        axes.annotate(label, (x, place), va="center")
-    bounded = [place for place, kind in enumerate(kinds) if kind.sparse]
+    speedups = rows.speedup_over_best
+    bounds = rows.bound * speedups / rows.speedup
+    axes.barh(places, speedups.fillna(0), 0.6, color=colours, edgecolor=INK, linewidth=0.5)
+    sparse = [kind.sparse for kind in kinds]
+    limit = max(bounds[sparse].max() if any(sparse) else 1, speedups.max())
+    for place, row in enumerate(rows.itertuples()):
+        if row.note:
+            axes.annotate(f"not run: {row.note}", (0.02 * limit, place), va="center")
+            continue
+        bar, mark = speedups.iloc[place], bounds.iloc[place] if sparse[place] else 0
+        beside = max(bar, mark if mark < bar + 0.45 * limit else 0)  # a mark must not stand in the text
+        own = "" if row.best_baseline == row.baseline else f" ({row.speedup:.2f}x over {row.baseline})"
+        axes.annotate(f"{bar:.2f}x{own}{' *' * bool(row.remark)}", (beside + 0.02 * limit, place), va="center")
+    marked = [place for place in places if sparse[place]]
     axes.scatter(
-        rows.bound.iloc[bounded], bounded, marker="|", s=220, color=ORANGE, linewidth=2.2, zorder=3,
+        bounds.iloc[marked], marked, marker="|", s=220, color=ORANGE, linewidth=2.2, zorder=3,
         label="bound by multiply-adds",
     )  # fmt: skip
     axes.set(
-        yticks=places, yticklabels=rows.runtime + " " + rows["dtype"], xlabel="speedup over dense of the same type"
+        yticks=places,
+        yticklabels=rows.runtime + " " + rows["dtype"],
+        xlabel=f"speedup over {first.best_baseline}, the fastest dense way of this run",
+        xlim=(0, 1.3 * limit),
     )
-    axes.set_xlim(0, 1.15 * limit)
     axes.invert_yaxis()
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
     )
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.5 / (1.1 + 0.34 * len(rows))))
+    if remarks:
+        figure.supxlabel("\n".join(f"* {remark}" for remark in remarks), fontsize=7, x=0.02, ha="left")
     return figure
 
 
