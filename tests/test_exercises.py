@@ -105,7 +105,7 @@ def test_on_the_bundled_model_every_mistake_shows(path):
     first, seen = tags.index(["solution"]), []
     names = {"note": lambda name, answer, **given: seen.append((name, answer, given))}
     for cell in [*code[:2], *code[first - 1 :]]:  # what stands between takes minutes
-        exec(cell.source.replace("exercises.check(", "note("), names)
+        exec(cell.source.replace("teaching.exercises.check(", "note("), names)
     assert len(seen) == tags.count(["solution"])
     for name, answer, given in seen:
         right, mistakes = EXERCISES[name](**given)

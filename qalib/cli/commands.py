@@ -93,7 +93,7 @@ def evaluate(
     model: Model = "bundled",
     data: Data = "sample",
     runtime: Annotated[str | None, typer.Option(help="Its name [default: the fastest for the device].")] = None,
-    dtype: Dtype = "fp32",
+    dtype: Dtype = "auto",
     device: Device = Device.auto,
     questions: Questions = None,
     predictions: Annotated[Path | None, typer.Option(help="Write the answers there, {question id: text}.")] = None,
@@ -158,7 +158,9 @@ def benchmark(
     runtimes: Annotated[
         str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
     ] = "dense,compact,block-sparse",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, separated by commas.")] = "fp32",
+    dtype: Annotated[
+        str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
     repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
@@ -170,7 +172,8 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
-    from qalib.benchmark import latency, sweep
+    from qalib.benchmark import latency
+    from qalib.benchmark.sweep import SWEEPS
     from qalib.model import checkpoint
     from qalib.report import plots, results
     from qalib.runtimes import REGISTRY
@@ -180,13 +183,13 @@ def benchmark(
     names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
     how = {
         "names": names,
-        "dtypes": dtype.split(","),
+        "dtypes": None if dtype == "auto" else dtype.split(","),
         "batch": batch,
         "device": machine.device(place),
         "repeats": repeats,
     }
     how |= {} if sweep is Sweep.length else {"length": length}
-    rows = sweep.SWEEPS[sweep.value](loaded, **how) if sweep else latency.compare(loaded, **how)
+    rows = SWEEPS[sweep.value](loaded, **how) if sweep else latency.compare(loaded, **how)
     if out is not None:
         name, figure = (
             (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
@@ -197,7 +200,20 @@ def benchmark(
         print_json(latency.report(rows))
     else:
         print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
-        shown = ["runtime", "dtype", "median_seconds", "spread_seconds", "speedup", "bound_reached", "note"]
+        shown = [
+            "runtime",
+            "dtype",
+            "median_seconds",
+            "spread_seconds",
+            "speedup_over_best",
+            "speedup",
+            "bound_reached",
+            "note",
+            "remark",
+        ]
+        print(
+            f"speedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of the same type"
+        )
         print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))
 
 

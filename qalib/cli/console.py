@@ -35,7 +35,7 @@ Models = Annotated[
 Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
+Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the fastest that the device computes in hardware.")]
 
 
 class Sweep(StrEnum):

@@ -172,17 +172,24 @@ def run(
     model: str,
     data: str = "sample",
     runtime: str | None = None,
-    dtype: str = "fp32",
+    dtype: str = "auto",
     device: str = "auto",
     questions: int | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """Load, answer and score: what was run on what, and how it went. For the arguments see `qalib evaluate --help`."""
     place = machine.device(device)
+    dtype = machine.dtype(dtype, place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
     name = runtime or runtimes.best(place)
     module, tokenizer, unscored = runtimes.build(name, loaded, place, dtype), loaded.tokenizer, loaded.unscored
-    about = {"model": loaded.name, "data": asked.description, "runtime": name, "dtype": dtype, "device": place}
+    about = {
+        "model": loaded.name,
+        "data": asked.description,
+        "runtime": name,
+        "dtype": dtype + ", emulated" * machine.is_emulated(dtype, place),
+        "device": place,
+    }
     del loaded  # its weights are in the module, or not needed
     machine.trim()
     return about | ({"scores": unscored} if unscored else {}), evaluate(module, tokenizer, asked, scored=not unscored)
