@@ -13,6 +13,7 @@ from qalib.utils.errors import InputError, ReportError
 from qalib.utils.files import read_json
 
 VALUES = (31.7, 5, 1e6, None, 50.0, 2.5, 1.5, 0.5)
+UNKNOWN = ("f1", "block_sparse_speedup", "compact_speedup")  # of a structural twin, and on a GPU
 
 
 @pytest.fixture
@@ -26,15 +27,16 @@ def compare(packed_folder, asked_file, tmp_path, monkeypatch):
         if parameters["model"].endswith("broken"):
             raise ReportError(f"{source.name}, cell 2: ValueError: of no use")
         kept = Results(parameters["out"], "01")
+        twin = parameters["model"].endswith("twin")
         for name, value in zip(comparison.NUMBERS, VALUES, strict=True):
-            kept.number(name, value, "1", "d", "not measured here")
+            kept.number(name, None if twin and name in UNKNOWN else value, "1", "d", "not measured here")
         output.parent.mkdir(exist_ok=True)
         shutil.copy(source, output)
         return 0.0
 
     monkeypatch.setattr(build, "execute", execute)
     monkeypatch.setattr(pages, "index", lambda draft, manifest: "")
-    for name in ("one", "broken", "two"):
+    for name in ("one", "broken", "two", "twin"):
         shutil.copytree(packed_folder, tmp_path / name)
 
     def run(*names):
@@ -56,6 +58,30 @@ def test_failures_do_not_stop_the_others(compare, tmp_path):
     page = (out / "index.html").read_text()
     assert page.count("<b>failed</b>") == 2 and 'href="one/index.html"' in page and "31.70" in page
     assert (out / "figures" / "comparison.svg").exists() and len(read_json(out / "manifest.json")["models"]) == 4
+
+
+def test_a_twin_without_scores_may_come_first(compare, tmp_path):
+    compare("twin", "one")
+    table = pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv")
+    assert table.report.tolist() == ["twin", "one"] and table.f1.isna().tolist() == [True, False]
+    assert (tmp_path / "out" / "figures" / "comparison.svg").exists()
+
+
+def test_a_report_without_numbers_is_a_failure_of_its_model_only(compare, tmp_path):
+    compare("one", "two")
+    (tmp_path / "out" / "one" / "results.json").write_text("{}")
+    with pytest.raises(ReportError, match="1 of 2 models failed: .*results.json: not a results file"):
+        compare("one", "two")
+    assert pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv").report.tolist()[0] == "two"
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_rest(compare, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison.plots.published, "comparison", lambda rows: 1 / 0)
+    with pytest.raises(ReportError, match="all is there but the figure: ZeroDivisionError"):
+        compare("one", "two")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<b>No figure</b>: ZeroDivisionError" in page and "comparison.svg" not in page
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv")) == 2
 
 
 def test_what_is_done_is_kept(compare, tmp_path):

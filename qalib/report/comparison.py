@@ -40,6 +40,7 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
     manifest = out / "manifest.json"
     if out.exists() and not manifest.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
+    made: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     with build.alone(out):
         if not manifest.exists():  # first of all: one that is started again after a kill knows the folder by it
@@ -48,38 +49,55 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
             print(f"model {number} of {len(models)}: {printable(model)}", file=sys.stderr, flush=True)
             try:
                 build.run(model, data, out / name, keep=True, **how)
+                made[model] = _row(out / name)
             except Exception as error:  # whatever one model leads to, the others have their turn
-                known = isinstance(error, InputError | ReportError)
-                failed[model] = printable(str(error) if known else one_line(error), 600)
+                failed[model] = _said(error)
                 print(f"failed: {failed[model]}", file=sys.stderr, flush=True)
-            done = dict(zip(models[:number], names, strict=False))
-            _write(out, table(out, {m: n for m, n in done.items() if m not in failed}, failed), list(models), data)
+            not_drawn = _write(out, table(made, failed), list(models), data)
     if failed:
         raise ReportError(f"{out}: {len(failed)} of {len(models)} models failed: {'; '.join(failed.values())}")
+    if not_drawn:
+        raise ReportError(f"{out}: all is there but the figure: {not_drawn}")
     return out
 
 
-def table(out: Path, made: dict[str, str], failed: dict[str, str]) -> pd.DataFrame:
+def table(made: dict[str, dict[str, Any]], failed: dict[str, str]) -> pd.DataFrame:
     """A row for each model: model, report (its folder in `out`), a column for each of NUMBERS, and note.
 
-    What a report has no value for is None, and `note` says why; so it is with all of a model that failed.
+    `made` holds the rows of the reports by model, `failed` the errors of the models without one. What a report has no
+    value for is NaN, and `note` says why; so it is with all of a model that failed.
     """
-    rows = []
-    for model, folder in made.items():
-        numbers = results.read(out / folder)
-        found = {name: numbers[name] for name in NUMBERS if name in numbers}
-        notes = dict.fromkeys(number.note for number in found.values() if number.note)
-        values = {name: found[name].value if name in found else None for name in NUMBERS}
-        rows.append({"model": model, "report": folder} | values | {"note": "; ".join(notes)})
-    rows += [{"model": model, "report": None} | dict.fromkeys(NUMBERS) | {"note": failed[model]} for model in failed]
-    return pd.DataFrame(rows, columns=["model", "report", *NUMBERS, "note"])
+    rows = [{"model": model} | row for model, row in made.items()]
+    rows += [{"model": model, "report": None, "note": error} for model, error in failed.items()]
+    table = pd.DataFrame(rows, columns=["model", "report", *NUMBERS, "note"])
+    return table.astype(dict.fromkeys(NUMBERS, float))  # also where no model has a value: None cannot be drawn
 
 
-def _write(out: Path, rows: pd.DataFrame, models: list[str], data: str) -> None:
+def _row(report: Path) -> dict[str, Any]:
+    """What a table row says of one report. Raises InputError if the report has no numbers."""
+    numbers = results.read(report)
+    found = {name: numbers[name] for name in NUMBERS if name in numbers}
+    notes = dict.fromkeys(number.note for number in found.values() if number.note)
+    return {"report": report.name, "note": "; ".join(notes)} | {name: n.value for name, n in found.items()}
+
+
+def _said(error: Exception) -> str:
+    known = isinstance(error, InputError | ReportError)
+    return printable(str(error) if known else one_line(error), 600)
+
+
+def _write(out: Path, rows: pd.DataFrame, models: list[str], data: str) -> str | None:
+    """Write the comparison as far as it goes; returns why there is no figure, or None."""
     kept = Results(out, "qalib report")
     kept.table("comparison", rows)
-    kept.figure("comparison", plots.published.comparison(rows))
+    not_drawn = None
+    try:
+        kept.figure("comparison", plots.published.comparison(rows))
+    except Exception as error:  # hours of work must not be lost for a picture of them
+        not_drawn = _said(error)
+        (out / "figures" / "comparison.svg").unlink(missing_ok=True)
     about = {"models": models, "data": data, "machine": machine.specs(), "versions": machine.versions(),
              "finished": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-    write_text(out / "index.html", pages.comparison(rows, about))
+    write_text(out / "index.html", pages.comparison(rows, about, not_drawn))
     write_json(out / "manifest.json", about)
+    return not_drawn

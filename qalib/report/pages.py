@@ -65,10 +65,12 @@ def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
     )
 
 
-def comparison(table: pd.DataFrame, about: dict[str, Any]) -> str:
-    """The page of a comparison (`comparison.table`); `about` is its manifest."""
+def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None = None) -> str:
+    """The page of a comparison (`comparison.table`); `about` is its manifest, `not_drawn` why it has no figure."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return _render("comparison.html.j2", title=f"{len(rows)} models compared", rows=rows, about=about)
+    return _render(
+        "comparison.html.j2", title=f"{len(rows)} models compared", rows=rows, about=about, not_drawn=not_drawn
+    )
 
 
 def _render(template: str, **values: Any) -> str:
