@@ -9,6 +9,7 @@ from test_report import notebook
 
 from qalib.report import build, comparison, pages
 from qalib.report.results import Results
+from qalib.utils import machine
 from qalib.utils.errors import InputError, ReportError
 from qalib.utils.files import read_json
 
@@ -84,14 +85,20 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_rest(compare, tmp_path, monkey
     assert len(pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv")) == 2
 
 
-def test_what_is_done_is_kept(compare, tmp_path):
+def test_what_is_done_is_kept(compare, tmp_path, monkeypatch):
     compare("one")
     compare("one", "two")
     assert (tmp_path / "count").read_text() == "ot"  # the first was not made again
     assert pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv").report.tolist() == ["one", "two"]
+    monkeypatch.setattr(machine, "specs", lambda: {"CPU": "another", "threads used": 1})
+    compare("one", "two")
+    assert (tmp_path / "count").read_text() == "otot"  # on another machine: other speeds
+    monkeypatch.setattr(build.block_sparse, "instruction_sets", lambda: ["torch"])
+    compare("one", "two")
+    assert (tmp_path / "count").read_text() == "ototot"  # with another kernel, too
     (tmp_path / "one" / "config.json").write_text((tmp_path / "one" / "config.json").read_text() + " ")
     compare("one", "two")
-    assert (tmp_path / "count").read_text() == "oto"  # other input: made again
+    assert (tmp_path / "count").read_text() == "otototo"  # other input: made again
 
 
 def test_started_again_after_it_was_ended_between_a_report_and_the_table(compare, tmp_path, monkeypatch):

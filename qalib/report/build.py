@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ import papermill
 from qalib.model import checkpoint
 from qalib.qa import squad
 from qalib.report import pages
+from qalib.runtimes import block_sparse
 from qalib.utils import machine
 from qalib.utils.errors import InputError, ReportError, one_line
 from qalib.utils.files import read_json, replace_folder, restore_folder, sha256, write_json, write_text
 from qalib.utils.paths import NOTEBOOKS, PACKAGE
 
 SEED = 0  # of the notebooks that draw numbers
+FILE = "state.json"  # in a draft: what is done
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,39 @@ class Inputs:
             "parameters": self.parameters,
             "package": hashlib.sha256("".join(sha256(path) for path in sources).encode()).hexdigest(),
             "versions": machine.versions(),
+            "machine": machine.specs(),  # times are its own
+            "kernel": block_sparse.unavailable() or block_sparse.instruction_sets(),
         }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A notebook that has been run: its name, the SHA-256 of its source, and the seconds it took."""
+
+    name: str
+    sha256: str
+    seconds: float
+
+
+@dataclass
+class State:
+    """How far a draft has come: the `key` of its inputs and the steps that are done, in order."""
+
+    key: dict[str, Any]
+    done: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, draft: Path) -> "State | None":
+        """The state of a draft folder; None if it has none that can be used."""
+        try:
+            state = read_json(draft / FILE)
+            return cls(state["key"], [Step(**step) for step in state["done"]])
+        except (InputError, KeyError, TypeError):
+            return None
+
+    def write(self, draft: Path) -> None:
+        """Keep it in the draft, for a run that goes on from there."""
+        write_json(draft / FILE, asdict(self))
 
 
 def run(
@@ -81,7 +115,8 @@ def run(
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
         raise InputError(f"{NOTEBOOKS}: no notebooks there; they are part of the repository, not of the wheel")
-    loaded, question_set = checkpoint.load(model), squad.load(data).first(questions)
+    loaded = checkpoint.load(model)
+    question_set = squad.load(data).first(questions)
     _ = loaded.tokenizer  # notebooks need it: raises here, not in one of them
     pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
     inputs = Inputs(pinned, data, questions, machine.device(device), parameters or {}, loaded, question_set)
@@ -156,7 +191,8 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
-    running, failed = output.with_suffix(".running.ipynb"), output.with_suffix(".FAILED.ipynb")
+    running = output.with_suffix(".running.ipynb")
+    failed = output.with_suffix(".FAILED.ipynb")
     failed.unlink(missing_ok=True)
     began = time.perf_counter()
     try:
@@ -198,23 +234,25 @@ def _run(
     fresh: bool,
     timeout: float,
 ) -> Path:
-    started, state = datetime.now(UTC), _resume(draft, inputs.key, fresh)
+    started = datetime.now(UTC)
+    state = _resume(draft, inputs.key, fresh)
     given = {"model": inputs.model, "data": inputs.data, "out": str(draft), "device": inputs.device,
              "questions": inputs.questions, "seed": SEED} | inputs.parameters  # fmt: skip
     for position, notebook in enumerate(notebooks, 1):
         parameters = {name: value for name, value in given.items() if name in declared[notebook]}
-        label, mark = f"[{position}/{len(notebooks)}] {notebook.stem}", [notebook.stem, sha256(notebook)]
-        if mark in [entry["mark"] for entry in state["done"]]:
+        label = f"[{position}/{len(notebooks)}] {notebook.stem}"
+        source = sha256(notebook)
+        if (notebook.stem, source) in [(step.name, step.sha256) for step in state.done]:
             _say(f"{label}: done already for the same inputs")
             continue
-        state["done"] = state["done"][: position - 1]  # what follows stands on it
+        state.done = state.done[: position - 1]  # what follows stands on it
         _say(label)
         seconds = execute(notebook, draft / "notebooks" / notebook.name, parameters, timeout)
         _say(f"{label}: {seconds:.0f} s")
-        state["done"].append({"mark": mark, "seconds": seconds})
-        write_json(draft / "state.json", state)
+        state.done.append(Step(notebook.stem, source, seconds))
+        state.write(draft)
     _say("binding the report")
-    _bind(inputs, notebooks, state, draft, started)
+    _bind(inputs, notebooks, state.done, draft, started)
     replace_folder(draft, out)
     _say(f"the report: {out / 'index.html'}")
     return out
@@ -224,33 +262,29 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _resume(draft: Path, key: dict[str, Any], fresh: bool) -> dict[str, Any]:
+def _resume(draft: Path, key: dict[str, Any], fresh: bool) -> State:
     """The draft's state if it was made from the same inputs; else an empty draft and state."""
     plain = json.loads(json.dumps(key))
-    try:
-        state = read_json(draft / "state.json")
-        if not fresh and state["key"] == plain:
-            for path in draft.rglob(".*"):  # files whose writing was interrupted
-                path.unlink()
-            return state
-    except (InputError, KeyError, TypeError):
-        pass
+    state = None if fresh else State.read(draft)
+    if state is not None and state.key == plain:
+        for path in draft.rglob(".*"):  # files whose writing was interrupted
+            path.unlink()
+        return state
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    return {"key": plain, "done": []}
+    return State(plain)
 
 
-def _bind(inputs: Inputs, notebooks: list[Path], state: dict[str, Any], draft: Path, started: datetime) -> None:
+def _bind(inputs: Inputs, notebooks: list[Path], done: list[Step], draft: Path, started: datetime) -> None:
     entries = []
-    for notebook, done in zip(notebooks, state["done"], strict=True):
+    for notebook, step in zip(notebooks, done, strict=True):
         executed = draft / "notebooks" / notebook.name
         title = pages.render_html(executed, executed.with_suffix(".html"))
         executed.unlink()
-        entries.append(
-            {"name": notebook.stem, "title": title, "seconds": round(done["seconds"], 1), "sha256": done["mark"][1]}
-        )
-    (draft / "state.json").unlink()
-    loaded, finished = inputs.loaded, datetime.now(UTC)
+        entries.append({"name": step.name, "title": title, "seconds": round(step.seconds, 1), "sha256": step.sha256})
+    (draft / FILE).unlink()
+    loaded = inputs.loaded
+    finished = datetime.now(UTC)
     manifest = {
         "model": {"name": loaded.name, "format": loaded.format, "revision": loaded.revision,
                   "weight_file": loaded.weight_file.name, "bytes": loaded.file_bytes, "sha256": loaded.sha256},
