@@ -97,10 +97,9 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
         return Answers({q.id: "" for q in questions}, 1, 1, 1, 1.0, 1.0, 1)
 
     monkeypatch.setattr(latency, "answer", answer)
-    monkeypatch.setattr(latency, "WARMUP", 3)
     ways = {"usual": ("dense", USUAL), "sorted": ("dense", OURS)}
     rows = latency.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
-    assert calls == [(False, 3), (True, 3), (False, 8), (True, 8), (True, 8), (False, 8)]
+    assert calls == [(False, 2), (True, 2), (False, 8), (True, 8), (True, 8), (False, 8)]
     single = latency.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
     assert (rows.remark == "").all() and single.remark.str.contains("a single round").all()
 

@@ -26,7 +26,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.quantity import measure
 
 Key = TypeVar("Key")
-WARMUP = 64  # questions that a way to evaluate answers before it is timed
+WARMUP = 64  # questions, a quarter of all at most, that a way to evaluate answers before it is timed
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # largest difference of a logit from dense fp32 that is still called equal
 
 
@@ -286,7 +286,7 @@ def evaluation_time(
         found[way] = answer(modules[name], checkpoint.tokenizer, asked, protocol, progress=False)
 
     for way in ways:
-        run(way, questions.questions[:WARMUP])
+        run(way, questions.questions[: min(WARMUP, -(-len(questions) // 4))])
     timings = interleave(
         {way: lambda way=way: run(way, questions.questions) for way in ways}, repeats, warmup=0, progress=progress
     )

@@ -51,6 +51,7 @@ def report(
     device: Device = Device.auto,
     questions: Questions = None,
     fresh: Annotated[bool, typer.Option(help="Run every notebook, also those done for the same inputs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Time less: fewer rounds, questions and steps.")] = False,
     parameter: Annotated[
         list[str] | None, typer.Option("-p", help="NAME=VALUE for the notebooks that have it.")
     ] = None,
@@ -59,7 +60,7 @@ def report(
     from qalib.report import build, comparison
 
     models, parameters = model or ["bundled"], dict(setting(text) for text in parameter or [])
-    how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters}
+    how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters, "quick": quick}
     several = len(models) > 1
     print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
 

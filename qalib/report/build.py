@@ -26,6 +26,7 @@ import papermill
 from qalib.model import checkpoint
 from qalib.qa import squad
 from qalib.report import pages
+from qalib.report.progress import Progress, say
 from qalib.runtimes import block_sparse
 from qalib.utils import machine
 from qalib.utils.errors import InputError, ReportError, one_line
@@ -33,6 +34,14 @@ from qalib.utils.files import read_json, replace_folder, restore_folder, sha256,
 from qalib.utils.paths import NOTEBOOKS, PACKAGE
 
 SEED = 0  # of the notebooks that draw numbers
+QUICK = {  # what `quick` makes smaller: rounds and questions of timings, steps of the run to watch
+    "repeats": 3,
+    "evaluated": 24,
+    "evaluation_repeats": 2,
+    "densities": [0.317, 1.0],
+    "steps": 20,
+    "timed_questions": 2,
+}
 FILE = "state.json"  # in a draft: what is done
 
 
@@ -105,12 +114,14 @@ def run(
     notebooks: Sequence[Path] | None = None,
     timeout: float = 4 * 3600,
     keep: bool = False,
+    quick: bool = False,
 ) -> Path:
     """Run the notebooks for a model and a question set and write the report folder; returns it.
 
     `out` is reports/MODEL-DATA unless given. If `keep`, a finished report of the same inputs is not made again.
-    `parameters` go to every notebook that declares them. `timeout` is in seconds a cell. Raises InputError for input
-    that cannot be used, before anything is run, and ReportError if a notebook fails.
+    `parameters` go to every notebook that declares them, before them those of QUICK if the report is to be `quick`.
+    `timeout` is in seconds a cell. Raises InputError for input that cannot be used, before anything is run, and
+    ReportError if a notebook fails.
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
@@ -119,20 +130,20 @@ def run(
     question_set = squad.load(data).first(questions)
     _ = loaded.tokenizer  # notebooks need it: raises here, not in one of them
     pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
-    inputs = Inputs(pinned, data, questions, machine.device(device), parameters or {}, loaded, question_set)
     declared = {path: check_parameters(path, {}) for path in notebooks}
-    for name in inputs.parameters:
-        if not any(name in names for names in declared.values()):
-            raise InputError(
-                f"no notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*declared.values())))}"
-            )
+    known = set().union(*declared.values())
+    parameters = {name: value for name, value in QUICK.items() if quick and name in known} | (parameters or {})
+    inputs = Inputs(pinned, data, questions, machine.device(device), parameters, loaded, question_set)
+    for name in parameters:
+        if name not in known:
+            raise InputError(f"no notebook has a parameter {name!r}; there are {', '.join(sorted(known))}")
     out = Path(out) if out is not None else Path("reports") / default_name(model, data, questions)
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
     with alone(out):
         restore_folder(out)
         if keep and not fresh and (out / "manifest.json").exists() and _digest(inputs, notebooks) == _made_of(out):
-            _say(f"{out}: made already from the same inputs")
+            say(f"{out}: made already from the same inputs")
             return out
         return _run(inputs, notebooks, declared, out, out.parent / f".{out.name}.draft", fresh, timeout)
 
@@ -197,7 +208,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
     began = time.perf_counter()
     try:
         papermill.execute_notebook(
-            notebook, running, parameters, kernel_name="python3", progress_bar=False, stderr_file=sys.stderr,
+            notebook, running, parameters, kernel_name="python3", progress_bar=False,
             start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
         _check_complete(running)
@@ -238,28 +249,24 @@ def _run(
     state = _resume(draft, inputs.key, fresh)
     given = {"model": inputs.model, "data": inputs.data, "out": str(draft), "device": inputs.device,
              "questions": inputs.questions, "seed": SEED} | inputs.parameters  # fmt: skip
-    for position, notebook in enumerate(notebooks, 1):
+    progress = Progress(notebooks)
+    for position, notebook in enumerate(notebooks):
         parameters = {name: value for name, value in given.items() if name in declared[notebook]}
-        label = f"[{position}/{len(notebooks)}] {notebook.stem}"
         source = sha256(notebook)
         if (notebook.stem, source) in [(step.name, step.sha256) for step in state.done]:
-            _say(f"{label}: done already for the same inputs")
+            say(f"{progress.label(notebook.stem)}: done already for the same inputs")
             continue
-        state.done = state.done[: position - 1]  # what follows stands on it
-        _say(label)
-        seconds = execute(notebook, draft / "notebooks" / notebook.name, parameters, timeout)
-        _say(f"{label}: {seconds:.0f} s")
+        state.done = state.done[:position]  # what follows stands on it
+        with progress.running(notebook.stem):
+            seconds = execute(notebook, draft / "notebooks" / notebook.name, parameters, timeout)
+        progress.done(notebook.stem, seconds)
         state.done.append(Step(notebook.stem, source, seconds))
         state.write(draft)
-    _say("binding the report")
+    say("binding the report")
     _bind(inputs, notebooks, state.done, draft, started)
     replace_folder(draft, out)
-    _say(f"the report: {out / 'index.html'}")
+    say(f"the report: {out / 'index.html'}")
     return out
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _resume(draft: Path, key: dict[str, Any], fresh: bool) -> State:

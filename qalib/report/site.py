@@ -23,6 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from qalib.report import build, pages
+from qalib.report.progress import Progress
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
 from qalib.utils.paths import ROOT
@@ -54,12 +55,13 @@ def make(
     shutil.rmtree(draft, ignore_errors=True)
     with TemporaryDirectory() as work:
         given = {"out": str(Path(work) / "report")} | (parameters or {})
+        progress = Progress(notebooks)
         for number, path in enumerate(notebooks):
             declared = build.check_parameters(path, {})
             executed = Path(work) / path.name
-            print(f"[{number + 1}/{len(notebooks)}] {path.stem}", file=sys.stderr, flush=True)
-            seconds = build.execute(path, executed, {name: given[name] for name in given if name in declared})
-            print(f"[{number + 1}/{len(notebooks)}] {path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
+            with progress.running(path.stem):
+                seconds = build.execute(path, executed, {name: given[name] for name in given if name in declared})
+            progress.done(path.stem, seconds)
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
             _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)

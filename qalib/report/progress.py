@@ -1,0 +1,96 @@
+"""Progress of a report: which notebook runs, since when, and how long it will take.
+
+How long a notebook took on another machine stands in its metadata (`qalib.seconds`, with `qalib.machine`). The pace of
+the notebooks that are done turns that into an expectation here.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from tqdm import tqdm
+
+TICK = 0.5  # seconds between two drawings of a bar
+
+
+class Progress:
+    """Says on standard error how a report gets on: a bar a notebook in a terminal, a line a notebook elsewhere."""
+
+    def __init__(self, notebooks: Sequence[Path]):
+        self.usual = {path.stem: _usual_seconds(path) for path in notebooks}
+        self.position = {path.stem: number for number, path in enumerate(notebooks, 1)}
+        self.taken: dict[str, float] = {}
+
+    @property
+    def pace(self) -> float:
+        """Seconds here / seconds on the machine of the metadata, of the notebooks that are done; 1 before that."""
+        known = {name: seconds for name, seconds in self.taken.items() if self.usual[name]}
+        usual = sum(self.usual[name] for name in known)
+        return sum(known.values()) / usual if usual else 1.0
+
+    def expected(self, name: str) -> float | None:
+        """Seconds that a notebook is expected to take here; None where nothing is known."""
+        return self.usual[name] and self.usual[name] * self.pace
+
+    def left(self, name: str) -> float | None:
+        """Seconds expected for a notebook and all after it; None where one is unknown."""
+        after = [self.expected(n) for n, position in self.position.items() if position >= self.position[name]]
+        return None if None in after else sum(after)
+
+    def label(self, name: str) -> str:
+        """`[2/7] 02_sparsity_analysis`."""
+        return f"[{self.position[name]}/{len(self.position)}] {name}"
+
+    def done(self, name: str, seconds: float) -> None:
+        """Keep what a notebook took."""
+        self.taken[name] = seconds
+        say(f"{self.label(name)}: {seconds:.0f} s")
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Show that a notebook runs, as long as the block does."""
+        expected, left = self.expected(name), self.left(name)
+        if not sys.stderr.isatty():
+            about = "" if left is None else f" (about {expected:.0f} s; {_minutes(left)} to the end of the report)"
+            say(self.label(name) + about)
+            yield
+            return
+        over = threading.Event()
+        with tqdm(total=expected, desc=self.label(name), leave=False, bar_format=_form(expected)) as bar:
+            after = None if left is None else left - expected
+            bar.set_postfix_str("then done" if not after else f"then {_minutes(after)} more", refresh=False)
+            ticking = threading.Thread(target=_tick, args=(bar, expected, over), daemon=True)
+            ticking.start()
+            try:
+                yield
+            finally:
+                over.set()
+                ticking.join()
+
+
+def _tick(bar: tqdm, expected: float | None, over: threading.Event) -> None:
+    while not over.wait(TICK):
+        elapsed = bar.format_dict["elapsed"]
+        bar.n = elapsed if expected is None else min(elapsed, 0.99 * expected)  # late: the bar waits, the clock goes on
+        bar.refresh()
+
+
+def _form(expected: float | None) -> str:
+    known = "{l_bar}{bar}| {elapsed} of about " + _minutes(expected) if expected else "{desc}: {elapsed}"
+    return known + "{postfix}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _usual_seconds(notebook: Path) -> float | None:
+    return nbformat.read(notebook, as_version=4).metadata.get("qalib", {}).get("seconds")
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
