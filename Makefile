@@ -7,13 +7,25 @@ OPTIONS ?=
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
-install: .venv/installed  ## make .venv with the pinned packages
+install: .venv/installed  ## make .venv with the pinned packages, and compile the block-sparse kernel
 
-# torch first, and no isolated build: block_sparse.cpp is compiled against it, where there is a compiler.
-.venv/installed: pyproject.toml setup.py constraints.txt qalib/runtimes/block_sparse.cpp
+# torch first: the kernel is compiled against it, where there is a compiler, while the other packages are installed.
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+.venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[lab,test]'
+	$(PIP) torch setuptools
+	@touch $@
+
+.venv/kernel: .venv/torch setup.py $(wildcard qalib/runtimes/*.cpp qalib/runtimes/*.h)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+.venv/packages: .venv/torch pyproject.toml
+	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test]'
+	@touch $@
+
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard qalib/runtimes/*.cpp qalib/runtimes/*.h)
+	@$(MAKE) --no-print-directory --jobs=2 .venv/kernel .venv/packages
 	@touch $@
 
 report: install  ## run the notebooks, write reports/MODEL-DATA (MODEL=bundled DATA=sample OPTIONS=)
@@ -22,7 +34,15 @@ report: install  ## run the notebooks, write reports/MODEL-DATA (MODEL=bundled D
 test: install  ## lint and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+OLDER := QALIB_INSTRUCTIONS=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+older: install  ## run the kernels' tests and the main job as on a processor without AVX-512
+	$(OLDER) $(BIN)/python -m pytest tests/test_block_sparse.py tests/test_runtimes.py tests/test_benchmark.py
+	$(OLDER) $(BIN)/qalib report --quick --out reports/older
+
+peers: install  ## add the other libraries that the benchmark can be run against
+	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test,peers]'
 
 reliability: install  ## measure what can go wrong, write reports/reliability.md (an hour; TRIALS=)
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md $(TRIALS)

@@ -1,5 +1,6 @@
 """The optional C++ part of the package; all else about it stands in pyproject.toml."""
 
+import os
 import sys
 
 from setuptools import setup
@@ -8,7 +9,12 @@ SOURCE = "qalib/runtimes/block_sparse.cpp"
 
 
 def extension() -> dict:
-    """What `setup` needs to build the extension, or nothing where torch is not there to build against."""
+    """What `setup` needs to build the extension, or nothing where torch is not there to build against.
+
+    Nothing either with QALIB_KERNEL=no: `make install` compiles it by itself, beside the installation of packages.
+    """
+    if os.environ.get("QALIB_KERNEL") == "no":
+        return {}
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:

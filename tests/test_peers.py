@@ -26,5 +26,5 @@ def test_a_peer_gives_the_logits_of_dense(sparse, name):
 def test_peers_run_only_when_named_and_say_what_is_missing(monkeypatch):
     assert not set(PEERS) & set(runtimes.available("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert runtimes.reason("openvino", "cpu") == "not installed: openvino (pip install '.[peers]')"
+    assert runtimes.reason("openvino", "cpu") == "not installed: openvino (make peers)"
     assert runtimes.reason("onnxruntime-int8", "cpu", "bf16") == "is for fp32, not for bf16"

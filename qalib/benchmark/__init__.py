@@ -1,5 +1,5 @@
 """Benchmark: latency side by side, over sweeps, and part by part."""
 
-from qalib.benchmark import latency, profile, sweep
+import lazy_loader
 
-__all__ = ["latency", "profile", "sweep"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, {"latency", "profile", "sweep"})

@@ -1,5 +1,7 @@
 """Checkpoints in: where they come from, how they are stored, and the BERT that is made of them."""
 
-from qalib.model import bert, blocks, checkpoint, formats, hub, synthetic
+import lazy_loader
 
-__all__ = ["bert", "blocks", "checkpoint", "formats", "hub", "synthetic"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, {"bert", "blocks", "checkpoint", "formats", "hub", "synthetic"}
+)

@@ -1,5 +1,8 @@
 """Pruning: movement and magnitude, and the training runs that they are part of."""
 
-from qalib.pruning import callback, dataset, magnitude, minimal, movement, run_folder, schedule, teacher, trainer
+import lazy_loader
 
-__all__ = ["callback", "dataset", "magnitude", "minimal", "movement", "run_folder", "schedule", "teacher", "trainer"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    {"callback", "dataset", "magnitude", "minimal", "movement", "run_folder", "schedule", "teacher", "trainer"},
+)

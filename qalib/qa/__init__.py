@@ -1,5 +1,5 @@
 """Question answering: questions in, windows, answers, exact match and F1."""
 
-from qalib.qa import evaluation, metric, pipeline, squad, windows
+import lazy_loader
 
-__all__ = ["evaluation", "metric", "pipeline", "squad", "windows"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, {"evaluation", "metric", "pipeline", "squad", "windows"})

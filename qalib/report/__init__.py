@@ -1,5 +1,7 @@
 """Report: from measurements to tables, figures, card, pages and site."""
 
-from qalib.report import audit, build, card, comparison, pages, plots, results
+import lazy_loader
 
-__all__ = ["audit", "build", "card", "comparison", "pages", "plots", "results"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, {"audit", "build", "card", "comparison", "pages", "plots", "progress", "results"}
+)

@@ -26,7 +26,7 @@ def missing(*packages: str) -> Callable[[], str | None]:
 
     def reason() -> str | None:
         absent = [name for name in packages if importlib.util.find_spec(name) is None]
-        return f"not installed: {', '.join(absent)} (pip install '.[peers]')" if absent else None
+        return f"not installed: {', '.join(absent)} (make peers)" if absent else None
 
     return reason
 

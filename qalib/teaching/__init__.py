@@ -1,5 +1,7 @@
 """Teaching: a module a lesson, with what it measures and draws; exercises and their solutions."""
 
-from qalib.teaching import common, distillation, exercises, heads, masks, model_card, movement, speed, weights
+import lazy_loader
 
-__all__ = ["common", "distillation", "exercises", "heads", "masks", "model_card", "movement", "speed", "weights"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, {"common", "distillation", "exercises", "heads", "masks", "model_card", "movement", "speed", "weights"}
+)

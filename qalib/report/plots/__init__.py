@@ -1,5 +1,7 @@
 """Plots: each a function from a table to a matplotlib figure, the same bytes on every run."""
 
-from qalib.report.plots import evaluation, published, sparsity, speed, style, training
+import lazy_loader
 
-__all__ = ["evaluation", "published", "sparsity", "speed", "style", "training"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, {"evaluation", "published", "sparsity", "speed", "style", "training"}
+)
