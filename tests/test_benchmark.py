@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from qalib import runtimes
-from qalib.benchmark import latency, profile
-from qalib.benchmark.latency import Timing, interleave
+from qalib.benchmark import end_to_end, latency, profile, summary
+from qalib.benchmark.timing import Timing, interleave
 from qalib.qa.evaluation import OURS, USUAL, Answers
 from qalib.report import plots
 from qalib.utils import machine
@@ -35,7 +35,7 @@ def test_compare(sparse):
     assert dense.speedup == 1 and compact.speedup == pytest.approx(dense.median_seconds / compact.median_seconds)
     assert compact.bound > 1 and compact.baseline == "dense fp32"
     assert compact.tokens_per_second == pytest.approx(32 / compact.median_seconds)
-    report = latency.report(rows)
+    report = summary.report(rows)
     assert report["machine"]["CPU"] and len(report["rows"]) == 4
 
 
@@ -46,7 +46,7 @@ def test_the_baseline_is_the_fastest_dense_of_the_run_whatever_its_type(sparse, 
     rows = latency.compare(sparse, ["compact"], ["fp32", "bf16"], 1, 8, repeats=3, progress=False)
     assert rows.speedup.tolist() == [1, 3, 1, 0.5] and rows.speedup_over_best.tolist() == [2 / 3, 2, 1, 0.5]
     assert set(rows.best_baseline) == {"dense bf16"}
-    found = latency.headline(rows, "cpu")
+    found = summary.headline(rows, "cpu")
     assert (found.baseline, found.compact_dtype, found.compact_speedup) == ("dense bf16", "fp32", 2)
     assert found.compact_speedup_same_type == 3 and found.block_sparse_speedup is found.kernel is None
 
@@ -80,7 +80,7 @@ def test_sizes_that_do_not_fit(sparse):
 
 
 def test_evaluation_time(sparse, asked):
-    rows = latency.evaluation_time(sparse, asked, repeats=2, progress=False)
+    rows = end_to_end.evaluation_time(sparse, asked, repeats=2, progress=False)
     usual, dense, compact = (rows.iloc[i] for i in range(3))
     assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
@@ -96,11 +96,11 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
         calls.append((protocol.by_length, len(questions)))
         return Answers({q.id: "" for q in questions}, 1, 1, 1, 1.0, 1.0, 1)
 
-    monkeypatch.setattr(latency, "answer", answer)
+    monkeypatch.setattr(end_to_end, "answer", answer)
     ways = {"usual": ("dense", USUAL), "sorted": ("dense", OURS)}
-    rows = latency.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
+    rows = end_to_end.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
     assert calls == [(False, 2), (True, 2), (False, 8), (True, 8), (True, 8), (False, 8)]
-    single = latency.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
+    single = end_to_end.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
     assert (rows.remark == "").all() and single.remark.str.contains("a single round").all()
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     away = runtimes.Runtime("away", "", None, needs=lambda: "not installed: away")
     monkeypatch.setitem(runtimes.REGISTRY, "away", away)
     rows = latency.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
-    report = json.loads(json.dumps(latency.report(rows), allow_nan=False))
+    report = json.loads(json.dumps(summary.report(rows), allow_nan=False))
     dense, missing, ours = report["rows"]
     assert missing["note"] == "not installed: away" and missing["median_seconds"] is missing["speedup"] is None
     assert dense["note"] == ours["note"] == "" and ours["bound_reached"] == ours["speedup"] / ours["bound"]
@@ -121,8 +121,8 @@ def test_the_best_of_ours_and_of_others():
     columns = ["runtime", "dtype", "median_seconds"]
     timed = [("dense", "fp32", 9.0), ("openvino", "bf16", 3.0), ("block-sparse", "bf16", 1.5)]
     rows = pd.DataFrame([*timed, ("onnxruntime-int8", "fp32", 4.0), ("torchao-int8", "bf16", None)], columns=columns)
-    assert latency.best(rows) == {"ours": "block-sparse bf16", "peer": "openvino bf16", "ratio": 2.0}
-    alone = latency.best(rows[:1])
+    assert summary.best(rows) == {"ours": "block-sparse bf16", "peer": "openvino bf16", "ratio": 2.0}
+    alone = summary.best(rows[:1])
     assert alone == {"ours": "dense fp32", "peer": None, "ratio": None}
 
 

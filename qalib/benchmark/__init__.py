@@ -2,4 +2,6 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, {"latency", "profile", "sweep"})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, {"end_to_end", "latency", "profile", "summary", "sweep", "timing"}
+)

@@ -5,73 +5,20 @@ a machine that slows down slows down all. Quoted are medians over the rounds, th
 quartiles), and ratios of medians; the rounds themselves are kept.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
+from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
-from qalib.qa.evaluation import OURS, USUAL, Answers, Protocol, answer
-from qalib.qa.squad import Question, QuestionSet
 from qalib.utils import machine
 from qalib.utils.errors import InputError
-from qalib.utils.quantity import measure
 
-Key = TypeVar("Key")
-WARMUP = 64  # questions, a quarter of all at most, that a way to evaluate answers before it is timed
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # largest difference of a logit from dense fp32 that is still called equal
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of each round, in order."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Median in seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Distance between the first and third quartile in seconds (0 for a single round)."""
-        if len(self.seconds) < 2:
-            return 0.0
-        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return third - first
-
-
-def interleave(
-    candidates: dict[Key, Callable[[], object]], repeats: int = 7, warmup: int = 1, progress: bool = True
-) -> dict[Key, Timing]:
-    """Time the candidates in turn: `warmup` rounds that do not count, then `repeats` that do. Seconds.
-
-    Raises InputError for less than one repeat.
-    """
-    if repeats < 1 or warmup < 0:
-        raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")
-    seconds: dict[Key, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    with tqdm(total=(warmup + repeats) * len(order), unit="pass", desc="timing", disable=not progress) as bar:
-        for round_number in range(warmup + repeats):
-            for name in order:
-                bar.set_postfix_str(f"round {round_number + 1} of {warmup + repeats}: {name}")
-                started = time.perf_counter()
-                candidates[name]()
-                if round_number >= warmup:
-                    seconds[name].append(time.perf_counter() - started)
-                bar.update()
-            order = order[1:] + order[:1]
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def compare(
@@ -182,47 +129,6 @@ def _with_remarks(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(remark=remarks)
 
 
-@dataclass(frozen=True)
-class Headline:
-    """What a card says of a table of `compare`: each runtime in its fastest type. None where it was not run."""
-
-    timed: str = measure("text", "what the forward-pass speedups time")
-    rounds: int = measure("count", "timed rounds, after one of warm-up")
-    baseline: str = measure("text", "the fastest dense way of this run that keeps the answers, of any type")
-    bound: float = measure("x", "multiply-adds dense / sparse: the speedup if nothing else took time")
-    compact_dtype: str | None = measure("text", "the type in which compact is fastest")
-    compact_speedup: float | None = measure("x", "baseline / compact, median seconds of one forward pass")
-    compact_speedup_same_type: float | None = measure("x", "dense of the same type / compact, median seconds")
-    block_sparse_dtype: str | None = measure("text", "the type in which block-sparse is fastest")
-    block_sparse_speedup: float | None = measure("x", "baseline / block-sparse, median seconds of one forward pass")
-    block_sparse_speedup_same_type: float | None = measure("x", "dense of the same type / block-sparse, median seconds")
-    kernel: str | None = measure("text", "what multiplied the blocks of block-sparse")
-    speed_remark: str | None = measure("text", "what is to be known of block-sparse's speedup")
-
-
-def headline(rows: pd.DataFrame, device: str) -> Headline:
-    """The figures for a card from a table of `compare` that holds rows of the device."""
-    here = rows[(rows.device == device) & rows.median_seconds.notna()].sort_values("median_seconds")
-    fastest = here.drop_duplicates("runtime").set_index("runtime")
-    fastest = fastest.astype(object).to_dict("index")
-    compact, sparse = fastest.get("compact", {}), fastest.get("block-sparse", {})
-    first = here.iloc[0]
-    return Headline(
-        timed=f"one forward pass of {first.batch} x {first.length} random tokens on the {device}",
-        rounds=int(first.rounds),
-        baseline=first.best_baseline,
-        bound=float(here.bound.max()),
-        compact_dtype=compact.get("dtype"),
-        compact_speedup=compact.get("speedup_over_best"),
-        compact_speedup_same_type=compact.get("speedup"),
-        block_sparse_dtype=sparse.get("dtype"),
-        block_sparse_speedup=sparse.get("speedup_over_best"),
-        block_sparse_speedup_same_type=sparse.get("speedup"),
-        kernel=sparse.get("kernel"),
-        speed_remark=sparse and (sparse["remark"] or "none") or None,
-    )
-
-
 def tokens(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
     """Random tokens without padding, each tensor of shape `(batch, length)`."""
     generator = torch.Generator().manual_seed(0)
@@ -248,89 +154,3 @@ def weight_bytes(module: nn.Module) -> int | None:
     """Bytes of the parameters and buffers that a module holds; None if another library holds them."""
     held = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in module.state_dict().values()}
     return sum(held.values()) or None
-
-
-EVALUATIONS: dict[str, tuple[str, Protocol]] = {
-    "usual way": ("dense", USUAL),
-    "dense, by length": ("dense", OURS),
-    "compact, by length": ("compact", OURS),
-    "block-sparse, by length": ("block-sparse", OURS),
-}
-
-
-def evaluation_time(
-    checkpoint: Checkpoint,
-    questions: QuestionSet,
-    device: str = "cpu",
-    dtype: str = "auto",
-    repeats: int = 3,
-    progress: bool = True,
-    ways: dict[str, tuple[str, Protocol]] | None = None,
-) -> pd.DataFrame:
-    """Time the whole evaluation, texts in to answers out, in several ways (runtime and protocol), in turn.
-
-    Each way answers the first questions once before, which is not timed. The others are held against the first way, by
-    default (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the fastest
-    type of the device. One row a way: way, runtime, dtype, rounds, windows, padded_tokens, median_seconds,
-    spread_seconds, round_seconds, speedup (first / this, medians), share (this / first), same_answers (share of the
-    questions that get the first way's text) and remark (a type that is emulated, a single round).
-    """
-    if ways is None:
-        ways = {way: how for way, how in EVALUATIONS.items() if how[0] in runtimes.available(device)}
-    dtype = machine.dtype(dtype, device)
-    modules = {name: runtimes.build(name, checkpoint, device, dtype) for name, _ in ways.values()}
-    found: dict[str, Answers] = {}
-
-    def run(way: str, asked: Sequence[Question]) -> None:
-        name, protocol = ways[way]
-        found[way] = answer(modules[name], checkpoint.tokenizer, asked, protocol, progress=False)
-
-    for way in ways:
-        run(way, questions.questions[: min(WARMUP, -(-len(questions) // 4))])
-    timings = interleave(
-        {way: lambda way=way: run(way, questions.questions) for way in ways}, repeats, warmup=0, progress=progress
-    )
-    first = next(iter(ways))
-    base, texts = timings[first].median, found[first].texts
-    remarks = [f"{dtype} is emulated on this device"] * machine.is_emulated(dtype, device)
-    remarks += ["a single round, so without a spread"] * (repeats < 2)
-    rows = [
-        {
-            "way": way,
-            "runtime": name,
-            "dtype": dtype,
-            "rounds": repeats,
-            "windows": found[way].windows,
-            "padded_tokens": found[way].padded_tokens,
-            "median_seconds": timings[way].median,
-            "spread_seconds": timings[way].spread,
-            "round_seconds": timings[way].seconds,
-            "speedup": base / timings[way].median,
-            "share": timings[way].median / base,
-            "same_answers": sum(texts[k] == text for k, text in found[way].texts.items()) / len(texts),
-            "remark": "; ".join(remarks),
-        }
-        for way, (name, _) in ways.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def best(rows: pd.DataFrame) -> dict[str, Any]:
-    """The fastest of ours and of other libraries' runtimes in one table of `compare`, whatever their types.
-
-    Keys: ours, peer (names and types, or None) and ratio (peer / ours, median seconds; None without a peer).
-    """
-    timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
-    peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
-    ours, others = timed[~peers].iloc[0], timed[peers]
-    return {
-        "ours": f"{ours.runtime} {ours['dtype']}",
-        "peer": None if others.empty else f"{others.iloc[0].runtime} {others.iloc[0]['dtype']}",
-        "ratio": None if others.empty else others.iloc[0].median_seconds / ours.median_seconds,
-    }
-
-
-def report(rows: pd.DataFrame) -> dict:
-    """The rows with the machine they were measured on, as plain values: what was not measured is None."""
-    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    return {"machine": machine.specs(), "versions": machine.versions(), "best": best(rows), "rows": plain}

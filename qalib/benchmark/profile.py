@@ -16,8 +16,8 @@ from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from qalib import runtimes, sparsity
-from qalib.benchmark import latency
 from qalib.benchmark.latency import forward, tokens
+from qalib.benchmark.timing import interleave
 from qalib.model import bert, checkpoint
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
@@ -68,7 +68,7 @@ def side_by_side(
     } | {f"{name}: zeros in blocks": runtimes.build(name, checkpoint) for name in names}
     inputs = tokens(checkpoint, batch, length)
     runs = {name: lambda module=module: forward(module, inputs) for name, module in modules.items()}
-    timings = latency.interleave(runs, repeats, progress=progress)
+    timings = interleave(runs, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length).set_index("part")
     skipped = (1 - sparsity.density(checkpoint, (1, 1))) * work["dense"]["encoder matrices"]
     scattered_bound = work["dense"].sum() / (work["dense"].sum() - skipped)

@@ -173,7 +173,7 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
-    from qalib.benchmark import latency
+    from qalib.benchmark import latency, summary
     from qalib.benchmark.sweep import SWEEPS
     from qalib.model import checkpoint
     from qalib.report import plots, results
@@ -195,10 +195,10 @@ def benchmark(
         name, figure = (
             (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
         )
-        files.write_json(out / "benchmark.json", {"model": loaded.name} | latency.report(rows))
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | summary.report(rows))
         results.Results(out, "qalib benchmark").figure(name, figure)
     if as_json:
-        print_json(latency.report(rows))
+        print_json(summary.report(rows))
     else:
         print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
         shown = [

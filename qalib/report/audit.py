@@ -15,7 +15,7 @@ import pandas as pd
 from transformers.pipelines import SUPPORTED_TASKS
 
 from qalib import runtimes, sparsity
-from qalib.benchmark import latency
+from qalib.benchmark import end_to_end
 from qalib.model import checkpoint, synthetic
 from qalib.model.checkpoint import NEEDS_WEIGHTS, Checkpoint
 from qalib.qa import evaluation, windows
@@ -231,7 +231,7 @@ def _speed(
     best = runtimes.best(device)
     ways = {f"{name}, {how}": (name, protocol) for how, protocol in (("card", CARD_PROTOCOL), ("ours", evaluation.OURS))
             for name in dict.fromkeys(("dense", "compact", best))}  # fmt: skip
-    times = latency.evaluation_time(loaded, data, device, "fp32", 3, progress, ways).set_index("way")
+    times = end_to_end.evaluation_time(loaded, data, device, "fp32", 3, progress, ways).set_index("way")
     ours = times.median_seconds["dense, ours"] / times.median_seconds[f"{best}, ours"]
     return _finding(
         stated, "speedup", float(times.speedup[f"{best}, card"]), "x",

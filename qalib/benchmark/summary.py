@@ -1,0 +1,72 @@
+"""What a table of latencies comes to: the figures for a card, the best of ours and of others, a file of all of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from qalib import runtimes
+from qalib.utils import machine
+from qalib.utils.quantity import measure
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a card says of a table of `compare`: each runtime in its fastest type. None where it was not run."""
+
+    timed: str = measure("text", "what the forward-pass speedups time")
+    rounds: int = measure("count", "timed rounds, after one of warm-up")
+    baseline: str = measure("text", "the fastest dense way of this run that keeps the answers, of any type")
+    bound: float = measure("x", "multiply-adds dense / sparse: the speedup if nothing else took time")
+    compact_dtype: str | None = measure("text", "the type in which compact is fastest")
+    compact_speedup: float | None = measure("x", "baseline / compact, median seconds of one forward pass")
+    compact_speedup_same_type: float | None = measure("x", "dense of the same type / compact, median seconds")
+    block_sparse_dtype: str | None = measure("text", "the type in which block-sparse is fastest")
+    block_sparse_speedup: float | None = measure("x", "baseline / block-sparse, median seconds of one forward pass")
+    block_sparse_speedup_same_type: float | None = measure("x", "dense of the same type / block-sparse, median seconds")
+    kernel: str | None = measure("text", "what multiplied the blocks of block-sparse")
+    speed_remark: str | None = measure("text", "what is to be known of block-sparse's speedup")
+
+
+def headline(rows: pd.DataFrame, device: str) -> Headline:
+    """The figures for a card from a table of `compare` that holds rows of the device."""
+    here = rows[(rows.device == device) & rows.median_seconds.notna()].sort_values("median_seconds")
+    fastest = here.drop_duplicates("runtime").set_index("runtime")
+    fastest = fastest.astype(object).to_dict("index")
+    compact, sparse = fastest.get("compact", {}), fastest.get("block-sparse", {})
+    first = here.iloc[0]
+    return Headline(
+        timed=f"one forward pass of {first.batch} x {first.length} random tokens on the {device}",
+        rounds=int(first.rounds),
+        baseline=first.best_baseline,
+        bound=float(here.bound.max()),
+        compact_dtype=compact.get("dtype"),
+        compact_speedup=compact.get("speedup_over_best"),
+        compact_speedup_same_type=compact.get("speedup"),
+        block_sparse_dtype=sparse.get("dtype"),
+        block_sparse_speedup=sparse.get("speedup_over_best"),
+        block_sparse_speedup_same_type=sparse.get("speedup"),
+        kernel=sparse.get("kernel"),
+        speed_remark=sparse and (sparse["remark"] or "none") or None,
+    )
+
+
+def best(rows: pd.DataFrame) -> dict[str, Any]:
+    """The fastest of ours and of other libraries' runtimes in one table of `compare`, whatever their types.
+
+    Keys: ours, peer (names and types, or None) and ratio (peer / ours, median seconds; None without a peer).
+    """
+    timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
+    peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
+    ours, others = timed[~peers].iloc[0], timed[peers]
+    return {
+        "ours": f"{ours.runtime} {ours['dtype']}",
+        "peer": None if others.empty else f"{others.iloc[0].runtime} {others.iloc[0]['dtype']}",
+        "ratio": None if others.empty else others.iloc[0].median_seconds / ours.median_seconds,
+    }
+
+
+def report(rows: pd.DataFrame) -> dict:
+    """The rows with the machine they were measured on, as plain values: what was not measured is None."""
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    return {"machine": machine.specs(), "versions": machine.versions(), "best": best(rows), "rows": plain}
