@@ -54,13 +54,16 @@ def headline(rows: pd.DataFrame, device: str) -> Headline:
 def best(rows: pd.DataFrame) -> dict[str, Any]:
     """The fastest of ours and of other libraries' runtimes in one table of `compare`, whatever their types.
 
-    Keys: ours, peer (names and types, or None) and ratio (peer / ours, median seconds; None without a peer).
+    Keys: ours, baseline (the fastest dense way), speedup (baseline / ours), peer (or None) and ratio (peer / ours,
+    None without a peer); medians.
     """
     timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
     peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
     ours, others = timed[~peers].iloc[0], timed[peers]
     return {
         "ours": f"{ours.runtime} {ours['dtype']}",
+        "baseline": ours.best_baseline,
+        "speedup": ours.speedup_over_best,
         "peer": None if others.empty else f"{others.iloc[0].runtime} {others.iloc[0]['dtype']}",
         "ratio": None if others.empty else others.iloc[0].median_seconds / ours.median_seconds,
     }
