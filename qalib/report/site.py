@@ -4,7 +4,7 @@
     notebooks/[course/]X.ipynb    [course/]X.html  , run for the purpose
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, its card as a page
-    qalib/X.py                      code/X.html, where the glossary leads there, an anchor at every name
+    qalib/ROOM/X.py                 code/ROOM/X.html, where the glossary leads there, an anchor at every name
 
 Links are written for the repository, where they lead from file to file; each is turned into one between pages.
 """
@@ -44,7 +44,8 @@ def make(
     `parameters` go to every notebook that declares them. Raises InputError if `out` is there and not a site, or if a
     link leads nowhere, and ReportError if a notebook fails.
     """
-    out, source = Path(out), root / "notebooks"
+    out = Path(out)
+    source = root / "notebooks"
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a site; choose another folder")
     if not source.is_dir():
@@ -68,7 +69,7 @@ def make(
     glossary = read_text(source / "glossary.md")
     _page(_text(glossary), source / "glossary.md", draft, root)
     for name in sorted({*re.findall(r"\(\.\./(qalib/[\w/]+\.py)\)", glossary)}):
-        _page(_code(root / name), root / name, draft, root)
+        _page(_code(root / name, name), root / name, draft, root)
     for name in REPORTS:
         _report(root / "reports" / name, draft, root)
     write_text(draft / MARK, "")
@@ -88,7 +89,7 @@ def place(path: PurePosixPath) -> PurePosixPath:
     """
     if path.suffix in (".ipynb", ".md", ".py"):
         path = path.with_suffix(".html")
-    first, rest = path.parts[0], path.parts[1:]
+    first, *rest = path.parts
     return PurePosixPath("code" if first == "qalib" else "" if first == "notebooks" else first, *rest)
 
 
@@ -145,15 +146,17 @@ def _text(markdown: str) -> NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown)])
 
 
-def _code(path: Path) -> NotebookNode:
-    """A source file as a page: a piece for each name at its top level."""
+def _code(path: Path, title: str) -> NotebookNode:
+    """A source file as a page under a title: a piece for each name at its top level."""
     text = read_text(path)
-    lines, starts = text.splitlines(), {0: []}
+    lines = text.splitlines()
+    starts = {0: []}
     for node in ast.parse(text).body:
         names = [getattr(node, "name", None), *(getattr(t, "id", None) for t in _targets(node))]
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
         starts[first] = [name for name in names if name]
-    pieces, bounds = [f"# qalib/{path.name}"], [*sorted(starts), len(lines)]
+    bounds = [*sorted(starts), len(lines)]
+    pieces = [f"# {title}"]
     for first, last in zip(bounds, bounds[1:], strict=False):
         anchors = "".join(f'<a id="{name}"></a>' for name in starts[first])
         code = "\n".join(lines[first:last]).rstrip()
