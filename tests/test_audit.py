@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from qalib.qa import squad
-from qalib.report import audit
+from qalib.report import audit, claim, claims
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_json
 
@@ -20,7 +20,7 @@ qa = pipeline(
 
 
 def test_claims_and_what_a_card_does_not_say():
-    found = audit.claims(CARD)
+    found = audit.stated_by(CARD)
     assert found["linear density"] == "39.1" and found["overall density"] == "70.0" and found["heads in total"] == "8"
     assert found["F1"] == "86.70" and found["original F1"] == "88.5" and found["file size"] == "355"
     assert found["usage example"] == "question-answering" and found["speedup"] is None and found["exact match"] is None
@@ -28,6 +28,18 @@ def test_claims_and_what_a_card_does_not_say():
 
 def test_the_shared_card_says_what_is_kept_as_facts(shared):
     assert audit.read(shared / "reference" / "model_card_0.32.md") == audit.read()
+
+
+def test_what_is_kept_as_facts_are_the_claims_that_can_be_checked():
+    assert audit.read().keys() == {each.name for each in claims.CLAIMS if each.pattern}
+    assert audit.read()["share of heads removed"] == "55.6"
+    assert len({each.label for each in claims.CLAIMS}) == len(claims.CLAIMS)
+
+
+def test_a_number_that_is_none_is_named(tmp_path):
+    (tmp_path / "README.md").write_text(CARD.replace("39.1", "3.9.1"))
+    with pytest.raises(InputError, match="README.md: linear density: '3.9.1' is not a number"):
+        audit.read(tmp_path / "README.md")
 
 
 def test_another_file_is_no_card(tmp_path):
@@ -41,15 +53,17 @@ def test_another_file_is_no_card(tmp_path):
     [("31.7", 31.65, True), ("31.7", 31.64, False), ("90.6K", 90569, True), ("11.1k", 11033, False), ("80", 80, True)],
 )
 def test_a_value_is_reproduced_if_it_prints_as_stated(text, value, holds):
-    assert audit._prints_as(text)(value) is holds
+    assert claim.prints_as(value, text) is holds
 
 
 def test_verdicts(sparse, asked):
-    stated = audit.claims(CARD)
+    stated = audit.stated_by(CARD)
     table = audit.audit(stated, sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
     assert table.verdict["linear density"] == "reproduced" and table.ours["linear density"] == "39.06"
     assert table.verdict["overall density, of the model itself"] == "differs"
     assert table.verdict["heads removed"] == table.verdict["heads in total"] == "reproduced"
+    assert table.ours["share of heads removed"] == "25" and table.verdict["share of heads removed"] == "reproduced"
+    assert table.stated["saving of the file"] == "18.9" and table.verdict["saving of the file"] == "differs"
     assert table.verdict["speedup"] == table.verdict["exact match"] == "absent from the card"
     assert table.verdict["eval samples"] == "not checkable" and "needs all 10,570" in table.explanation["eval samples"]
     assert table.verdict["F1"] == "not checkable" and float(table.ours["F1"]) >= 0
@@ -76,5 +90,6 @@ def test_window_counts_of_dev(sparse, shared):
 
     teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
     dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))
-    (train, evaluated) = audit._samples(audit.read(), teacher, dev, None)
+    evidence = claim.Evidence(audit.read(), teacher, dev, None, "cpu", 2, False)
+    train, evaluated = (each.finding(evidence) for each in claims.CLAIMS if each.name.endswith("samples"))
     assert (train.verdict, evaluated.verdict, evaluated.ours) == ("not checkable", "reproduced", "11,111")

@@ -11,6 +11,7 @@ from qalib.utils.files import read_json, sha256
 from qalib.utils.paths import SAMPLE
 
 HUB_NAME = "rajpurkar/squad"
+SIZES = {"train": 87_599, "validation": 10_570}  # questions of SQuAD v1.1; validation is what papers call dev
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class QuestionSet:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    def is_all_of(self, split: str) -> bool:
+        """As many questions as that split of SQuAD v1.1 has? Only then can scores stand beside published ones."""
+        return len(self) == SIZES[split]
 
     def first(self, count: int | None) -> "QuestionSet":
         """The first `count` questions (all for None); the description says so."""

@@ -1,0 +1,151 @@
+"""The claims that cards of madlag's block-sparse models make, and how each is checked.
+
+A claim joins by a decorator on the function that computes ours:
+
+    @claim("name", r"where a card states it: ([\\d.]+)", "unit", "by which definition")
+    def name(evidence: Evidence) -> Found: ...
+
+Where two definitions are plausible the same name and pattern stand twice, each with a label of its own.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from qalib import runtimes, sparsity
+from qalib.model.checkpoint import Checkpoint
+from qalib.qa import evaluation
+from qalib.qa.squad import QuestionSet
+
+# Verdicts, beside NEEDS_WEIGHTS of a structural twin.
+REPRODUCED = "reproduced"
+DIFFERS = "differs"
+ABSENT = "absent from the card"
+NEEDS_GPU = "needs a GPU"
+NOT_CHECKABLE = "not checkable"
+
+Stated = Mapping[str, str | None]  # what a card states by the claims' names, as it is written there
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are checked against; each part is computed when a claim first asks for it."""
+
+    stated: Stated
+    loaded: Checkpoint
+    data: QuestionSet
+    train: QuestionSet | None
+    device: str
+    timed_questions: int
+    progress: bool
+
+    @cached_property
+    def summary(self) -> sparsity.Summary:
+        """The counts of the checkpoint."""
+        return sparsity.summary(self.loaded)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by form (`sparsity.file_sizes`), and those of the dense model with a pooler."""
+        sizes = sparsity.file_sizes(self.loaded).set_index("form").bytes.to_dict()
+        hidden = self.loaded.model.config.hidden_size
+        return sizes | {"dense fp32, pooler": sizes["dense fp32"] + 4 * (hidden * hidden + hidden)}
+
+    @cached_property
+    def score(self) -> dict[str, float] | None:
+        """EM and F1 on the question set; None for a structural twin."""
+        if self.loaded.unscored:
+            return None
+        model = runtimes.build(runtimes.best(self.device), self.loaded, self.device)
+        return asdict(evaluation.evaluate(model, self.loaded.tokenizer, self.data, progress=self.progress).score)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Ours for a claim (None if it cannot be had), and what explains it.
+
+    Without a `verdict` the claim is reproduced if ours prints as stated. A `definition` that says more than the claim's
+    takes its place.
+    """
+
+    ours: float | str | None
+    explanation: str
+    verdict: str | None = None
+    definition: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim: as the card states it, what we found, in which unit, by which definition, and the verdict."""
+
+    claim: str
+    stated: str
+    ours: str
+    unit: str
+    definition: str
+    verdict: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What cards state under a name: where in their text (the pattern's first group), and the function that checks it.
+
+    A card that suggests the claim and does not print it has no pattern; `implied` then takes it from its other claims.
+    """
+
+    name: str
+    pattern: str | None
+    unit: str
+    definition: str
+    check: Callable[[Evidence], Found]
+    label: str
+    implied: Callable[[Stated], str | None] | None = None
+
+    def read(self, card: str) -> str | None:
+        """The claim as the text of a card states it, or None."""
+        match = re.search(self.pattern, card, re.DOTALL) if self.pattern else None
+        return match.group(1) if match else None
+
+    def finding(self, evidence: Evidence) -> Finding:
+        """The claim checked."""
+        text = self.implied(evidence.stated) if self.implied else evidence.stated[self.name]
+        found = self.check(evidence)
+        verdict = found.verdict or (REPRODUCED if text and prints_as(found.ours, text) else DIFFERS)
+        return Finding(
+            claim=self.label,
+            stated=text or "",
+            ours=_shown(found.ours),
+            unit=self.unit,
+            definition=found.definition or self.definition,
+            verdict=verdict if text else ABSENT,
+            explanation=found.explanation if text else "the card does not say",
+        )
+
+
+def prints_as(value: float, text: str) -> bool:
+    """Does a value print as the card's text, at the card's precision? "90.6K" are thousands.
+
+    >>> prints_as(31.65, "31.7"), prints_as(90569, "90.6K"), prints_as(11033, "11.1k")
+    (True, True, False)
+    """
+    number = text.rstrip("kK")
+    scale = 1000 if number != text else 1
+    decimals = len(number.partition(".")[2])
+    return abs(value / scale - float(number)) <= 0.5 * 10**-decimals + 1e-9
+
+
+def is_number(text: str) -> bool:
+    """Is the text of a claim a number above 0, of thousands with a k?
+
+    >>> is_number("90.6K"), is_number("0.0"), is_number("3.1.7")
+    (True, False, False)
+    """
+    return re.fullmatch(r"(?=[1-9]|0*\.?0*[1-9])[0-9]{1,12}(\.[0-9]{1,12})?[kK]?", text) is not None
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:,.2f}" if value % 1 else f"{value:,.0f}"
