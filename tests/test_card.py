@@ -39,10 +39,21 @@ def test_every_number_comes_from_the_results(numbers):
 
 
 def test_the_metadata_is_what_the_hub_reads(numbers):
-    data = ModelCard(card.render(numbers)).data
+    numbers["questions"] = Number("questions", 10_570, "count", "d", "test")
+    text = card.render(numbers)
+    data = ModelCard(text).data
+    assert "| Metric | This model, on all 10,570 questions of SQuAD v1.1 dev |" in text
     assert data.license == "mit" and data.pipeline_tag == "question-answering" and data.language == "en"
     assert {r.metric_type: r.metric_value for r in data.eval_results} == {"exact_match": 42.25, "f1": 42.25}
     assert data.eval_results[0].dataset_name == "<data_description>" and len(data.widget) == 2
+
+
+def test_scores_on_other_data_say_so_and_are_not_listed_beside_published_ones(numbers):
+    numbers["questions"] = Number("questions", 235, "count", "d", "test")
+    numbers["data_description"] = Number("data_description", "a few", "text", "d", "test")
+    text = card.render(numbers)
+    assert "| Metric | This model, on 235 questions (a few) |" in text and "Measured over 235 questions (a few)" in text
+    assert ModelCard(text).data.eval_results is None
 
 
 def test_what_was_not_measured_says_so(numbers):

@@ -27,7 +27,7 @@ def drawn(sparse):
         | {
             "published": plots.published.published({"this model": (31.7, 70.0, 80.0), "twin": (20.0, None, None)}),
             "groups": plots.evaluation.by_group(
-                evaluation.by_group(rows, "question_word"), "EM and F1 by question word"
+                evaluation.by_group(rows, "question_word"), "EM and F1 by question word", "8 questions (a few)"
             ),
             "speedup": plots.speed.speedup(times),
             "evaluation": plots.speed.evaluation_time(ways),
@@ -45,6 +45,10 @@ def test_the_same_bytes_on_every_run_and_nothing_from_outside(drawn, tmp_path):
     for file in files:
         assert file.read_bytes() == (tmp_path / "b" / "figures" / file.name).read_bytes(), file.name
         assert not re.search(r'(href|src)="https?:', file.read_text())
+
+
+def test_scores_say_what_they_are_of(drawn):
+    assert drawn()["groups"].axes[0].get_title("left").endswith("\n8 questions (a few)")
 
 
 def test_a_speedup_is_over_the_fastest_dense_and_says_what_could_mislead(drawn):

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -71,6 +72,17 @@ def test_the_card_says_what_the_results_say(made, asked_file, packed_folder):
     images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert images and all((made / "card" / name).exists() for name in images)
     assert "no CUDA device was used" in text
+
+
+def test_scores_on_other_data_have_no_star_and_say_what_they_are_of(made):
+    scope = "8 questions (eight.json)"
+    assert f"This model, on {scope}" in (made / "card" / "README.md").read_text()
+    index = (made / "index.html").read_text()
+    assert index.index("of the linear weights left") < index.index(f"F1 on {scope}") < index.index("The model card")
+    numbers = results.read(made)
+    assert pages.headline(numbers)[-1][1] == f"exact match on {scope}"
+    numbers["questions"] = replace(numbers["questions"], value=10_570)
+    assert pages.headline(numbers)[0][1] == "F1 on all 10,570 questions of SQuAD v1.1 dev"
 
 
 def test_the_manifest_says_what_it_was_made_of(made, packed_folder):

@@ -1,9 +1,12 @@
 from dataclasses import dataclass
 
+import matplotlib
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from qalib.report import results
+from qalib import sparsity
+from qalib.report import plots, results
 from qalib.report.results import Results
 from qalib.utils import quantity
 from qalib.utils.errors import InputError
@@ -36,6 +39,16 @@ def test_no_value_needs_a_reason(tmp_path):
         Results(tmp_path, "01").number("x", None, "1", "d")
 
 
+def test_what_must_not_be_shown_is_not_kept(tmp_path):
+    kept = Results(tmp_path, "01")
+    assert kept.unless("") is kept
+    withheld = kept.unless("needs weights")
+    withheld.number("f1", 80.0, "%", "mean overlap")
+    assert withheld.table("t", pd.DataFrame({"a": [1]})) == withheld.figure("f", Figure()) == "needs weights"
+    assert results.read(tmp_path)["f1"].value is None and results.read(tmp_path)["f1"].note == "needs weights"
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
 def test_measured_dataclasses(tmp_path):
     @dataclass
     class Result:
@@ -44,6 +57,20 @@ def test_measured_dataclasses(tmp_path):
 
     table = Results(tmp_path, "01").measured(Result(3))
     assert table.to_dict("records") == [{"name": "size", "value": 3, "unit": "count", "definition": "how many"}]
+
+
+def test_tables_show_whole_texts_and_nothing_global_is_changed(tmp_path, sparse, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 11.5)
+    settings = dict(matplotlib.rcParams)
+    options = [pd.get_option(name) for name in ("display.max_colwidth", "display.float_format")]
+    kept = Results(tmp_path, "01")
+    table = kept.table("t", pd.DataFrame({"a": [1234.5678], "b": ["x" * 150]}))
+    kept.figure("heads", plots.sparsity.heads(sparsity.heads(sparse)))
+    for shown in (table, table[["a", "b"]], table.head(1), kept.measured(sparsity.summary(sparse)).tail(3)):
+        assert "..." not in shown._repr_html_()
+    assert "1,235" in table._repr_html_()
+    assert [pd.get_option(name) for name in ("display.max_colwidth", "display.float_format")] == options
+    assert dict(matplotlib.rcParams) == settings
 
 
 def test_tables_are_the_same_everywhere(tmp_path):

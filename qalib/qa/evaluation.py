@@ -144,12 +144,18 @@ class Evaluation:
 
     score: metric.Score
     answers: Answers
-    questions: Sequence[Question]
+    question_set: QuestionSet
+
+    @property
+    def comparable_score(self) -> metric.Score:
+        """The score as it may stand beside published ones: EM and F1 are None unless they are of all of SQuAD dev."""
+        whole = self.question_set.is_all_of("validation")
+        return self.score if whole else replace(self.score, exact_match=None, f1=None)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """One row a question (`per_question`), made when first asked for: with many questions it takes memory."""
-        return per_question(self.questions, self.answers.texts)
+        return per_question(self.question_set.questions, self.answers.texts)
 
 
 def evaluate(
@@ -165,7 +171,7 @@ def evaluate(
     score = metric.score(questions.questions, answers.texts)
     if not scored:
         score = replace(score, exact_match=None, f1=None)
-    return Evaluation(score, answers, questions.questions)
+    return Evaluation(score, answers, questions)
 
 
 def run(

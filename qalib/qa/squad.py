@@ -38,6 +38,11 @@ class QuestionSet:
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def scope(self) -> str:
+        """What EM and F1 over these questions are of."""
+        return scope(len(self), self.description)
+
     def is_all_of(self, split: str) -> bool:
         """As many questions as that split of SQuAD v1.1 has? Only then can scores stand beside published ones."""
         return len(self) == SIZES[split]
@@ -50,6 +55,18 @@ class QuestionSet:
             raise InputError(f"--questions {count}: at least 1 question is needed")
         description = f"{self.description}, the first {count:,} of {len(self):,} questions"
         return QuestionSet(self.questions[:count], self.name, description, self.sha256)
+
+
+def scope(count: int, description: str) -> str:
+    """What EM and F1 over `count` questions of a data set are of.
+
+    >>> scope(235, "the bundled sample questions")
+    '235 questions (the bundled sample questions)'
+    >>> scope(10570, "dev-v1.1.json")
+    'all 10,570 questions of SQuAD v1.1 dev'
+    """
+    whole = count == SIZES["validation"]
+    return f"all {count:,} questions of SQuAD v1.1 dev" if whole else f"{count:,} questions ({description})"
 
 
 def load(source: str, split: str = "validation") -> QuestionSet:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from qalib.qa import squad
 from qalib.report import results
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_text
@@ -68,8 +69,9 @@ def render(numbers: dict[str, Number]) -> str:
         "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
     }
     try:
+        scope = squad.scope(numbers["questions"].value, numbers["data_description"].value)
         body = environment.get_template("card.md.j2").render(
-            n=numbers, widget=read_json(WIDGET)[1], figures={Path(name).stem: name for name in FIGURES}
+            n=numbers, scope=scope, widget=read_json(WIDGET)[1], figures={Path(name).stem: name for name in FIGURES}
         )
         return ModelCard(f"---\n{_metadata(numbers).to_yaml()}\n---\n\n{body}").content
     except (jinja2.UndefinedError, KeyError) as error:
@@ -99,14 +101,16 @@ def _plain(text: str) -> str:
 
 
 def _metadata(numbers: dict[str, Number]) -> ModelCardData:
-    name, data = numbers["model_name"].value, numbers["data_description"].value
+    name = numbers["model_name"].value
+    data = numbers["data_description"].value
+    whole = numbers["questions"].value == squad.SIZES["validation"]  # the hub lists scores beside published ones
     scores = [
         EvalResult(
             task_type="question-answering", dataset_type="squad", dataset_name=data, dataset_split="validation",
             metric_type=key, metric_name=title, metric_value=round(numbers[key].value, 4),
         )
         for key, title in (("exact_match", "EM"), ("f1", "F1"))
-        if numbers[key].value is not None
+        if whole and numbers[key].value is not None
     ]  # fmt: skip
     return ModelCardData(
         language="en",

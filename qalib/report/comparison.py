@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from qalib.qa import squad
 from qalib.report import build, pages, plots, results
 from qalib.report.results import Results
 from qalib.utils import machine
@@ -28,9 +29,11 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
     """Make a report for each model and compare them; returns the folder, reports/comparison-DATA unless given.
 
     `how` is passed to `report.run`. A model that fails does not stop the others. Started again, reports that were made
-    from the same inputs are kept. Raises InputError for names that are the same or a folder that is something else,
-    and at the end ReportError if a model failed, naming each with its error; the comparison is written then too.
+    from the same inputs are kept. Raises InputError for data that cannot be had, names that are the same or a folder
+    that is something else, and at the end ReportError if a model failed, naming each with its error; the comparison is
+    written then too.
     """
+    asked = squad.load(data).first(how.get("questions"))
     name = build.default_name("comparison", data, how.get("questions"))
     out = Path(out) if out is not None else Path("reports") / name
     names = [build.default_name(model) for model in models]
@@ -44,7 +47,7 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
     failed: dict[str, str] = {}
     with build.alone(out):
         if not manifest.exists():  # first of all: one that is started again after a kill knows the folder by it
-            write_json(manifest, {"models": list(models), "data": data, "finished": None})
+            write_json(manifest, {"models": list(models), "data": asked.scope, "finished": None})
         for number, (model, name) in enumerate(zip(models, names, strict=True), 1):
             print(f"model {number} of {len(models)}: {printable(model)}", file=sys.stderr, flush=True)
             try:
@@ -53,7 +56,7 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
             except Exception as error:  # whatever one model leads to, the others have their turn
                 failed[model] = _said(error)
                 print(f"failed: {failed[model]}", file=sys.stderr, flush=True)
-            not_drawn = _write(out, table(made, failed), list(models), data)
+            not_drawn = _write(out, table(made, failed), list(models), asked.scope)
     if failed:
         raise ReportError(f"{out}: {len(failed)} of {len(models)} models failed: {'; '.join(failed.values())}")
     if not_drawn:
@@ -86,17 +89,17 @@ def _said(error: Exception) -> str:
     return printable(str(error) if known else one_line(error), 600)
 
 
-def _write(out: Path, rows: pd.DataFrame, models: list[str], data: str) -> str | None:
+def _write(out: Path, rows: pd.DataFrame, models: list[str], scope: str) -> str | None:
     """Write the comparison as far as it goes; returns why there is no figure, or None."""
     kept = Results(out, "qalib report")
     kept.table("comparison", rows)
     not_drawn = None
     try:
-        kept.figure("comparison", plots.published.comparison(rows))
+        kept.figure("comparison", plots.published.comparison(rows, scope))
     except Exception as error:  # hours of work must not be lost for a picture of them
         not_drawn = _said(error)
         (out / "figures" / "comparison.svg").unlink(missing_ok=True)
-    about = {"models": models, "data": data, "machine": machine.specs(), "versions": machine.versions(),
+    about = {"models": models, "data": scope, "machine": machine.specs(), "versions": machine.versions(),
              "finished": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
     write_text(out / "index.html", pages.comparison(rows, about, not_drawn))
     write_json(out / "manifest.json", about)

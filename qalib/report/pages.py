@@ -9,15 +9,15 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
+from qalib.qa import squad
 from qalib.report import card, results
 from qalib.utils import quantity
 from qalib.utils.files import read_json, write_text
 from qalib.utils.paths import TEMPLATES
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+SCORES = (("f1", "F1", 1), ("exact_match", "exact match", 1))
 HEADLINE = (
-    ("f1", "F1", 1),
-    ("exact_match", "exact match", 1),
     ("linear_density_percent", "of the linear weights left", 1),
     ("heads_left", "attention heads left", None),
     ("embeddings_percent", "of what is left are embeddings", 0),
@@ -53,16 +53,29 @@ def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = F
 def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
     """The index of a report; what is not there (any more) is named without a link."""
     manifest = manifest or read_json(folder / "manifest.json")
+    numbers = results.read(folder)
     return _render(
         "index.html.j2",
         title=f"Report on {manifest['model']['name']}",
         manifest=manifest,
-        numbers=results.read(folder),
-        headline=HEADLINE,
+        numbers=numbers,
+        headline=headline(numbers),
         figures=sorted(path.stem for path in (folder / "figures").glob("*.svg")),
         tables=sorted(path.stem for path in (folder / "tables").glob("*.csv")),
         pages={path.relative_to(folder).as_posix() for path in folder.rglob("*.html")},
     )
+
+
+def headline(numbers: dict[str, quantity.Number]) -> list[tuple[str, str, int | None]]:
+    """The figures at the top of a report: names, labels that say what scores are of, and decimals.
+
+    Scores come first if they are of all of SQuAD dev, and can be held against published ones.
+    """
+    scope = squad.scope(numbers["questions"].value, numbers["data_description"].value)
+    scores = [(name, f"{label} on {scope}", decimals) for name, label, decimals in SCORES]
+    if numbers["questions"].value == squad.SIZES["validation"]:
+        return [*scores, *HEADLINE]
+    return [*HEADLINE, *scores]
 
 
 def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None = None) -> str:

@@ -13,6 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qalib.report.plots.style import STYLE
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
 from qalib.utils.quantity import Number, Value
@@ -28,16 +29,47 @@ class Picture:
         return self.path.read_text(encoding="utf-8")
 
 
+class Table(pd.DataFrame):
+    """A table that a notebook shows with whole texts and numbers of four significant digits."""
+
+    @property
+    def _constructor(self) -> type["Table"]:
+        return Table  # of parts of it, too
+
+    def _repr_html_(self) -> str | None:
+        with pd.option_context("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format):
+            return super()._repr_html_()
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Called as Results is for what must not be shown: keeps numbers without their values, and nothing else."""
+
+    results: "Results"
+    reason: str
+
+    def number(self, name: str, value: Value, unit: str, definition: str) -> None:
+        """Keep that there is such a number, and why it has no value."""
+        self.results.number(name, None, unit, definition, self.reason)
+
+    def table(self, name: str, frame: pd.DataFrame) -> str:
+        """Why the table is not there."""
+        return self.reason
+
+    def figure(self, name: str, figure: Figure) -> str:
+        """Why the figure is not there."""
+        return self.reason
+
+
 class Results:
     """Collects the numbers, tables and figures of one source (a notebook's name) in the report folder `out`.
 
-    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced. Has pandas show
-    tables with whole texts and four significant digits.
+    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced.
     """
 
     def __init__(self, out: Path | str, source: str) -> None:
-        self.out, self.source = Path(out), source
-        pd.set_option("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format)
+        self.out = Path(out)
+        self.source = source
         self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
 
     def number(self, name: str, value: Value, unit: str, definition: str, note: str = "") -> Value:
@@ -51,7 +83,7 @@ class Results:
         write_json(self.out / "results.json", {"numbers": [asdict(n) for _, n in sorted(self._numbers.items())]})
         return value
 
-    def measured(self, result: Any, note: str = "") -> pd.DataFrame:
+    def measured(self, result: Any, note: str = "") -> "Table":
         """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at.
 
         `note` says why fields that are None have no value.
@@ -60,20 +92,24 @@ class Results:
         for name, value, m in found:
             self.number(name, value, m["unit"], m["definition"], note)
         rows = [(name, note if value is None else value, m["unit"], m["definition"]) for name, value, m in found]
-        return pd.DataFrame(rows, columns=["name", "value", "unit", "definition"], dtype=object)
+        return Table(rows, columns=["name", "value", "unit", "definition"], dtype=object)
 
-    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    def table(self, name: str, frame: pd.DataFrame) -> "Table":
         """Keep a table as tables/NAME.csv and return it."""
         write_text(self.out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-        return frame
+        return Table(frame)
 
-    def figure(self, name: str, figure: Figure) -> "Picture":
+    def figure(self, name: str, figure: Figure) -> Picture:
         """Keep a matplotlib figure as figures/NAME.svg, the same bytes for the same figure, for a notebook to show."""
         path = self.out / "figures" / f"{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
+        with matplotlib.rc_context(STYLE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "qalib"})
         return Picture(path)
+
+    def unless(self, reason: str) -> "Results | Withheld":
+        """These results, or, if there is a reason why what comes must not be shown, what keeps none of it."""
+        return Withheld(self, reason) if reason else self
 
     def page(self, name: str, html: str) -> None:
         """Keep an interactive figure as figures/NAME.html."""

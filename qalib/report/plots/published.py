@@ -5,11 +5,12 @@ import itertools
 import pandas as pd
 from matplotlib.figure import Figure
 
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
 from qalib.sparsity import Summary
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS
 
 
+@styled
 def published(models: dict[str, tuple[float, float | None, float | None]]) -> Figure:
     """EM and F1 over linear density of the published SQuAD v1.1 checkpoints of nn_pruning, with other models marked.
 
@@ -44,6 +45,7 @@ def published(models: dict[str, tuple[float, float | None, float | None]]) -> Fi
     return figure
 
 
+@styled
 def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
     """One model's density with and without pooler, and one file's size in MB and MiB, beside what a card states."""
     figure, panels = blank(1.9, 1, 2)
@@ -76,15 +78,20 @@ def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
     return figure
 
 
-def comparison(table: pd.DataFrame) -> Figure:
-    """F1 and speedups of several models over their linear density (`comparison.table`), a mark a model."""
-    figure, panels = blank(3.4, 1, 2)
+@styled
+def comparison(table: pd.DataFrame, scope: str) -> Figure:
+    """F1 and speedups of several models over their linear density (`comparison.table`), a mark a model.
+
+    `scope` says which questions F1 is of (`QuestionSet.scope`).
+    """
+    figure, panels = blank(3.6, 1, 2)
     marks = zip(itertools.cycle("osD^vP"), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False)
     for row, (marker, colour) in zip(table[table.linear_density_percent.notna()].itertuples(), marks, strict=False):
         style = {"marker": marker, "color": colour, "markersize": 8, "linestyle": "none"}
         panels[0].plot(row.linear_density_percent, row.f1, label=row.report, **style)
         panels[1].plot(row.linear_density_percent, row.block_sparse_speedup, **style)
         panels[1].plot(row.linear_density_percent, row.compact_speedup, fillstyle="none", **style)
+    figure.suptitle(f"F1 on {scope}", fontsize=8)
     panels[0].set(title="Answers", ylabel="F1, %", ylim=(0, 100))
     panels[1].set(title="Speedup over dense", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None))
     panels[1].axhline(1, color=GREY, zorder=1)

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from qalib.model.bert import KINDS
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank, styled
 
 
+@styled
 def heads(table: pd.DataFrame) -> Figure:
     """Every attention head of every layer (`sparsity.heads`): working, called removed, and removable without loss."""
     layers, count = table.layer.max() + 1, table["head"].max() + 1
@@ -40,6 +41,7 @@ def heads(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def density(matrices: pd.DataFrame) -> Figure:
     """Density of each encoder matrix (`sparsity.per_matrix`) as a labelled grid, layers down, kinds across."""
     grid = matrices.pivot(index="layer", columns="kind", values="density")[list(KINDS)]
@@ -59,6 +61,7 @@ def density(matrices: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
     """The block pattern of every encoder matrix (`sparsity.patterns`), at one scale: a dark square is a kept block.
 
@@ -84,6 +87,7 @@ def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
     return figure
 
 
+@styled
 def parameters(table: pd.DataFrame) -> Figure:
     """Parameters by part before and after pruning (`sparsity.parameters`), in millions."""
     figure, axes = blank(2.9)

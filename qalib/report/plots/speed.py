@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qalib import runtimes
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
 
 
+@styled
 def speedup(rows: pd.DataFrame) -> Figure:
     """Speedup over the fastest dense way of the run (`latency.compare`), that over dense of the same type beside it.
 
@@ -55,6 +56,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def evaluation_time(rows: pd.DataFrame) -> Figure:
     """Seconds of a whole evaluation by way (`benchmark.evaluation_time`)."""
     figure, axes = blank(1.9)
@@ -73,6 +75,7 @@ def evaluation_time(rows: pd.DataFrame) -> Figure:
 UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens", "threads": ""}
 
 
+@styled
 def sweep(rows: pd.DataFrame, over: str) -> Figure:
     """Speedup over dense of the same type against a column of a table of `sweeps`, with the bound by multiply-adds."""
     figure, axes = blank(3.2)

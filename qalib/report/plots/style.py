@@ -8,11 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#D9D9D9", "#222222"
-
-
 WIDTH = 7.2  # inches; a model card shows figures about 700 pixels wide
-
-
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -27,8 +23,15 @@ STYLE = {
 }
 
 
+# Decorates what draws or saves a figure: matplotlib reads its settings when text and ticks are made, and they are
+# everybody's, a notebook's own figures' too.
+styled = matplotlib.rc_context(STYLE)
+
+
 def blank(height: float, *shape: int, **layout) -> tuple[Figure, Axes]:
-    """A figure as wide as a card, `height` inches high, and its axes (an array of them for a grid of `shape`)."""
-    matplotlib.rcParams.update(STYLE)
+    """A figure as wide as a card, `height` inches high, and its axes (an array of them for a grid of `shape`).
+
+    For functions that are `styled`.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(*shape, **layout)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank, styled
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
 
@@ -49,6 +49,7 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+@styled
 def runs(table: pd.DataFrame) -> Figure:
     """F1 over density of pruning runs (`read_runs`) beside their teacher: a line for those of one method and length."""
     figure, axes = blank(3.6)
@@ -69,6 +70,7 @@ def runs(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def rehearsal(log: pd.DataFrame) -> Figure:
     """Loss, density and heads left over the steps of `rehearsal.rehearse`."""
     figure, panels = blank(2.6, 1, 3)
@@ -85,6 +87,7 @@ def rehearsal(log: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def scores(seen: pd.DataFrame, cuts: pd.Series) -> Figure:
     """The score of every block of one matrix over the steps, and the score above which a block is kept."""
     figure, axes = blank(3.4)
@@ -106,6 +109,7 @@ def scores(seen: pd.DataFrame, cuts: pd.Series) -> Figure:
     return figure
 
 
+@styled
 def training(log: pd.DataFrame) -> Figure:
     """Losses and density over the windows seen in a real run (`read_log`), and F1 where a checkpoint was scored."""
     figure, panels = blank(2.9, 1, 2)
@@ -128,6 +132,7 @@ def training(log: pd.DataFrame) -> Figure:
     return figure
 
 
+@styled
 def layers(log: pd.DataFrame) -> Figure:
     """Density of each kind of matrix, mean over the layers, and of each layer, mean over the kinds, over a real run."""
     steps = log[log.densities.notna()]
