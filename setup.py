@@ -6,6 +6,7 @@ import sys
 from setuptools import setup
 
 SOURCE = "qalib/runtimes/block_sparse.cpp"
+HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "attention_kernel.h"]
 
 
 def extension() -> dict:
@@ -32,7 +33,10 @@ def extension() -> dict:
 
     # Compiled for OpenMP, but not linked with it: at::parallel_for then uses torch's own.
     flags = ["-O3", "-fopenmp"]
-    module = CppExtension("qalib.runtimes._block_sparse", [SOURCE], extra_compile_args=flags, optional=True)
+    depends = [os.path.join(os.path.dirname(SOURCE), name) for name in HEADERS]
+    module = CppExtension(
+        "qalib.runtimes._block_sparse", [SOURCE], depends=depends, extra_compile_args=flags, optional=True
+    )
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=False)}}
 
 

@@ -15,12 +15,12 @@ from qalib.runtimes import block_sparse
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
 
 HALF = torch.bfloat16
-INT8 = block_sparse.INT8
+INT8 = block_sparse.int8_instructions()
 SETS = [
     (name, dtype)
     for name in block_sparse.instruction_sets()
     for dtype in (torch.float32, HALF)
-    if name != INT8 and block_sparse.takes(name, (32, 32), dtype)
+    if name not in block_sparse.INT8 and block_sparse.supports(name, (32, 32), dtype)
 ]
 SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (48, 6)]
 

@@ -125,15 +125,16 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     "as block-sparse, in int8, which changes a few answers",
     devices=("cpu",),
     exact=False,
-    needs=lambda: None if block_sparse.INT8 in block_sparse.instruction_sets() else f"{block_sparse.INT8} is not there",
+    needs=block_sparse.int8_missing,
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    if not block_sparse.takes(block_sparse.INT8, checkpoint.block, dtype):
+    instructions = block_sparse.int8_instructions()
+    if not block_sparse.supports(instructions, checkpoint.block, dtype):
         raise InputError(
             f"runtime block-sparse-int8: not for blocks of {checkpoint.block}; 16 rows and 4 columns divide"
         )
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
-    return block_sparse.convert(model.to(dtype), checkpoint.block, block_sparse.INT8)
+    return block_sparse.convert(model.to(dtype), checkpoint.block, instructions)
 
 
 @runtime(

@@ -7,6 +7,7 @@ Attention between the linear layers goes through the same multiplication: torch'
 
 import functools
 import importlib.util
+import os
 import threading
 from collections.abc import Callable
 
@@ -18,10 +19,13 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert, blocks
 from qalib.model.blocks import Block
+from qalib.utils.errors import InputError
 
 TORCH = "torch"  # the instruction set's name where the operator is not there
 HIDDEN = -1e30  # added to a score, makes its weight next to nothing
-INT8 = "avx512_vnni"  # the one with int8 weights and, quantised token by token, activations
+INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni")  # with int8 weights and, quantised token by token, activations
+SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
+LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni")  # QALIB_INSTRUCTIONS
 
 
 @functools.cache
@@ -40,19 +44,40 @@ def unavailable() -> str | None:
 
 
 def instruction_sets() -> list[str]:
-    """What this machine can run, the best last; `torch` stands for the way without the operator."""
-    return [TORCH, *([] if unavailable() else torch.ops.qalib.instruction_sets())]
+    """What this machine can run, the best last; `torch` stands for the way without the operator.
+
+    The environment variable QALIB_INSTRUCTIONS names the last of LEVELS that may be used. Raises InputError for a name
+    that is not there.
+    """
+    most = os.environ.get("QALIB_INSTRUCTIONS") or LEVELS[-1]
+    if most not in LEVELS:
+        raise InputError(f"QALIB_INSTRUCTIONS: no instruction set {most!r}; there are {', '.join(LEVELS)}")
+    allowed = LEVELS[: LEVELS.index(most) + 1]
+    found = [TORCH, *([] if unavailable() else torch.ops.qalib.instruction_sets())]
+    return [name for name in found if name.removesuffix("_int8") in allowed]
 
 
-def takes(instructions: str, block: Block, dtype: torch.dtype) -> bool:
+def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:
     """Whether an instruction set can multiply blocks of a size with activations of a type."""
-    step = 1 if instructions == TORCH else _layout(instructions, block)[1]
-    return step in ((1, 2, 4) if dtype == torch.bfloat16 else (1, 4))
+    fits = instructions == TORCH or _layout(instructions, block)[1] > 0
+    return fits and (instructions != "avx512_bf16" or dtype == torch.bfloat16)
 
 
 def instructions_for(block: Block, dtype: torch.dtype) -> str:
     """The best instruction set for blocks of a size in a type, with weights in that type or better."""
-    return [name for name in instruction_sets() if name != INT8 and takes(name, block, dtype)][-1]
+    return [name for name in instruction_sets() if name not in INT8 and supports(name, block, dtype)][-1]
+
+
+def int8_instructions() -> str | None:
+    """The best int8 instruction set of this machine, or None if it has none."""
+    return next((name for name in reversed(instruction_sets()) if name in INT8), None)
+
+
+def int8_missing() -> str | None:
+    """Why there is no int8 instruction set to use, or None if there is one."""
+    if int8_instructions():
+        return None
+    return unavailable() or f"none of {', '.join(INT8)} is among this machine's {', '.join(instruction_sets()[1:])}"
 
 
 def _layout(instructions: str, block: Block) -> tuple[int, int]:
@@ -106,10 +131,10 @@ class BlockSparseLinear(nn.Module):
         self.instructions = instructions or instructions_for(block, dtype)
         kept, weight = blocks.mask(weight, block), weight.detach().float()
         scales, offsets = weight.new_empty(0), torch.empty(0, dtype=torch.int32)
-        if self.instructions == INT8:  # a scale for each row; 128 is what the operator adds to each activation
+        if self.instructions in INT8:  # a scale for each row; the operator adds 128 to activations without a sign
             scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             weight = (weight / scales[:, None]).round()
-            offsets = (-128 * weight.sum(1)).int()
+            offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
         tiles = blocks.split(weight, block)
         lanes, step = (block[0], 1) if self.instructions == TORCH else _layout(self.instructions, block)
         strips = block[0] // lanes
@@ -121,7 +146,10 @@ class BlockSparseLinear(nn.Module):
             values = torch.cat([row.transpose(0, 1).reshape(-1) for row in tiles.split(kept.sum(1).tolist())])
         else:  # (block, width / step, lanes, step)
             values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
-        stored = dtype if self.instructions == TORCH else {1: torch.float32, 2: torch.bfloat16, 4: torch.int8}[step]
+        if self.instructions in INT8:
+            stored = torch.int8
+        else:
+            stored = dtype if self.instructions == TORCH or step == 2 else torch.float32
         self.register_buffer("values", values.to(stored).contiguous())
         self.register_buffer("starts", starts.int())
         self.register_buffer("columns", (kept.nonzero()[:, 1] * block[1]).int())
@@ -129,14 +157,28 @@ class BlockSparseLinear(nn.Module):
         self.register_buffer("scales", scales)
         self.register_buffer("offsets", offsets)
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous)."""
+    def forward(
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        residual: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
+    ) -> Tensor:
+        """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous).
+
+        With `residual`, of the shape of the result, that is `norm(y + residual)`: in one operator, a tile of tokens at a
+        time, as two more passes through memory would take a tenth of a layer's time.
+        """
         if self.instructions == TORCH:
-            return self._by_torch(x, out)
+            found = self._by_torch(x, out)
+            return found if residual is None else norm(found.add_(residual))
         out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
+        added = (None, None, None, 0.0)
+        if residual is not None:
+            added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
         torch.ops.qalib.block_sparse_linear(
             x.contiguous(), self.values, self.starts, self.columns, self.bias, self.scales, self.offsets,
-            self.block[1], self.gelu, self.instructions, out,
+            self.block[1], self.gelu, self.instructions, *added, out,
         )  # fmt: skip
         return out
 
@@ -224,10 +266,15 @@ class BlockSparseLayer(nn.Module):
         qkv = self._into("qkv", self.inputs, x)
         context = self.room("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
         context = self.products(qkv, attention_mask, context)
-        x = self.outputs_norm(self._into("sum", self.outputs, context).add_(x))
+        x = self._normed(self.outputs, self.outputs_norm, context, x, self.room("middle", x, *x.shape))
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
-        return self.outer_norm(self._into("sum", self.outer, inner).add_(x))
+        return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
+
+    def _normed(self, linear: nn.Module, norm: nn.LayerNorm, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+        if isinstance(linear, BlockSparseLinear):
+            return linear(x, out, residual, norm)
+        return norm(linear(x, out).add_(residual))
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
         return linear(x, self.room(name, x, *x.shape[:-1], linear.outputs))

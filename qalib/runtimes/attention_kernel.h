@@ -1,0 +1,100 @@
+// Attention of one head between the linear layers, through the same multiplication: a head's keys and values are dense
+// strips. Included by `block_sparse_kernel.h`.
+
+#if KIND == PAIRS
+INLINE const item* items(const uint16_t* x) { return (const item*)x; }
+INLINE item join(uint16_t x, uint16_t next) { return x | uint32_t(next) << 16; }
+// Each row of `count` numbers, in place, to bf16.
+INLINE void shorten(float* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += LANES)
+    _mm256_storeu_si256((__m256i*)((uint16_t*)row + i), (__m256i)_mm512_cvtneps_pbh((__m512)*(const loose*)(row + i)));
+}
+#else
+template <class T>
+INLINE const T* items(const T* x) { return x; }
+INLINE void shorten(float*, int64_t) {}
+#endif
+
+// e^x for -87 <= x <= 0, what is below as -87: a polynomial around the nearest power of two (error below 2e-7 of it).
+INLINE vec exponential(vec x) {
+  const vec lowest = vec{} - 87.0f;
+  x = x < lowest ? lowest : x;  // NaN stays
+  const vec rounded = x * 1.44269504f + 12582912.0f, power = rounded - 12582912.0f;  // 1.5 * 2^23
+  const vec r = x - power * 0.693359375f + power * 2.12194440e-4f;
+  const vec y = (((((1.3888889e-3f * r + 8.3333333e-3f) * r + 4.1666667e-2f) * r + 0.16666667f) * r + 0.5f) * r +
+                1.0f) * r + 1.0f;
+  return (vec)((wholes)y + ((wholes)rounded << 23));
+}
+
+// Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)); returns 1 over their sum.
+INLINE float softmax(float* scores, int64_t strips, int64_t apart, float scale) {
+  vec most = *(const loose*)scores, total = vec{};
+  for (int64_t s = 0; s < strips; s++)
+    for (int v = 0; v < WIDE; v++) {
+      const vec x = ((const loose*)(scores + s * apart))[v];
+      most = x > most ? x : most;
+    }
+  float largest = most[0], sum = 0;
+  for (int l = 1; l < LANES; l++) largest = most[l] > largest ? most[l] : largest;
+  for (int64_t s = 0; s < strips; s++)
+    for (int v = 0; v < WIDE; v++) {
+      loose& x = ((loose*)(scores + s * apart))[v];
+      total += x = exponential((x - largest) * scale);
+    }
+  for (int l = 0; l < LANES; l++) sum += total[l];
+  return 1 / sum;
+}
+
+template <class T>
+void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room) {
+  constexpr int64_t STRIP = WIDE * LANES;
+  const int64_t size = h.size, apart = h.heads * size, row = 3 * apart, lanes = size % STRIP ? LANES : STRIP;
+  const int64_t keys = (h.length + STRIP - 1) / STRIP * STRIP, strips = std::max(keys / STRIP, size / lanes);
+  const T *query = qkv + head * size, *key = query + apart, *value = key + apart;
+
+  float *added = room.take<float>(0, keys), *nothing = room.take<float>(1, size);
+  int32_t *starts = room.take<int32_t>(2, strips + 1), *columns = room.take<int32_t>(3, strips);
+  for (int64_t i = 0; i < keys; i++) added[i] = i >= h.length ? -1e30f : bias ? bias[i] : 0;
+  std::fill(nothing, nothing + size, 0.0f);
+  for (int64_t i = 0; i <= strips; i++) starts[i] = i;
+  std::fill(columns, columns + strips, 0);
+
+  item* lefts = room.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
+  std::fill(lefts + (keys - STRIP) * size / STEP, lefts + keys * size / STEP, item(0));
+  for (int64_t k = 0; k < h.length; k += STRIP)
+    pack(items(key + k * row), size / STEP, row / STEP, std::min(STRIP, h.length - k), lefts + k * size / STEP, STRIP);
+  item* rights = room.take<item>(5, keys * size / STEP);  // values, [strip][keys / STEP][lanes]
+  for (int64_t d = 0; d < size; d += lanes)
+    for (int64_t k = 0; k < keys; k += STEP) {
+      const T* from = value + k * row + d;
+      item* to = rights + (d * keys + k * lanes) / STEP;
+#if KIND == PAIRS
+      for (int64_t i = 0; i < lanes; i++)
+        to[i] = k + 1 < h.length ? join(from[i], from[i + row]) : k < h.length ? join(from[i], 0) : 0;
+#else
+      for (int64_t i = 0; i < lanes; i += LANES) store(k < h.length ? load(from + i) : floats{}, to + i);
+#endif
+    }
+  const Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
+  const Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
+
+  item *panel = room.take<item>(6, size / STEP * ROWS), *weights = room.take<item>(7, keys / STEP * ROWS);
+  float *scores = room.take<float>(8, keys * ROWS), *sums = room.take<float>(9, ROWS * STRIP), shares[ROWS];
+  const int64_t panels = (h.length + ROWS - 1) / ROWS;
+  for (int64_t p = 0; p < panels; p++) {
+    const int64_t first = h.length * p / panels, count = h.length * (p + 1) / panels - first, strip = count * STRIP;
+    pack(items(query + first * row), size / STEP, row / STEP, count, panel, count);
+    for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
+    for (int64_t t = 0; t < count; t++) shares[t] = softmax(scores + t * STRIP, scored.strips, strip, h.scale);
+    for (int64_t s = 0; s < scored.strips; s++) {
+      shorten(scores + s * strip, strip);
+      pack((const item*)(scores + s * strip), STRIP / STEP, STRIP / STEP, count, weights + s * strip / STEP, count);
+    }
+    for (int64_t s = 0; s < summed.strips; s++) {
+      (lanes == STRIP ? of<WIDE>(count) : of<1>(count))(summed, weights, s, sums);
+      for (int64_t t = 0; t < count; t++)
+        for (int64_t i = 0; i < lanes; i += LANES)
+          store(load(sums + t * lanes + i) * shares[t], out + (first + t) * apart + head * size + s * lanes + i);
+    }
+  }
+}

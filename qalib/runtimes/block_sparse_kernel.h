@@ -1,0 +1,378 @@
+// The block-sparse linear layer for one instruction set; `instruction_sets.h` includes this once for each.
+//
+// W is stored in strips of `lanes` rows. Strip s has the kept blocks starts[s] ... starts[s + 1] - 1, each with the
+// column where it begins and its values as [width / STEP][lanes][STEP]. A tile of tokens, small enough for the L2 cache,
+// is packed once into panels [input / STEP][token][STEP] of up to ROWS tokens; then, strip by strip, ROWS x lanes sums
+// stay in registers over the kept blocks.
+//
+// For int8 weights each token is quantised when it is packed, with the scale that takes its largest value to 127. Sums
+// start from `offsets`: minus 128 times the weights' sum where activations are stored without a sign, as 128 + x / scale.
+
+#define INLINE __attribute__((always_inline)) inline
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace {
+namespace PATH {
+
+constexpr int LANES = BYTES / 4;
+typedef float floats __attribute__((vector_size(BYTES)));
+typedef int32_t wholes __attribute__((vector_size(BYTES)));
+typedef uint16_t halves __attribute__((vector_size(BYTES / 2)));
+
+#if KIND == SINGLES
+constexpr int STEP = 1, CHAIN = 64;
+typedef float item;     // what a token has in a panel
+typedef float weight;   // what a row has in a strip
+typedef float number;   // a sum
+typedef floats vec;     // LANES sums
+INLINE floats fetch(const weight* w) {
+  floats value;
+  __builtin_memcpy(&value, w, BYTES);
+  return value;
+}
+INLINE floats spread(item x) { return x - floats{}; }  // 0 + x is not x for -0, and would be computed
+INLINE void add(vec& sum, floats x, floats w) { sum += x * w; }
+#elif KIND == PAIRS
+constexpr int STEP = 2, CHAIN = 1 << 20;
+typedef uint32_t item __attribute__((aligned(2), may_alias));
+typedef item weight;
+typedef float number;
+typedef floats vec;
+INLINE __m512bh fetch(const weight* w) { return (__m512bh)_mm512_loadu_si512(w); }
+INLINE __m512bh spread(item x) { return (__m512bh)_mm512_set1_epi32(x); }
+INLINE void add(vec& sum, __m512bh x, __m512bh w) { sum = (vec)_mm512_dpbf16_ps((__m512)sum, x, w); }
+#elif KIND == WORDS
+// Products of 8-bit numbers in 16 bits could not be added in pairs without saturating: 2 * 127 * 127 is almost 2^15, and
+// vpmaddubsw would take 7-bit activations only. vpmaddwd adds pairs into 32 bits, multiplies as many numbers a cycle as
+// vpmaddubsw and the vpmaddwd that must follow it, and a sum is exact up to 2^31 / 127^2 = 133 144 inputs.
+constexpr int STEP = 2, CHAIN = 1 << 20;
+typedef uint32_t item __attribute__((aligned(2), may_alias));
+typedef uint16_t weight __attribute__((aligned(1), may_alias));
+typedef int32_t number __attribute__((may_alias));
+typedef wholes vec;
+INLINE __m256i fetch(const weight* w) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)w)); }
+INLINE __m256i spread(item x) { return _mm256_set1_epi32(x); }
+INLINE void add(vec& sum, __m256i x, __m256i w) { sum += (vec)_mm256_madd_epi16(x, w); }
+#elif KIND == QUADS
+constexpr int STEP = 4, CHAIN = 1 << 20;
+typedef uint32_t item __attribute__((aligned(1), may_alias));
+typedef item weight;
+typedef int32_t number __attribute__((may_alias));
+typedef wholes vec;
+INLINE wholes fetch(const weight* w) {
+  wholes value;
+  __builtin_memcpy(&value, w, BYTES);
+  return value;
+}
+INLINE wholes spread(item x) { return wholes{} + int32_t(x); }
+INLINE void add(vec& sum, wholes x, wholes w) {  // the intrinsics make gcc 12 spill the sums
+#if BYTES == 64
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+#endif
+}
+#endif
+typedef vec loose __attribute__((aligned(4), may_alias));  // anywhere in memory
+typedef floats loose_floats __attribute__((aligned(4), may_alias));
+
+// The sums of one panel and one strip. Registers hold those of at most CHAIN inputs, as long chains round more.
+template <int TOKENS, int WIDTH>
+void multiply(const Weight& w, const item* panel, int64_t strip, number* sums) {
+#if KIND == WORDS || KIND == QUADS
+  const number* start = w.offsets + strip * w.lanes;
+#else
+  const number* start = w.bias + strip * w.lanes;
+#endif
+  vec sum[TOKENS][WIDTH];
+  loose* total = (loose*)sums;
+  UNROLL for (int t = 0; t < TOKENS; t++)
+    UNROLL for (int v = 0; v < WIDTH; v++) total[t * WIDTH + v] = ((const loose*)start)[v];
+  const weight* values = (const weight*)w.values + w.starts[strip] * (w.width / STEP) * w.lanes;
+  const int64_t chain = w.width < CHAIN ? CHAIN / w.width : 1, end = w.starts[strip + 1], steps = w.width / STEP;
+  for (int64_t b = w.starts[strip]; b < end;) {
+    const int64_t until = b + chain < end ? b + chain : end;
+    asm volatile("" ::: "memory");  // or gcc holds totals in registers, too, and spills
+    UNROLL for (int t = 0; t < TOKENS; t++)
+      UNROLL for (int v = 0; v < WIDTH; v++) sum[t][v] = vec{};
+    for (; b < until; b++) {
+      const item* x = panel + w.columns[b] / STEP * TOKENS;
+      const item* next = panel + w.columns[b + (b + 1 < end)] / STEP * TOKENS;
+      for (int64_t k = 0; k < steps; k++, x += TOKENS, values += WIDTH * LANES) {
+        __builtin_prefetch(next + k * TOKENS);
+        decltype(fetch(values)) row[WIDTH];
+        UNROLL for (int v = 0; v < WIDTH; v++) row[v] = fetch(values + v * LANES);
+        UNROLL for (int t = 0; t < TOKENS; t++) {
+          const auto token = spread(x[t]);
+          UNROLL for (int v = 0; v < WIDTH; v++) add(sum[t][v], token, row[v]);
+        }
+      }
+    }
+    UNROLL for (int t = 0; t < TOKENS; t++)
+      UNROLL for (int v = 0; v < WIDTH; v++) total[t * WIDTH + v] += sum[t][v];
+  }
+}
+
+typedef void (*Multiply)(const Weight&, const item*, int64_t, number*);
+template <int WIDTH, int TOKENS = ROWS>
+INLINE Multiply of(int64_t tokens) {
+  if constexpr (TOKENS > 1)
+    if (tokens < TOKENS) return of<WIDTH, TOKENS - 1>(tokens);
+  return multiply<TOKENS, WIDTH>;
+}
+
+#if KIND == SINGLES
+// Strips of any height, for blocks that no vector divides.
+void multiply_any(const Weight& w, const float* panel, int64_t tokens, int64_t strip, float* sums) {
+  for (int64_t i = 0; i < tokens * w.lanes; i++) sums[i] = w.bias[strip * w.lanes + i % w.lanes];
+  const float* values = (const float*)w.values + w.starts[strip] * w.width * w.lanes;
+  for (int64_t b = w.starts[strip]; b < w.starts[strip + 1]; b++)
+    for (int64_t k = 0; k < w.width; k++, values += w.lanes)
+      for (int64_t t = 0; t < tokens; t++)
+        for (int64_t i = 0; i < w.lanes; i++)
+          sums[t * w.lanes + i] += panel[(w.columns[b] + k) * tokens + t] * values[i];
+}
+#endif
+
+// LANES numbers from memory and back, or the `left` that are left of a row, with 0 for the others; bf16 to the nearest,
+// ties to even.
+INLINE floats load(const float* from) { return *(const loose_floats*)from; }
+INLINE floats load(const uint16_t* from) {
+  halves value;
+  __builtin_memcpy(&value, from, sizeof value);
+  return (floats)(__builtin_convertvector(value, wholes) << 16);
+}
+INLINE void store(floats value, float* to) { *(loose_floats*)to = value; }
+INLINE void store(floats value, uint16_t* to) {
+  const wholes bits = (wholes)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const halves found = __builtin_convertvector(value != value ? wholes{} + 0x7fc0 : rounded, halves);
+  __builtin_memcpy(to, &found, sizeof found);
+}
+template <class T>
+INLINE floats load(const T* from, int64_t left) {
+  if (left >= LANES) return load(from);
+  T some[LANES] = {};
+  for (int64_t i = 0; i < left; i++) some[i] = from[i];
+  return load(some);
+}
+template <class T>
+INLINE void store(floats value, T* to, int64_t left) {
+  if (left >= LANES) return store(value, to);
+  T some[LANES];
+  store(value, some);
+  for (int64_t i = 0; i < left; i++) to[i] = some[i];
+}
+
+// x (1 + erf(x / sqrt 2)) / 2, with erf as a quotient of two polynomials fitted on -4 ... 4 (error below 3e-8).
+INLINE floats gelu(floats x) {
+  const floats most = floats{} + 4.0f;
+  floats a = x * 0.70710678f;
+  a = a > most ? most : a;
+  a = a < -most ? -most : a;
+  const floats s = a * a;
+  const floats p = ((((1.9867246e-06f * s + 2.8456815e-04f) * s + 3.8835329e-03f) * s + 5.3102345e-02f) * s +
+                    1.9354973e-01f) * s + 1.12837914f;
+  const floats q = ((((3.7419684e-05f * s + 1.1856126e-03f) * s + 1.5207640e-02f) * s + 1.1535191e-01f) * s +
+                    5.0486154e-01f) * s + 1.0f;
+  return 0.5f * x * (1.0f + a * p / q);
+}
+
+INLINE float total(floats x) {
+  float sum = 0;
+  UNROLL for (int i = 0; i < LANES; i++) sum += x[i];
+  return sum;
+}
+
+// From the sums of a panel and a strip to their place in y.
+template <class T>
+void finish(const Weight& w, const number* sums, const float* scales, int64_t tokens, int64_t strip, T* y) {
+  const int64_t first = strip * w.lanes;
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t i = 0; i < w.lanes; i += LANES) {
+#if KIND == WORDS || KIND == QUADS
+      const floats sum = __builtin_convertvector(*(const loose*)(sums + t * w.lanes + i), floats);
+      floats value = sum * (scales[t] * load(w.scales + first + i)) + load(w.bias + first + i);
+#else
+      floats value = load(sums + t * w.lanes + i, w.lanes - i);
+#endif
+      store(w.gelu ? gelu(value) : value, y + t * w.outputs + first + i, w.lanes - i);
+    }
+}
+
+// LayerNorm(y + residual) in place, a token at a time; `sum` is room for one.
+template <class T>
+void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* residual, T* y, float* sum) {
+  for (int64_t t = 0; t < tokens; t++, y += outputs, residual += outputs) {
+    floats all = {}, squares = {};
+    for (int64_t i = 0; i < outputs; i += LANES) {
+      const floats value = load(y + i, outputs - i) + load(residual + i, outputs - i);
+      store(value, sum + i, outputs - i);
+      all += value;
+    }
+    const float mean = total(all) / outputs;
+    for (int64_t i = 0; i < outputs; i += LANES) {
+      const floats off = load(sum + i) - mean;
+      squares += off * off;
+    }
+    // what stands behind the row counts as 0
+    const int64_t behind = (outputs + LANES - 1) / LANES * LANES - outputs;
+    const float variance = (total(squares) - behind * mean * mean) / outputs;
+    const float scale = 1 / __builtin_sqrtf(variance + norm.epsilon);
+    for (int64_t i = 0; i < outputs; i += LANES) {
+      const int64_t left = outputs - i;
+      const floats value = (load(sum + i) - mean) * scale * load(norm.gain + i, left) + load(norm.shift + i, left);
+      store(value, y + i, left);
+    }
+  }
+}
+
+typedef item four __attribute__((vector_size(16)));
+INLINE four take(const item* from) {
+  four value;
+  __builtin_memcpy(&value, from, 16);
+  return value;
+}
+INLINE void give(four value, item* to) { __builtin_memcpy(to, &value, 16); }
+
+// Tokens that are `stride` items apart, of each `size` items, to [size][across].
+void pack(const item* x, int64_t size, int64_t stride, int64_t tokens, item* panel, int64_t across) {
+  for (int64_t k = 0; k < size; k += 4) {
+    const int64_t wide = size - k < 4 ? size - k : 4;
+    int64_t t = 0;
+    for (; wide == 4 && t + 4 <= tokens; t += 4) {
+      const item* from = x + t * stride + k;
+      item* to = panel + k * across + t;
+      const four a = take(from), b = take(from + stride), c = take(from + 2 * stride), d = take(from + 3 * stride);
+      const four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+      const four ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      give(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), to);
+      give(__builtin_shufflevector(ab, cd, 2, 3, 6, 7), to + across);
+      give(__builtin_shufflevector(ef, gh, 0, 1, 4, 5), to + 2 * across);
+      give(__builtin_shufflevector(ef, gh, 2, 3, 6, 7), to + 3 * across);
+    }
+    for (; t < tokens; t++)
+      for (int64_t i = 0; i < wide; i++) panel[(k + i) * across + t] = x[t * stride + k + i];
+  }
+}
+
+#if KIND == SINGLES
+void pack(const uint16_t* x, int64_t size, int64_t stride, int64_t tokens, float* panel, int64_t across) {
+  constexpr int64_t PART = 64;
+  float rows[WIDE * LANES][PART];
+  for (int64_t k = 0; k < size; k += PART) {
+    const int64_t part = size - k < PART ? size - k : PART;
+    for (int64_t t = 0; t < tokens; t++)
+      for (int64_t i = 0; i < part; i += LANES) store(load(x + t * stride + k + i, part - i), rows[t] + i);
+    pack(rows[0], part, PART, tokens, panel + k * across, across);
+  }
+}
+#elif KIND == WORDS || KIND == QUADS
+#if KIND == WORDS
+typedef int16_t step;
+constexpr float ZERO = 0;
+#else
+typedef uint8_t step;
+constexpr float ZERO = 128;
+#endif
+typedef step steps __attribute__((vector_size(LANES * sizeof(step))));
+
+// One token to ZERO + x / scale in steps of its scale, which it returns; NaN if there is one in it.
+template <class T>
+INLINE float quantise(const T* x, int64_t inputs, step* to) {
+  floats most = {};
+  wholes broken = {};
+  for (int64_t k = 0; k < inputs; k += LANES) {
+    const floats value = load(x + k, inputs - k), size = value < 0.0f ? -value : value;
+    most = size > most ? size : most;
+    broken |= value != value;
+  }
+  float largest = 0;
+  int32_t any = 0;
+  for (int i = 0; i < LANES; i++) {
+    largest = most[i] > largest ? most[i] : largest;
+    any |= broken[i];
+  }
+  const float inverse = largest > 0 ? 127 / largest : 0;
+  for (int64_t k = 0; k < inputs; k += LANES) {
+    // added to 1.5 * 2^23, a number is rounded to a whole one in the lowest bits
+    const floats value = load(x + k, inputs - k) * inverse + (12582912.0f + ZERO);
+    const steps found = __builtin_convertvector((wholes)value, steps);
+    __builtin_memcpy(to + k, &found, sizeof found);
+  }
+  return any ? __builtin_nanf("") : largest / 127;
+}
+#endif
+
+// A panel of tokens; `rows` is room for what is between, `scales` for int8 alone.
+template <class T>
+INLINE void pack_panel(const Weight& w, const T* x, int64_t tokens, item* panel, item* rows, float* scales) {
+  const int64_t size = w.inputs / STEP;
+#if KIND == WORDS || KIND == QUADS
+  for (int64_t t = 0; t < tokens; t++) scales[t] = quantise(x + t * w.inputs, w.inputs, (step*)(rows + t * size));
+  pack(rows, size, size, tokens, panel, tokens);
+#elif KIND == PAIRS
+  pack((const item*)x, size, size, tokens, panel, tokens);
+#else
+  pack(x, size, size, tokens, panel, tokens);
+#endif
+}
+
+template <class T>
+void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Room& room) {
+  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
+  item *packed = room.take<item>(0, tokens * size), *rows = room.take<item>(1, ROWS * size + LANES);
+  number* sums = room.take<number>(2, ROWS * w.lanes + LANES);
+  float *scales = room.take<float>(3, tokens), *sum = room.take<float>(4, w.outputs + LANES);
+  for (int64_t p = 0; p < panels; p++) {
+    const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
+    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first);
+  }
+  for (int64_t s = 0; s < w.strips; s++)
+    for (int64_t p = 0; p < panels; p++) {
+      const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
+      const item* panel = packed + first * size;
+      for (int64_t t = 0; t < count; t++) __builtin_prefetch(y + (first + t) * w.outputs + s * w.lanes, 1);
+      if (w.lanes == WIDE * LANES)
+        of<WIDE>(count)(w, panel, s, sums);
+      else if (w.lanes == LANES)
+        of<1>(count)(w, panel, s, sums);
+#if KIND == SINGLES
+      else
+        multiply_any(w, panel, count, s, sums);
+#endif
+      finish(w, sums, scales + first, count, s, y + first * w.outputs);
+    }
+  if (norm == nullptr) return;
+  std::fill(sum + w.outputs, sum + w.outputs + LANES, 0.0f);
+  normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);
+}
+
+#if KIND == SINGLES || KIND == PAIRS
+#include "attention_kernel.h"
+#endif
+
+#define TEXT(name) #name
+#define NAME(name) TEXT(name)
+#if KIND == SINGLES
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::single,
+                    tile<float>, tile<uint16_t>, attend<float>, attend<uint16_t>};
+#elif KIND == PAIRS
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::half,
+                    nullptr, tile<uint16_t>, nullptr, attend<uint16_t>};
+#else
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::int8,
+                    tile<float>, tile<uint16_t>, nullptr, nullptr};
+#endif
+#undef TEXT
+#undef NAME
+
+}  // namespace PATH
+}  // namespace
+
+#undef INLINE
+#undef UNROLL
+#undef PATH

@@ -1,0 +1,203 @@
+// The kernel, compiled once for each instruction set that the compiler knows, and those that this machine can run.
+//
+// Nothing here needs torch: `block_sparse.cpp` makes operators of it, and a test runs it under an emulator.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+struct Weight {
+  const void* values;
+  const int32_t *starts, *columns;
+  const float *bias, *scales;  // of int8 weights, a row each
+  const int32_t* offsets;
+  int64_t strips, lanes, width, inputs, outputs;
+  bool gelu;
+};
+
+// y = LayerNorm(y + residual), the residual as y.
+struct Norm {
+  const void* residual;
+  const float *gain, *shift;
+  float epsilon;
+};
+
+// Memory of a thread that is kept for the next call: numbered pieces, each begins a cache line.
+class Room {
+ public:
+  template <class T>
+  T* take(int number, int64_t count) {
+    std::vector<char>& piece = pieces_[number];
+    if (piece.size() < count * sizeof(T) + 64) piece.resize(count * sizeof(T) + 64);
+    return reinterpret_cast<T*>(piece.data() + 63 - (reinterpret_cast<uintptr_t>(piece.data()) + 63) % 64);
+  }
+
+ private:
+  std::vector<char> pieces_[10];
+};
+
+// One head of one sequence: from queries, keys and values of all heads, shape (length, 3, heads, size), and a number
+// for each key that is added to its scores, to `out`, shape (length, heads, size).
+struct Heads {
+  int64_t length, heads, size;
+  float scale;
+};
+template <class T>
+using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room);
+
+// y, shape (tokens, outputs), from x, shape (tokens, inputs); `norm` may be null.
+template <class T>
+using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Room& room);
+
+enum class Stored { single, half, int8 };
+
+// An instruction set: strips of `lanes[0]` or `lanes[1]` rows, panels of `rows` tokens, blocks of whole `step` inputs,
+// activations of `bytes` in a panel. A function that is null cannot be had.
+struct Path {
+  const char* name;
+  int64_t lanes[2], rows, step, bytes;
+  Stored stored;
+  Tile<float> single;
+  Tile<uint16_t> half;
+  Attend<float> attend_single;
+  Attend<uint16_t> attend_half;
+};
+
+inline float widen(float value) { return value; }
+inline float widen(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+inline void narrow(float value, float* to) { *to = value; }
+inline void narrow(float value, uint16_t* to) {  // to the nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  *to = value != value ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+}  // namespace
+
+// What each part is compiled for: vectors of BYTES, panels of ROWS tokens by WIDE vectors, and how numbers are held.
+#define SINGLES 1   // float32 weights and activations
+#define PAIRS 2     // both bf16, two inputs to a sum in one instruction
+#define WORDS 3     // int8 weights widened to 16 bits, activations of 16 bits, two inputs to a sum
+#define QUADS 4     // int8 weights, activations of 8 bits without a sign, four inputs to a sum
+
+#define PATH portable
+#define BYTES 16
+#define WIDE 4
+#define KIND SINGLES
+#ifdef __aarch64__
+#define ROWS 6
+#else
+#define ROWS 2
+#endif
+#include "block_sparse_kernel.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define X86
+#include <cpuid.h>
+#include <immintrin.h>
+#undef BYTES
+#undef WIDE
+#undef ROWS
+#undef KIND
+
+// gcc and clang have different ways to compile a part of a file for an instruction set.
+#define PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define BEGIN(set) PRAGMA(clang attribute push(__attribute__((target(set))), apply_to = function))
+#define END _Pragma("clang attribute pop")
+#else
+#define BEGIN(set) _Pragma("GCC push_options") PRAGMA(GCC target(set))
+#define END _Pragma("GCC pop_options")
+#endif
+
+#define WIDE 2
+#define BYTES 32
+#define ROWS 6
+
+#define PATH avx2
+#define KIND SINGLES
+BEGIN("avx2,fma")
+#include "block_sparse_kernel.h"
+END
+#undef KIND
+
+#define PATH avx2_int8
+#define KIND WORDS
+BEGIN("avx2,fma")
+#include "block_sparse_kernel.h"
+END
+#undef KIND
+
+#define PATH avx_vnni
+#define KIND QUADS
+BEGIN("avx2,fma,avxvnni")
+#include "block_sparse_kernel.h"
+END
+#undef KIND
+
+#undef BYTES
+#undef ROWS
+#define BYTES 64
+#define ROWS 14
+#define AVX512 "avx512f,avx512bw,avx512vl,avx512dq,fma"
+
+#define PATH avx512
+#define KIND SINGLES
+BEGIN("avx512f,avx512bw,avx512vl,avx512dq,fma")
+#include "block_sparse_kernel.h"
+END
+#undef KIND
+
+#define PATH avx512_bf16
+#define KIND PAIRS
+BEGIN("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16")
+#include "block_sparse_kernel.h"
+END
+#undef KIND
+
+#define PATH avx512_vnni
+#define KIND QUADS
+BEGIN("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512vnni")
+#include "block_sparse_kernel.h"
+END
+#endif
+
+namespace {
+
+#ifdef X86
+// Bit 4 of EAX in leaf 7.1: not every compiler that has the instructions can ask for them by name.
+inline bool has_avx_vnni() {
+  unsigned a = 0, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
+// What this machine can run, from the least to the most that it takes.
+inline std::vector<const Path*> paths() {
+  std::vector<const Path*> found{&portable::path};
+#ifdef X86
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return found;
+  found.insert(found.end(), {&avx2::path, &avx2_int8::path});
+  if (has_avx_vnni()) found.push_back(&avx_vnni::path);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq")) {
+    found.push_back(&avx512::path);
+    if (__builtin_cpu_supports("avx512bf16")) found.push_back(&avx512_bf16::path);
+    if (__builtin_cpu_supports("avx512vnni")) found.push_back(&avx512_vnni::path);
+  }
+#endif
+  return found;
+}
+
+}  // namespace
