@@ -166,8 +166,8 @@ class BlockSparseLinear(nn.Module):
     ) -> Tensor:
         """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous).
 
-        With `residual`, of the shape of the result, that is `norm(y + residual)`: in one operator, a tile of tokens at a
-        time, as two more passes through memory would take a tenth of a layer's time.
+        With `residual`, of the shape of the result, that is `norm(y + residual)`: in one operator, a tile of tokens at
+        a time, as two more passes through memory would take a tenth of a layer's time.
         """
         if self.instructions == TORCH:
             found = self._by_torch(x, out)
