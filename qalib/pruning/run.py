@@ -85,7 +85,6 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
     on_cpu = not torch.cuda.is_available()
     device = "cpu" if on_cpu else "cuda"
     dtype = machine.dtype(config.precision, device)
-    torch.set_flush_denormal(True)
     transformers.set_seed(config.seed)
     for model, dropout in ((teacher.model, 0.0), (student.model, config.dropout)):
         _prepare(model, dropout)
@@ -120,7 +119,11 @@ def train(run: PruningRun) -> None:
         trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
     slow = ": this machine has no instructions for it, fp32 is faster" if "emulated" in run.precision else ""
     trainer.progress.note(f"training in {run.precision}{slow}")
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    torch.set_flush_denormal(True)  # numbers next to zero are slow to compute with
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def save(run: PruningRun) -> None:

@@ -30,7 +30,7 @@ import sys
 def memory(key):
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) for line in file if line.startswith(key)) * 1024
-from qalib import checkpoint
+from qalib.model import checkpoint
 checkpoint.load(sys.argv[1])
 before = memory('VmRSS')
 with open('/proc/self/clear_refs', 'w') as file:
