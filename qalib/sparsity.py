@@ -16,7 +16,7 @@ from qalib.utils.quantity import measure
 PARTS = {
     "word embeddings": ("bert.embeddings.word_embeddings",),
     "other embeddings": ("bert.embeddings",),
-    "encoder matrices": tuple(f"{path}.weight" for path in bert.KINDS.values()),
+    "encoder matrices": tuple(f"{path}.weight" for path in bert.LINEAR_LAYERS.values()),
     "encoder biases and norms": ("bert.encoder",),
     "answer layer": ("qa_outputs",),
 }
@@ -145,7 +145,7 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
         left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
         left |= {"attention output": (everything, head_rows)}
         left |= {"FFN in": (neurons_left, everything), "FFN out": (everything, neurons_left)}
-        for kind, path in bert.KINDS.items():
+        for kind, path in bert.LINEAR_LAYERS.items():
             weight = layer.get_submodule(path).weight.detach()
             out_left, in_left = left[kind]
             kept = blocks.expand(blocks.mask(weight, checkpoint.block), checkpoint.block)

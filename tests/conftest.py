@@ -4,9 +4,11 @@ import os
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from builders import squad_file, towns
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.qa import squad
@@ -126,18 +128,21 @@ def asked() -> squad.QuestionSet:
 @pytest.fixture(scope="session")
 def asked_file(asked, tmp_path_factory) -> Path:
     """The same as a SQuAD v1.1 file."""
-    paragraphs = [
-        {
-            "context": q.context,
-            "qas": [
-                {
-                    "id": q.id,
-                    "question": q.question,
-                    "answers": [{"text": t, "answer_start": s} for t, s in zip(q.answers, q.starts, strict=True)],
-                }
-            ],
-        }
-        for q in asked.questions
-    ]
-    path = tmp_path_factory.mktemp("data") / "eight.json"
-    return write_json(path, {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]})
+    return squad_file(tmp_path_factory.mktemp("data") / "eight.json", asked.questions)
+
+
+@pytest.fixture
+def pruning_settings(dense_folder, tmp_path) -> dict[str, Any]:
+    """Settings of a short pruning run of the tiny model: 48 windows, 12 steps an epoch."""
+    return {
+        "teacher": str(dense_folder),
+        "data": str(squad_file(tmp_path / "towns.json", towns())),
+        "out": tmp_path / "out",
+        "teacher_cache": tmp_path / "teachers",
+        "block": (4, 4),
+        "epochs": 2,
+        "batch": 4,
+        "weight_lr": 1e-3,
+        "precision": "fp32",
+        "log_steps": 1,
+    }

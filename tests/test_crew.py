@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from builders import squad_file
 from conftest import ROOT
 from reliability import scale
 
@@ -25,16 +26,7 @@ def die_in_the_second():
 @pytest.fixture
 def question_file(asked, tmp_path):
     """Seven questions, which two processes cannot share evenly, as a SQuAD file."""
-    paragraphs = [
-        {
-            "context": q.context,
-            "qas": [{"id": q.id, "question": q.question, "answers": [{"text": q.answers[0], "answer_start": 6}]}],
-        }
-        for q in asked.questions[:7]
-    ]
-    path = tmp_path / "seven.json"
-    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
-    return path
+    return squad_file(tmp_path / "seven.json", asked.questions[:7])
 
 
 def test_two_processes_answer_as_one(packed_folder, question_file):

@@ -10,49 +10,55 @@ from qalib.benchmark import profile
 from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude, minimal
+from qalib.pruning.magnitude import magnitude_mask
 from qalib.teaching import common, distillation, heads, masks, movement
 from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)
 
 
-def test_masks_of_every_shape_keep_the_same_share_of_what_is_left(sparse):
+def test_masks_of_every_granularity_keep_the_same_fraction_of_what_is_left(sparse):
     weight = bert.matrices(sparse.model)[0].linear.weight.detach()
     left = int((weight != 0).sum())
-    for shape in {**magnitude.SHAPES, "blocks": BLOCK}.values():
-        kept = magnitude.choose(weight, 0.5, shape)
-        tile = max(shape[0] or 64, 1) * max(shape[1] or 64, 1)
+    for granularity in {**magnitude.GRANULARITIES, "blocks": BLOCK}.values():
+        kept = magnitude_mask(weight, 0.5, granularity)
+        tile = (granularity[0] or 64) * (granularity[1] or 64)
         assert left / 2 - tile <= kept.sum() <= left / 2 and not (kept & (weight == 0)).any()
-    assert magnitude.choose(weight, 1.0, BLOCK).sum() == left and not magnitude.choose(weight, 0.0, BLOCK).any()
-    squares = [(weight * magnitude.choose(weight, 0.5, (1, 1), cut)).square().sum() for cut in magnitude.CUTS]
+    assert magnitude_mask(weight, 1.0, BLOCK).sum() == left and not magnitude_mask(weight, 0.0, BLOCK).any()
+    masked = [weight * magnitude_mask(weight, 0.5, (1, 1), removed) for removed in magnitude.REMOVED]
+    squares = [kept.square().sum() for kept in masked]
     assert squares[0] > squares[1] > squares[2]
-    with pytest.raises(InputError, match="cut 'middle', share 0.5: choose one of smallest, random, largest"):
-        magnitude.choose(weight, 0.5, (1, 1), "middle")
+    with pytest.raises(
+        InputError, match="removed 'middle', keep_fraction 0.5: choose one of smallest, random, largest"
+    ):
+        magnitude_mask(weight, 0.5, (1, 1), "middle")
 
 
 def test_pruned_copies_are_compared_and_the_model_stays(sparse, asked):
     before = sparsity.density(sparse, (1, 1))
     table = masks.compare(sparse, asked, [0.5, 0.9], {"single weights": (1, 1), "blocks": BLOCK}, progress=False)
-    assert table.share.tolist() == [0.9, 0.5] * 2 and sparsity.density(sparse, (1, 1)) == before
-    assert (table.density <= table.share * before + 1e-9).all() and (table.density > table.share * before * 0.9).all()
+    fractions = table.keep_fraction
+    assert fractions.tolist() == [0.9, 0.5] * 2 and sparsity.density(sparse, (1, 1)) == before
+    assert (table.density <= fractions * before + 1e-9).all() and (table.density > fractions * before * 0.9).all()
     assert table.squares[0] > table.squares[2] and table.f1.between(0, 100).all()
 
 
 def test_a_removable_head_is_cut_without_a_trace_and_another_is_not(sparse, asked):
     sparse.model.bert.encoder.layer[0].attention.self.value.bias.data.normal_()
-    table = heads.one_by_one(sparse, asked, progress=False)
+    table = heads.ablate_one_by_one(sparse, asked, progress=False)
     assert table.removable.sum() == sparsity.heads(sparse).removable.sum() >= 1
     assert (table.logit_difference[table.removable] < heads.SAME).all()
     assert (table.logit_difference[~table.removable] > heads.SAME).all()
     assert (table.change[table.removable] == 0).all()
     pairs = [(0, 0), (1, 2), (1, 3)]
-    cut = heads.without(sparse, pairs)
+    cut = heads.ablate_heads(sparse, pairs)
     found = [tuple(row) for row in sparsity.heads(cut).query("removable")[["layer", "head"]].to_numpy().tolist()]
-    assert set(pairs) <= set(found) and heads.in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
+    assert set(pairs) <= set(found)
+    assert heads.ablate_in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
 
 
 def test_attention_rows_sum_to_one(sparse):
-    tokens, seen = heads.weights(sparse, "what is red?", "it is red")
+    tokens, seen = heads.attention_weights(sparse, "what is red?", "it is red")
     assert tokens[0] == "[CLS]" and seen.shape == (2, 4, len(tokens), len(tokens))
     assert torch.allclose(seen.sum(-1), torch.ones(()))
     assert sparse.model.config._attn_implementation != "eager"
@@ -75,7 +81,7 @@ def test_movement_is_not_magnitude_on_two_weights():
 def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
     student = magnitude.prune(sparse, 0.7, BLOCK)
     before = sparsity.density(student, (1, 1))
-    options = {"steps": 30, "batch": 4, "rate": 1e-3, "progress": False}
+    options = {"steps": 30, "batch_size": 4, "lr": 1e-3, "progress": False}
     ways = {"answers only": 0.0, "teacher only": 1.0}
     table = distillation.compare(student, sparse, asked, asked, ways, **options).set_index("model")
     assert table.divergence["teacher"] == pytest.approx(0, abs=1e-6)
@@ -86,16 +92,16 @@ def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
     for old, new in zip(bert.matrices(student.model), bert.matrices(trained.model), strict=True):
         assert not (new.linear.weight[old.linear.weight == 0] != 0).any()
     assert before >= sparsity.density(trained, (1, 1)) > 0.8 * before and sparsity.density(student, (1, 1)) == before
-    tokens, logits, place = distillation.first_token(sparse, asked.questions[0])
+    tokens, logits, place = distillation.start_logits(sparse, asked.questions[0])
     assert len(tokens) == len(logits) and tokens[place : place + 2] == ["on", "##e"]
 
 
 def test_nothing_is_asked_that_was_learnt(asked):
-    learnt, rest = distillation.halves(asked, 5)
+    learnt, rest = distillation.split_by_context(asked, 5)
     assert len(learnt) == 5 and len(rest) == 3
     assert not {q.context for q in learnt.questions} & {q.context for q in rest.questions}
     with pytest.raises(InputError, match="8 questions to train on leave none"):
-        distillation.halves(asked, 8)
+        distillation.split_by_context(asked, 8)
 
 
 def test_costs_say_what_is_timed(sparse):
@@ -132,9 +138,9 @@ def test_sliders_are_there_for_somebody_to_move(monkeypatch):
     assert drawn[-1] == (0.5, 2) and len(shown) == 3
 
 
-def test_a_rehearsals_blocks_have_their_magnitudes(sparse, asked):
-    seen = minimal.rehearse(sparse, asked, 0.2, steps=4, batch=2, layer=1, progress=False)
-    table = movement.blocks_of(sparse, seen, 1)
+def test_a_minimal_runs_blocks_have_their_magnitudes(sparse, asked):
+    seen = minimal.prune_minimal(sparse, asked, 0.2, steps=4, batch_size=2, layer=1, progress=False)
+    table = movement.block_table(sparse, seen, 1)
     assert len(table) == seen.scores.shape[1] and (table.magnitude > 0).all()
     assert table.kept.sum() == table.kept_by_magnitude.sum() > 0
     assert table.magnitude[table.kept_by_magnitude].min() >= table.magnitude[~table.kept_by_magnitude].max()

@@ -10,14 +10,14 @@ from qalib.model import bert, blocks, checkpoint, synthetic
 from qalib.utils.errors import InputError
 
 SMALL = BertConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
-LIKE = [dict.fromkeys(bert.KINDS, 3), dict.fromkeys(bert.KINDS, 6)]
+LIKE = [dict.fromkeys(bert.LINEAR_LAYERS, 3), dict.fromkeys(bert.LINEAR_LAYERS, 6)]
 
 
 def test_place_keeps_the_density_outside_the_heads_that_are_gone():
     kept = synthetic.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
     assert sum(int(mask.sum()) for mask in kept.values()) == round(0.3 * 2 * 512)
     for kind in ("query", "key", "value"):
-        alive = bert.by_head(kept[0, kind], 4).flatten(1).any(1)
+        alive = bert.split_heads(kept[0, kind], 4).flatten(1).any(1)
         assert alive.tolist() == [True, False, False, True]
     assert not kept[0, "attention output"][:, 2:6].any()
     assert kept[1, "query"].sum() > kept[0, "query"].sum()
@@ -56,7 +56,7 @@ def test_other_masks_are_taken_exactly(tmp_path):
     draw, sizes = random.Random(0), {"FFN in": (3072, 768), "FFN out": (768, 3072)}
     grids = {}
     for layer in range(12):
-        for kind, suffix in bert.KINDS.items():
+        for kind, suffix in bert.LINEAR_LAYERS.items():
             rows, columns = sizes.get(kind, (768, 768))
             grid = ["".join(draw.choices("0001", k=columns // 64)) for _ in range(rows // 16)]
             grids[f"bert.encoder.layer.{layer}.{suffix}.weight"] = grid

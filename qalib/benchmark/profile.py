@@ -60,7 +60,7 @@ def side_by_side(
     and bound (all multiply-adds / those that are not by zero).
     """
     full = filled(checkpoint)
-    scattered = magnitude.prune(full, sparsity.density(checkpoint, (1, 1)), magnitude.SHAPES["single weights"])
+    scattered = magnitude.prune(full, sparsity.density(checkpoint, (1, 1)), magnitude.GRANULARITIES["single weights"])
     modules = {
         "dense: no zeros": runtimes.build("dense", full),
         "dense: zeros scattered": runtimes.build("dense", scattered),

@@ -27,6 +27,8 @@ from qalib.cli.console import (
     setting,
     show,
 )
+from qalib.cli.options import options_of
+from qalib.pruning.config import PruningConfig
 from qalib.utils.errors import InputError, printable
 
 app = typer.Typer(
@@ -234,46 +236,15 @@ def export(
 
 
 @app.command()
-def prune(
-    data: Annotated[str, typer.Option(help="Training questions: a SQuAD v1.1 file, 'sample', or 'squad' (the hub's).")],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
-    teacher: Annotated[str, typer.Option(help="Checkpoint whose answers are distilled.")],
-    student: Annotated[str | None, typer.Option(help="Checkpoint to start from [default: the teacher].")] = None,
-    eval_data: Annotated[str | None, typer.Option("--eval", help="Questions to score the checkpoints with.")] = None,
-    density: Annotated[float, typer.Option(help="Kept / all weights of the encoder matrices.")] = 0.317,
-    block: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a block.")] = "32x32",
-    ffn: Annotated[str, typer.Option(help="'block', or 'rows' for whole FFN neurons.")] = "block",
-    method: Annotated[
-        str, typer.Option(help="'movement', 'magnitude' (the baseline) or 'keep' (no more).")
-    ] = "movement",
-    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
-    max_hours: Annotated[float | None, typer.Option(help="End sooner, with the schedule by the clock.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")] = False,
-    questions: Questions = None,
-    eval_questions: Annotated[int | None, typer.Option(min=1, help="Score with the first N questions only.")] = None,
-    batch: Annotated[int, typer.Option(help="Windows a step and process.")] = 16,
-    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
-    weight_lr: Annotated[float, typer.Option(help="Learning rate of the weights.")] = 1e-4,
-    score_lr: Annotated[float, typer.Option(help="Learning rate of the scores.")] = 1e-2,
-    regulariser: Annotated[float, typer.Option(help="Weight of the mean sigmoid of the scores.")] = 25.0,
-    alpha: Annotated[float, typer.Option(help="Share of distillation in the loss.")] = 0.9,
-    temperature: Annotated[float, typer.Option(help="Of distillation.")] = 2.0,
-    precision: Annotated[str, typer.Option(help="'bf16' (autocast) or 'fp32'.")] = "bf16",
-    save_minutes: Annotated[float, typer.Option(help="Minutes from one checkpoint to the next.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Of order and dropout.")] = 0,
-    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints and log [default: OUT.run].")] = None,
-) -> None:
+@options_of(
+    PruningConfig,
+    names={"eval_data": ("--eval",), "regularization_weight": ("--regularization-weight", "--regulariser")},
+)
+def prune(config: PruningConfig) -> None:
     """Prune a model by movement pruning in blocks while it learns from data and a teacher."""
-    from qalib.pruning import trainer
+    from qalib.pruning import run
 
-    height, x, width = block.partition("x")
-    if not (height.isdecimal() and x and width.isdecimal()):
-        raise InputError(f"--block {block}: expected HEIGHTxWIDTH, as 32x32")
-    print(trainer.prune(
-        teacher, student, data, out, density, (int(height), int(width)), ffn, method, epochs, max_hours, resume, seed,
-        questions, batch, accumulate, weight_lr, score_lr, regulariser, alpha, temperature, precision=precision,
-        work=work, eval_data=eval_data, eval_questions=eval_questions, save_minutes=save_minutes,
-    ))  # fmt: skip
+    print(run.prune(config))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-KINDS = {
+LINEAR_LAYERS = {
     "query": "attention.self.query",
     "key": "attention.self.key",
     "value": "attention.self.value",
@@ -25,7 +25,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Matrix:
-    """One of the encoder's linear layers: its layer number, kind (a key of KINDS), parameter prefix and module."""
+    """One of the encoder's linear layers: layer number, kind (a key of LINEAR_LAYERS), parameter prefix and module."""
 
     layer: int
     kind: str
@@ -39,11 +39,11 @@ def layers(model: BertForQuestionAnswering) -> list[BertLayer]:
 
 
 def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
-    """All encoder matrices (6 a layer), layer by layer in the order of KINDS."""
+    """All encoder matrices (6 a layer), layer by layer in the order of LINEAR_LAYERS."""
     return [
         Matrix(number, kind, f"bert.encoder.layer.{number}.{path}", layer.get_submodule(path))
         for number, layer in enumerate(layers(model))
-        for kind, path in KINDS.items()
+        for kind, path in LINEAR_LAYERS.items()
     ]
 
 
@@ -55,13 +55,13 @@ def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Modu
     return model
 
 
-def by_head(rows: Tensor, heads: int) -> Tensor:
+def split_heads(rows: Tensor, heads: int) -> Tensor:
     """The leading dimension split into heads: shape `(heads*size, ...)` to `(heads, size, ...)`."""
     return rows.reshape(heads, -1, *rows.shape[1:])
 
 
 def _zero(weight: Tensor, heads: int) -> Tensor:
-    return ~by_head(weight != 0, heads).flatten(1).any(1)
+    return ~split_heads(weight != 0, heads).flatten(1).any(1)
 
 
 def heads_called_removed(layer: BertLayer, heads: int) -> Tensor:

@@ -139,10 +139,10 @@ def unpack(state: dict[str, Tensor], config: BertConfig, block: blocks.Block, pa
     if header.get("format") != "qalib-packed":
         raise InputError(f"{path}: its header says {json.dumps(header)}, not format 'qalib-packed'")
     hidden, ffn = config.hidden_size, config.intermediate_size
-    shapes = dict.fromkeys(bert.KINDS, (hidden, hidden)) | {"FFN in": (ffn, hidden), "FFN out": (hidden, ffn)}
+    shapes = dict.fromkeys(bert.LINEAR_LAYERS, (hidden, hidden)) | {"FFN in": (ffn, hidden), "FFN out": (hidden, ffn)}
     state = dict(state)
     for layer in range(config.num_hidden_layers):
-        for kind, suffix in bert.KINDS.items():
+        for kind, suffix in bert.LINEAR_LAYERS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"
             if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # else `fill` names what is missing
                 values, bitmap = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
@@ -170,7 +170,7 @@ def restore_heads(
         left = [h for h in range(config.num_attention_heads) if h not in removed]
         rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
         for kind in ("query", "key", "value", "attention output"):
-            name, across = f"bert.encoder.layer.{layer}.{bert.KINDS[kind]}", kind == "attention output"
+            name, across = f"bert.encoder.layer.{layer}.{bert.LINEAR_LAYERS[kind]}", kind == "attention output"
             shapes = {f"{name}.weight": (hidden, len(rows)) if across else (len(rows), hidden)}
             if not across:
                 shapes[f"{name}.bias"] = (len(rows),)

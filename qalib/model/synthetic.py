@@ -95,7 +95,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     if not isinstance(grids, dict):
         raise InputError(f"{path}: kept_blocks is {type(grids).__name__}, expected an object {{matrix: rows}}")
     for layer in range(config.num_hidden_layers):
-        for kind, suffix in bert.KINDS.items():
+        for kind, suffix in bert.LINEAR_LAYERS.items():
             name = f"bert.encoder.layer.{layer}.{suffix}.weight"
             rows, columns = {"FFN in": (inner, hidden), "FFN out": (hidden, inner)}.get(kind, (hidden, hidden))
             grid = grids.get(name)
@@ -134,7 +134,7 @@ def place(
     allowed = {
         (layer, kind): _allowed(kind, heads.get(layer, []), block, config)
         for layer in range(config.num_hidden_layers)
-        for kind in bert.KINDS
+        for kind in bert.LINEAR_LAYERS
     }
     total = sum(places.numel() for places in allowed.values())
     room = {key: int(places.sum()) for key, places in allowed.items()}
@@ -171,8 +171,8 @@ def _choose(
     """`count` of the allowed places at random; of query, key and value first one in each head that is left."""
     order = torch.rand(allowed.shape, generator=generator)
     if kind in ("query", "key", "value"):
-        by_head = bert.by_head(order.masked_fill(~allowed, 2.0), config.num_attention_heads)  # a view
-        flat = by_head.reshape(config.num_attention_heads, -1)
+        rows = bert.split_heads(order.masked_fill(~allowed, 2.0), config.num_attention_heads)  # a view
+        flat = rows.reshape(config.num_attention_heads, -1)
         first = flat.argmin(1)
         alive = flat.gather(1, first[:, None])[:, 0] < 2
         flat[alive, first[alive]] = -1
@@ -208,9 +208,9 @@ def _write_2021(
         prefix = f"bert.encoder.layer.{layer}."
         for kind in ("query", "key", "value"):
             for part in ("weight", "bias"):
-                key = f"{prefix}{bert.KINDS[kind]}.{part}"
+                key = f"{prefix}{bert.LINEAR_LAYERS[kind]}.{part}"
                 state[key] = state[key][rows]
-        key = f"{prefix}{bert.KINDS['attention output']}.weight"
+        key = f"{prefix}{bert.LINEAR_LAYERS['attention output']}.weight"
         state[key] = state[key][:, rows]
     state["bert.embeddings.position_ids"] = torch.arange(config.max_position_embeddings)[None]
     torch.save({key: value.contiguous().clone() for key, value in state.items()}, folder / formats.PICKLED)

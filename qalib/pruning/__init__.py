@@ -2,7 +2,8 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    {"callback", "dataset", "magnitude", "minimal", "movement", "run_folder", "schedule", "teacher", "trainer"},
-)
+MODULES = {
+    "callback", "config", "controller", "dataset", "losses", "magnitude", "minimal", "movement", "progress", "pruner",
+    "run", "run_folder", "sampler", "schedule", "teacher", "trainer",
+}  # fmt: skip
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, MODULES)

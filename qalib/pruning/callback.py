@@ -1,127 +1,111 @@
-"""Steering: what happens between the steps of a pruning run: masks set, log and bar written, checkpoints asked for."""
+"""What happens between the steps of a pruning run: the density is steered, log and bar written, checkpoints kept."""
 
-import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
-from qalib.pruning import schedule
+from qalib.pruning.run_folder import RunFolder
+from qalib.pruning.trainer import PruningTrainer
 from qalib.qa import evaluation
 from qalib.qa.squad import QuestionSet
-from qalib.utils.files import write_text
+
+STATE_FILE = "controller.pt"  # of the controller, in a checkpoint
 
 
-class Steering(TrainerCallback):
-    """Sets the masks before each step, and writes log, bar and checkpoints after it."""
+class PruningCallback(TrainerCallback):
+    """Lets the controller prepare each step, writes log and bar after it, asks for checkpoints and completes them."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        log: Path,
-        max_hours: float | None,
-        save_minutes: float,
-        log_steps: int,
-        bar: bool,
-        tokenizer=None,
-        dev: QuestionSet | None = None,
+        self, trainer: PruningTrainer, folder: RunFolder, precision: str, tokenizer, eval_data: QuestionSet | None
     ):
-        self.trainer, self.pruner, self.log, self.log_steps = trainer, trainer.pruner, log, log_steps
-        self.seconds, self.save_seconds = 3600 * max_hours if max_hours else math.inf, 60 * save_minutes
-        self.main, self.tokenizer, self.dev = trainer.is_world_process_zero(), tokenizer, dev
-        form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        self.bar = tqdm(total=100, desc="pruning", bar_format=form, disable=not (bar and self.main))
+        self.trainer, self.folder, self.precision = trainer, folder, precision
+        self.tokenizer, self.eval_data = tokenizer, eval_data
+        self.controller, self.pruner, self.progress = trainer.controller, trainer.pruner, trainer.progress
+        self.is_main = trainer.is_world_process_zero()
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Take up clock and log where the checkpoint left them."""
-        self.started = time.monotonic() - self.pruner.clock.item()
-        self.saved = self.pruner.clock.item()
-        if self.main:
-            self._drop_lines_after(state.global_step)
+        self.begun = time.monotonic() - self.controller.seconds
+        self.saved = self.controller.seconds
+        if self.is_main:
+            self.folder.keep_log_until(state.global_step)
         self._steer(state)
+        self.progress.begin(self.controller.progress)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Say which step it is."""
+        self.progress.doing(self.trainer.step_name(state.global_step + 1))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """Clip the gradient of the weights to norm 1."""
-        # Not of the scores: the regulariser's gradient would take the norm for itself, and Adam scales it anyway.
+        # Not of the scores: the regularization's gradient would take the norm for itself, and Adam scales it anyway.
         nn.utils.clip_grad_norm_(self.trainer.optimizer.param_groups[0]["params"], 1.0)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Prepare the next step, write the log, ask for a checkpoint when one is due, and end when time is up."""
+        config, controller = self.trainer.config, self.controller
         self._steer(state)
-        if state.global_step % self.log_steps == 0:
-            self._write(state, self._figures(state))
-        over = self.trainer.progress >= 1
+        shown = {"loss": f"{self.trainer.losses['loss'].item():.3f}", "density": f"{self.pruner.density():.3f}"}
+        name = self.trainer.step_name(state.global_step)
+        self.progress.step(name, controller.progress, self.trainer.step_size, **shown)
+        if state.global_step % config.log_steps == 0:
+            self._write(state, self._figures())
+        over = controller.progress >= 1
         control.should_training_stop |= over
-        if over or self.pruner.clock.item() - self.saved >= self.save_seconds:
-            control.should_save, self.saved = True, self.pruner.clock.item()
+        if over or controller.seconds - self.saved >= 60 * config.save_minutes:
+            control.should_save, self.saved = True, controller.seconds
 
     def on_save(self, args, state, control, **kwargs):
-        """Score the checkpoint and mark it as complete."""
-        if not self.main:
-            return
-        if self.dev:
+        """Score the checkpoint, all processes together, and complete it."""
+        if self.eval_data:
+            self.progress.say(f"scoring the checkpoint of step {state.global_step}")
             self.pruner.eval()
-            with self.trainer.compute_loss_context_manager():
-                score = evaluation.evaluate(self.pruner.model, self.tokenizer, self.dev, progress=False).score
+            with self.trainer.accelerator.autocast():
+                score = evaluation.evaluate(self.pruner.model, self.tokenizer, self.eval_data, progress=False).score
             self.pruner.train()
             self._write(state, {"exact_match": score.exact_match, "f1": score.f1})
-        # Last, so that a checkpoint without this file is one whose writing was interrupted.
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Leave the terminal tidy."""
-        self.bar.close()
-
-    def _drop_lines_after(self, step: int) -> None:
-        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
-        write_text(self.log, "".join(line for line in whole if json.loads(line)["step"] <= step))
+        if self.is_main:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            torch.save(self.controller.state_dict(), checkpoint / STATE_FILE)
+            # Last, so that a checkpoint without this file is one whose writing was interrupted.
+            (checkpoint / "complete").touch()
 
     def _steer(self, state) -> None:
-        trainer, clock = self.trainer, self.pruner.clock
-        clock.fill_(time.monotonic() - self.started)
-        if trainer.args.world_size > 1:
-            torch.distributed.broadcast(clock, 0)
-        before = trainer.progress
-        trainer.progress = min(1.0, max(state.global_step / state.max_steps, clock.item() / self.seconds))
-        advanced = trainer.progress - before if before else 0.0
-        schedule.steer(self.pruner, trainer.schedule, trainer.progress, advanced, trainer.recipe.regulariser)
+        seconds = torch.tensor(time.monotonic() - self.begun, dtype=torch.float64, device=self.trainer.args.device)
+        self.controller.seconds = broadcast(seconds).item()  # the first process's clock counts
+        hours = self.trainer.config.max_hours
+        by_clock = self.controller.seconds / (3600 * hours if hours else math.inf)
+        self.controller.update(min(1.0, max(state.global_step / state.max_steps, by_clock)))
 
-    def _figures(self, state) -> dict[str, Any]:
-        trainer, scores = self.trainer, self.pruner.scores[0]
-        figures = {
-            **{name: round(self._mean(part), 5) for name, part in trainer.parts.items()},
+    def _figures(self) -> dict[str, Any]:
+        controller = self.controller
+        return {
+            **{name: round(self._mean(loss), 5) for name, loss in self.trainer.losses.items()},
             "density": round(self.pruner.density(), 5),
-            "steered_density": round(self._steered_density(), 5),
-            "threshold": round(torch.tensor(scores.cut).sigmoid().item(), 5),
-            "regulariser": round(self.pruner.penalty, 4),
-            "weight_lr": trainer.optimizer.param_groups[0]["lr"],
+            "steered_density": round(controller.target_density(), 5),
+            "threshold": round(torch.tensor(self.pruner.scores[0].threshold).sigmoid().item(), 5),
+            "regulariser": round(controller.regularization_weight, 4),
+            "weight_lr": self.trainer.optimizer.param_groups[0]["lr"],
             "densities": {name: round(density, 4) for name, density in self.pruner.densities().items()},
         }
-        self.bar.set_postfix({name: figures[name] for name in ("loss", "density", "threshold")}, refresh=False)
-        self.bar.update(round(100 * trainer.progress, 2) - self.bar.n)
-        return figures
 
-    def _steered_density(self) -> float:
-        trainer = self.trainer
-        return self.pruner.density() if self.pruner.fixed else trainer.schedule.density_at(trainer.progress)
-
-    def _mean(self, part: Tensor) -> float:
-        return self.trainer.accelerator.reduce(part.detach(), "mean").item()
+    def _mean(self, loss: Tensor) -> float:
+        return self.trainer.accelerator.reduce(loss.detach(), "mean").item()
 
     def _write(self, state, figures: dict[str, Any]) -> None:
-        if not self.main:
+        if not self.is_main:
             return
         line = {
             "step": state.global_step,
             "windows": state.global_step * self.trainer.step_size,
-            "seconds": round(self.pruner.clock.item(), 1),
-            "progress": round(self.trainer.progress, 5),
+            "seconds": round(self.controller.seconds, 1),
+            "progress": round(self.controller.progress, 5),
+            "precision": self.precision,
         }
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line | figures) + "\n")
+        self.folder.add_to_log(line | figures)

@@ -1,88 +1,105 @@
-"""A pruning run small enough to watch: the parts of `pruning` in a plain loop.
+"""A pruning run small enough to watch: the parts of a real one in a plain loop.
 
-What `training` adds for a real run is left out: Trainer, mixed precision, checkpoints, the teacher's cache, the clock.
+Left out is what `pruning.run` adds: Trainer, several processes, checkpoints, the cache of teacher's logits, the clock.
 """
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning import movement
-from qalib.pruning.dataset import ByLength, TrainingWindows
-from qalib.pruning.movement import Pruner, Scores
-from qalib.pruning.schedule import Schedule, steer
+from qalib.pruning.controller import DensityController
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import teacher_logits, training_losses
+from qalib.pruning.movement import Scores
+from qalib.pruning.pruner import Pruner
+from qalib.pruning.sampler import LengthGroupedSampler
+from qalib.pruning.schedule import Schedule
 from qalib.qa.squad import QuestionSet
+from qalib.utils import machine
 
 GONE = -8.0  # the first score of a block that is zero already
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class MinimalRun:
     """What was seen, a row a step.
 
-    `log` has the columns step, loss, density, scheduled_density, threshold, heads_left. `scores` has a column for each
-    block of one layer's value matrix that was not zero from the start, `cuts` is the score above which one was kept.
+    `log` has the columns step, loss, density, scheduled_density, threshold (0 to 1) and heads_left. `scores` has a
+    column for each block of one layer's value matrix that was not zero from the start, and `thresholds` the score above
+    which one was kept.
     """
 
     log: pd.DataFrame
     scores: pd.DataFrame
-    cuts: pd.Series
+    thresholds: pd.Series
 
 
-def rehearse(
+def prune_minimal(
     checkpoint: Checkpoint,
-    data: QuestionSet,
+    questions: QuestionSet,
     density: float = 0.2,
     steps: int = 60,
-    batch: int = 8,
+    batch_size: int = 8,
     weight_lr: float = 1e-4,
     score_lr: float = 5e-2,
-    regulariser: float = 10.0,
+    regularization_weight: float = 10.0,
     layer: int = 0,
     seed: int = 0,
     progress: bool = True,
-) -> Rehearsal:
+) -> MinimalRun:
     """Prune a copy of the model further, to `density`, with the model itself as the teacher; `layer` is watched."""
     torch.manual_seed(seed)
     pruner = Pruner(copy.deepcopy(checkpoint.model), checkpoint.block)
-    schedule = Schedule(density, warmup=0.1, rise=0.6, settle=0.8)
-    train = TrainingWindows(data.questions, checkpoint.tokenizer)
+    _put_zeros_last(pruner, checkpoint)
+    schedule = Schedule(density, warmup=0.1, ramp_end=0.6, freeze_at=0.8)
+    controller = DensityController(pruner, schedule, regularization_weight)
+    data = SquadDataset(questions.questions, checkpoint.tokenizer)
     weights = [p for p in pruner.model.parameters() if p.requires_grad]
     groups = [{"params": weights, "lr": weight_lr}, {"params": list(pruner.scores.parameters()), "lr": score_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    order = ByLength(train.lengths, batch, seed).first(steps * batch)
-    rows, seen, cuts = [], [], []
-    for matrix in bert.matrices(checkpoint.model):  # what is zero already stays last in line
-        zero = ~blocks.mask(matrix.linear.weight.detach(), checkpoint.block)
-        pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = GONE
     watched = pruner.masks()[f"{layer} value"].scores
     alive = watched.values.detach().flatten() > GONE / 2
-    at_first = _density(pruner)
-    for step in tqdm(range(steps), unit="step", desc="pruning", disable=not progress):
-        steer(pruner, schedule, step / steps, 1 / steps, regulariser)
-        inputs = train.batch(order[step * batch : (step + 1) * batch])
-        positions, _ = inputs.pop("positions"), inputs.pop("index")
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                teacher = movement.logits(checkpoint.model, **inputs)
-            student = pruner(**inputs)
-        loss = 0.1 * movement.answer_loss(student, positions) + 0.9 * movement.distillation(student, teacher)
-        optimizer.zero_grad()
-        (loss + pruner.penalty * pruner.regulariser()).backward()
-        optimizer.step()
-        cut = torch.tensor(float(watched.cut))
-        wanted, threshold = min(at_first, schedule.density_at(step / steps)), cut.sigmoid().item()
-        rows.append((step, loss.item(), _density(pruner), wanted, threshold, _heads(pruner)))
+    at_first, rows, seen, thresholds = _density(pruner), [], [], []
+    batches = LengthGroupedSampler(data.lengths, batch_size, seed).batches(steps)
+    for step, indices in enumerate(tqdm(batches, total=steps, unit="step", desc="pruning", disable=not progress)):
+        controller.update(step / steps)
+        loss = _step(pruner, checkpoint.model, data.collate(indices), controller, optimizer)
+        scheduled = min(at_first, controller.target_density())
+        threshold = torch.tensor(watched.threshold).sigmoid().item()
+        rows.append((step, loss, _density(pruner), scheduled, threshold, _heads(pruner)))
         seen.append(watched.values.detach().flatten()[alive].tolist())
-        cuts.append(cut.item())
+        thresholds.append(watched.threshold)
     columns = ["step", "loss", "density", "scheduled_density", "threshold", "heads_left"]
-    return Rehearsal(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(cuts))
+    return MinimalRun(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(thresholds))
+
+
+def _step(
+    pruner: Pruner,
+    teacher: nn.Module,
+    batch: dict[str, Tensor],
+    controller: DensityController,
+    optimizer: torch.optim.Optimizer,
+) -> float:
+    with torch.autocast("cpu", torch.bfloat16, enabled=machine.fastest_dtype() == "bf16"):
+        loss = training_losses(pruner, partial(teacher_logits, teacher), batch)["loss"]
+    optimizer.zero_grad()
+    (loss + controller.regularization()).backward()
+    optimizer.step()
+    return loss.item()
+
+
+def _put_zeros_last(pruner: Pruner, checkpoint: Checkpoint) -> None:
+    """What is zero already is kept by no threshold."""
+    for matrix in bert.matrices(checkpoint.model):
+        zero = ~blocks.mask(matrix.linear.weight.detach(), checkpoint.block)
+        pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = GONE
 
 
 def _kept(scores: Scores) -> Tensor:
@@ -106,4 +123,4 @@ def _heads(pruner: Pruner) -> int:
 
 def _alive(kept: Tensor, config) -> Tensor:
     rows = blocks.expand(kept, (config.hidden_size // kept.shape[0], 1))
-    return bert.by_head(rows, config.num_attention_heads).flatten(1).any(1)
+    return bert.split_heads(rows, config.num_attention_heads).flatten(1).any(1)

@@ -1,37 +1,47 @@
-"""The teacher of a pruning run: its logits for every window, computed once."""
+"""The teacher of a pruning run: its logits for every window, computed once and shared by runs."""
 
+import hashlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
-from qalib.pruning import movement
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import Batch, teacher_logits
 from qalib.qa.windows import MAX_LENGTH
 
 LARGEST = 60_000.0  # of a stored logit, in fp16
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib" / "teachers"
 
 
-class Teacher:
-    """A teacher's logits for every window, computed when first asked for and kept on disk in fp16.
+class TeacherLogitsCache:
+    """A teacher's logits for every window of a data set, computed when first asked for and kept on disk in fp16.
 
-    The files in `folder` carry `key`, a hash of teacher, data and windows: another epoch, or a resumed run, finds them.
+    The files carry a hash of teacher (`sha256`), windows and `precision`, so that other epochs and other runs find
+    them: 1.5 kB a window, 135 MB for SQuAD's training set. Processes and runs may write them at the same time; they
+    write the same. Nothing is removed: the folder can be deleted whenever no run is at work.
     """
 
-    def __init__(self, model: nn.Module, count: int, folder: Path, key: str):
-        self.model = model.eval().requires_grad_(False)
-        with PartialState().main_process_first():
-            self.values = _memmap(folder / f"teacher-{key}.logits", np.float16, (count, 2, MAX_LENGTH))
-            self.known = _memmap(folder / f"teacher-{key}.known", np.uint8, (count,))
+    def __init__(
+        self, model: nn.Module, sha256: str, data: SquadDataset, precision: str = "fp32", folder: Path | None = None
+    ):
+        self.model, self.folder = model.eval().requires_grad_(False), folder or FOLDER
+        self.key = hashlib.sha256(" ".join((sha256, data.sha256, precision)).encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.values = _memmap(self.folder / f"{self.key}.logits", np.float16, (len(data), 2, MAX_LENGTH))
+        self.known = _memmap(self.folder / f"{self.key}.known", np.uint8, (len(data),))
 
-    def __call__(self, index: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Logits, shape `(batch, 2, length)`, for the windows numbered `index`, with the given model inputs."""
-        rows, mask = index.cpu().numpy(), inputs["attention_mask"]
-        if not self.known[rows].all():
-            with torch.no_grad():
-                fresh = movement.logits(self.model.to(mask.device), **inputs).clamp(-LARGEST, LARGEST)
+    def __contains__(self, index: Tensor) -> bool:
+        return bool(self.known[index.cpu().numpy()].all())
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Logits of a batch, shape `(batch, 2, length)`."""
+        rows, mask = batch["index"].cpu().numpy(), batch["attention_mask"]
+        if batch["index"] not in self:
+            fresh = teacher_logits(self.model.to(mask.device), batch).clamp(-LARGEST, LARGEST)
             self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
             self.known[rows] = 1
         stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32)).to(mask.device)
@@ -39,8 +49,6 @@ class Teacher:
 
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if not path.exists() or path.stat().st_size != size:
-        with open(path, "wb") as file:
-            file.truncate(size)
+    with open(path, "ab") as file:  # to its size, whoever comes first; what another run has written stays
+        file.truncate(math.prod(shape) * np.dtype(dtype).itemsize)
     return np.memmap(path, dtype, "r+", shape=shape)

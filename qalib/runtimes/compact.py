@@ -36,7 +36,7 @@ def grow(
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)
         rows, neurons = ~heads.repeat_interleave(layer.attention.self.attention_head_size), ~neurons
         everything = torch.ones(model.config.hidden_size, dtype=torch.bool)
-        for kind, path in bert.KINDS.items():
+        for kind, path in bert.LINEAR_LAYERS.items():
             outputs = {"attention output": everything, "FFN in": neurons, "FFN out": everything}.get(kind, rows)
             inputs = {"attention output": rows, "FFN out": neurons}.get(kind, everything)
             name = f"bert.encoder.layer.{number}.{path}"

@@ -7,6 +7,7 @@ say of every token how likely an end of the answer it is, where the reference ma
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -17,9 +18,10 @@ from tqdm import tqdm
 
 from qalib import runtimes
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning import movement
-from qalib.pruning.dataset import ByLength, TrainingWindows
-from qalib.pruning.movement import Pruner
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import distillation_loss, span_logits, teacher_logits, training_losses
+from qalib.pruning.pruner import Pruner
+from qalib.pruning.sampler import LengthGroupedSampler
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import collate
 from qalib.report.plots.style import BLUE, GREY, INK
@@ -28,10 +30,10 @@ from qalib.teaching import masks
 from qalib.teaching.common import Board, board
 from qalib.utils.errors import InputError
 
-WAYS = {"answers only": 0.0, "with the teacher": 0.9}  # share of the distillation in the loss
+ALPHAS = {"answers only": 0.0, "with the teacher": 0.9}  # share of distillation in the loss
 
 
-def halves(questions: QuestionSet, train: int) -> tuple[QuestionSet, QuestionSet]:
+def split_by_context(questions: QuestionSet, train: int) -> tuple[QuestionSet, QuestionSet]:
     """The first `train` questions, and those of the others whose contexts are not among theirs.
 
     Raises InputError if nothing is left for one of the two.
@@ -44,13 +46,13 @@ def halves(questions: QuestionSet, train: int) -> tuple[QuestionSet, QuestionSet
     return first, replace(questions, questions=rest, description=f"{questions.description}, contexts not trained on")
 
 
-def first_token(checkpoint: Checkpoint, question: Question) -> tuple[list[str], Tensor, int]:
+def start_logits(checkpoint: Checkpoint, question: Question) -> tuple[list[str], Tensor, int]:
     """The tokens of a question's first window, the logits of the answer's first token, shape `(tokens,)`, and the place
     of the reference's (0, which is `[CLS]`, if it stands in another window)."""
-    data = TrainingWindows([question], checkpoint.tokenizer)
+    data = SquadDataset([question], checkpoint.tokenizer)
     window = data.windows[0]
     with torch.no_grad():
-        found = movement.logits(checkpoint.model, **collate([window], checkpoint.tokenizer.pad_token_id))[0, 0]
+        found = span_logits(checkpoint.model, **collate([window], checkpoint.tokenizer.pad_token_id))[0, 0]
     return checkpoint.tokenizer.convert_ids_to_tokens(window.ids.tolist()), found, int(data.positions[0][0])
 
 
@@ -58,39 +60,33 @@ def train(
     student: Checkpoint,
     teacher: Checkpoint,
     questions: QuestionSet,
-    distilled: float,
+    alpha: float,
     steps: int = 30,
-    batch: int = 8,
-    rate: float = 1e-4,
+    batch_size: int = 8,
+    lr: float = 1e-4,
     temperature: float = 2.0,
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Checkpoint, pd.Series]:
     """Train a copy of the student, zero blocks staying zero and embeddings as they are; returns it and the losses.
 
-    The loss is `distilled` times the distillation plus the rest of 1 times the answers' cross-entropy.
+    `alpha` is the share of distillation in the loss, from 0 to 1; the rest is cross-entropy with the answers.
     """
     torch.manual_seed(seed)
     small = compact.cut(copy.deepcopy(student.model), student.block)
     small.bert.embeddings.requires_grad_(False)
-    pruner, known = Pruner(small, student.block), runtimes.build("compact", teacher)
-    pruner.fix_as_is()
-    data = TrainingWindows(questions.questions, student.tokenizer)
-    optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], rate, weight_decay=0.0)
-    order, losses = ByLength(data.lengths, batch, seed).first(steps * batch), []
-    for step in tqdm(range(steps), unit="step", desc="training", disable=not progress):
-        inputs = data.batch(order[step * batch : (step + 1) * batch])
-        positions, _ = inputs.pop("positions"), inputs.pop("index")
-        with torch.no_grad():
-            target = movement.logits(known, **inputs)
-        logits = pruner(**inputs)
-        loss = (1 - distilled) * movement.answer_loss(logits, positions)
-        loss = loss + distilled * movement.distillation(logits, target, temperature)
+    pruner, knowing = Pruner(small, student.block), partial(teacher_logits, runtimes.build("compact", teacher))
+    pruner.fix_nonzero()
+    data, losses = SquadDataset(questions.questions, student.tokenizer), []
+    optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], lr, weight_decay=0.0)
+    batches = LengthGroupedSampler(data.lengths, batch_size, seed).batches(steps)
+    for indices in tqdm(batches, total=steps, unit="step", desc="training", disable=not progress):
+        loss = training_losses(pruner, knowing, data.collate(indices), alpha, temperature)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    grown = compact.grow(pruner.bake(), copy.deepcopy(student.model), student.block)
+    grown = compact.grow(pruner.apply_masks(), copy.deepcopy(student.model), student.block)
     return replace(student, model=grown.eval()), pd.Series(losses, name="loss")
 
 
@@ -99,37 +95,35 @@ def compare(
     teacher: Checkpoint,
     questions: QuestionSet,
     test: QuestionSet,
-    ways: Mapping[str, float] = WAYS,
+    alphas: Mapping[str, float] = ALPHAS,
     **options,
 ) -> pd.DataFrame:
     """Train the student in several ways (`train` with `options`) and ask all of them the questions of `test`.
 
-    One row a model, teacher and untrained student first: model, f1 in percent, and divergence (`distance`).
+    One row a model, teacher and untrained student first: model, f1 in percent, and divergence (`kl_divergence`).
     """
     models = {"teacher": teacher, "student, not trained": student}
-    for way, share in ways.items():
-        models[f"student, {way}"] = train(student, teacher, questions, share, **options)[0]
-    rows = [(name, masks.f1(model, test), distance(model, teacher, test)) for name, model in models.items()]
+    for way, alpha in alphas.items():
+        models[f"student, {way}"] = train(student, teacher, questions, alpha, **options)[0]
+    rows = [(name, masks.f1(model, test), kl_divergence(model, teacher, test)) for name, model in models.items()]
     return pd.DataFrame(rows, columns=["model", "f1", "divergence"])
 
 
-def distance(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -> float:
+def kl_divergence(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -> float:
     """Mean Kullback-Leibler divergence of the student's start and end from the teacher's, temperature 1, in nats."""
-    data = TrainingWindows(questions.questions, student.tokenizer)
+    data = SquadDataset(questions.questions, student.tokenizer)
     models, total = [runtimes.build("compact", c) for c in (student, teacher)], 0.0
     for first in range(0, len(data), 32):
-        inputs = data.batch(list(range(first, min(first + 32, len(data)))))
-        inputs = {name: inputs[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        with torch.no_grad():
-            mine, theirs = (movement.logits(model, **inputs) for model in models)
-        total += movement.distillation(mine, theirs, 1.0).item() * 2 * len(mine)
+        batch = data.collate(range(first, min(first + 32, len(data))))
+        mine, theirs = (teacher_logits(model, batch) for model in models)
+        total += distillation_loss(mine, theirs, 1.0).item() * 2 * len(mine)
     return total / (2 * len(data))
 
 
-def soft(teacher: Checkpoint, question: Question, temperature: float, count: int = 8) -> Board:
+def plot_soft_targets(teacher: Checkpoint, question: Question, temperature: float, count: int = 8) -> Board:
     """The likeliest `count` tokens that the answer begins with, as the teacher says at a temperature, beside the
     reference (in the question's first window)."""
-    tokens, logits, answer = first_token(teacher, question)
+    tokens, logits, answer = start_logits(teacher, question)
     chosen = logits.topk(min(count, len(tokens))).indices.sort().values.numpy()
     chance = (100 * (logits / temperature).softmax(-1)).numpy()
     hard = [100.0 * (place == answer) for place in chosen.tolist()]
@@ -146,8 +140,8 @@ def soft(teacher: Checkpoint, question: Question, temperature: float, count: int
     return figure
 
 
-def students(table: pd.DataFrame) -> Board:
-    """How the students of `students.compare` answer, and how far they are from their teacher."""
+def plot_students(table: pd.DataFrame) -> Board:
+    """How the students of `compare` answer, and how far they are from their teacher."""
     figure, panels = board(1.6 + 0.55 * len(table), 1, 2, sharey=True)
     colours = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.9, len(table)))
     for axes, column, label in (

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from qalib import sparsity
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning import movement
+from qalib.pruning.losses import span_logits
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
 from qalib.report.plots.style import INK
@@ -30,7 +30,7 @@ Head = tuple[int, int]  # layer and number
 SAME = 1e-4  # largest difference of a logit at which the answers are not asked for again
 
 
-def weights(checkpoint: Checkpoint, question: str, context: str) -> tuple[list[str], Tensor]:
+def attention_weights(checkpoint: Checkpoint, question: str, context: str) -> tuple[list[str], Tensor]:
     """The tokens of `[CLS] question [SEP] context [SEP]`, and how much each looks at each in every head.
 
     The weights have shape `(layers, heads, tokens, tokens)`; a row sums to one.
@@ -43,23 +43,23 @@ def weights(checkpoint: Checkpoint, question: str, context: str) -> tuple[list[s
     return checkpoint.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]), torch.cat(found)
 
 
-def without(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
-    """A copy of the checkpoint with the heads cut."""
-    cut = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+def ablate_heads(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
+    """A copy of the checkpoint without what the heads say of the text."""
+    ablated = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
     for number, head in heads:
-        layer = bert.layers(cut.model)[number].attention
+        layer = bert.layers(ablated.model)[number].attention
         columns = torch.zeros(layer.output.dense.in_features, dtype=torch.bool)
-        bert.by_head(columns, cut.model.config.num_attention_heads)[head] = True
+        bert.split_heads(columns, ablated.model.config.num_attention_heads)[head] = True
         constant = bert.constant_output(layer.output.dense, columns, layer.self.value.bias)
         layer.output.dense.bias.data += constant
         layer.output.dense.weight.data[:, columns] = 0
-    return cut
+    return ablated
 
 
-def one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = True) -> pd.DataFrame:
+def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = True) -> pd.DataFrame:
     """Cut each head by itself and ask the questions again.
 
-    One row a head: layer, head, removable (see `encoder.heads_removable`), logit_difference (the largest, over the
+    One row a head: layer, head, removable (see `bert.heads_removable`), logit_difference (the largest, over the
     first question's windows), f1 in percent, and change (of F1, in points). Heads without which no logit differs by
     more than SAME keep the F1 of the whole model.
     """
@@ -67,21 +67,21 @@ def one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = 
     inputs = _inputs(checkpoint, questions)
     expected, rows = _logits(checkpoint, inputs), []
     for layer, head, _ in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
-        cut = without(checkpoint, [(layer, head)])
-        difference = (_logits(cut, inputs) - expected).abs().max().item()
-        rows.append((difference, base if difference <= SAME else masks.f1(cut, questions)))
+        ablated = ablate_heads(checkpoint, [(layer, head)])
+        difference = (_logits(ablated, inputs) - expected).abs().max().item()
+        rows.append((difference, base if difference <= SAME else masks.f1(ablated, questions)))
     found = pd.DataFrame(rows, columns=["logit_difference", "f1"])
     return table.join(found).assign(change=found.f1 - base)
 
 
-def in_order(
+def ablate_in_order(
     checkpoint: Checkpoint, questions: QuestionSet, order: Sequence[Head], counts: Sequence[int], progress: bool = True
 ) -> pd.DataFrame:
     """Cut the first heads of an order, as many as `counts` says; one row a count: cut, left, f1 in percent."""
     config = checkpoint.model.config
     total, rows = config.num_hidden_layers * config.num_attention_heads, []
     for count in tqdm(counts, unit="model", desc="cutting heads", disable=not progress):
-        rows.append((count, total - count, masks.f1(without(checkpoint, order[:count]), questions)))
+        rows.append((count, total - count, masks.f1(ablate_heads(checkpoint, order[:count]), questions)))
     return pd.DataFrame(rows, columns=["cut", "left", "f1"])
 
 
@@ -92,10 +92,10 @@ def _inputs(checkpoint: Checkpoint, questions: QuestionSet) -> dict[str, Tensor]
 
 @torch.no_grad()
 def _logits(checkpoint: Checkpoint, inputs: dict[str, Tensor]) -> Tensor:
-    return movement.logits(checkpoint.model, **inputs)
+    return span_logits(checkpoint.model, **inputs)
 
 
-def attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> Board:
+def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> Board:
     """What every token looks at in one head; `weights` has shape `(layers, heads, tokens, tokens)`."""
     seen = weights[layer, head].numpy()
     figure, axes = board(7)
@@ -117,8 +117,8 @@ def attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> 
     return figure
 
 
-def heads(table: pd.DataFrame) -> Board:
-    """What F1 does without each head (`attention.one_by_one`); crosses mark heads that can go without loss."""
+def plot_heads(table: pd.DataFrame) -> Board:
+    """What F1 does without each head (`ablate_one_by_one`); crosses mark heads that can go without loss."""
     grid = table.pivot(index="layer", columns="head", values="change")
     limit = max(1.0, float(grid.abs().to_numpy().max()))
     figure, axes = board(1.8 + 0.6 * len(grid))
@@ -134,8 +134,8 @@ def heads(table: pd.DataFrame) -> Board:
     return figure
 
 
-def orders(tables: Mapping[str, pd.DataFrame], start: float) -> Board:
-    """F1 while more and more heads are cut (`attention.in_order`), one line an order."""
+def plot_orders(tables: Mapping[str, pd.DataFrame], start: float) -> Board:
+    """F1 while more and more heads are cut (`ablate_in_order`), one line an order."""
     figure, axes = board(4.4)
     for (name, table), (colour, marker, style) in zip(tables.items(), LINES, strict=False):
         x, y = [0, *table.cut], [start, *table.f1]

@@ -4,7 +4,7 @@ from qalib.report.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE
 from qalib.teaching.common import Board, board
 
 
-def units(rows: dict[str, tuple[float, str]], title: str, label: str) -> Board:
+def plot_units(rows: dict[str, tuple[float, str]], title: str, label: str) -> Board:
     """The same thing in several units or over several denominators: value and unit by name; `label` says what it is."""
     figure, axes = board(1.5 + 0.55 * len(rows))
     values = [value for value, _ in rows.values()]

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning import movement
-from qalib.pruning.dataset import TrainingWindows
-from qalib.pruning.minimal import Rehearsal
-from qalib.pruning.movement import Pruner
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import MODEL_INPUTS, answer_loss
+from qalib.pruning.minimal import MinimalRun
+from qalib.pruning.pruner import Pruner
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
 from qalib.teaching.common import LINES, Board, board
@@ -60,30 +60,29 @@ def gradients(
     checkpoint: Checkpoint, questions: QuestionSet, layer: int = 0, kind: str = "value", batch: int = 8
 ) -> Gradients:
     """Take the gradient of the answers' cross-entropy over the first `batch` windows, nothing being pruned yet."""
-    train = TrainingWindows(questions.questions[:batch], checkpoint.tokenizer)
-    inputs = train.batch(list(range(min(batch, len(train)))))
-    positions, _ = inputs.pop("positions"), inputs.pop("index")
+    train = SquadDataset(questions.questions[:batch], checkpoint.tokenizer)
+    found = train.collate(range(min(batch, len(train))))
     pruner = Pruner(copy.deepcopy(checkpoint.model), checkpoint.block)
-    movement.answer_loss(pruner(**inputs), positions).backward()
+    answer_loss(pruner(**{name: found[name] for name in MODEL_INPUTS}), found["positions"]).backward()
     mask = pruner.masks()[f"{layer} {kind}"]
     linear = next(m for m in bert.matrices(pruner.model) if (m.layer, m.kind) == (layer, kind)).linear
     weight = linear.parametrizations.weight.original
     return Gradients(weight.detach(), weight.grad, mask.scores.values.grad)
 
 
-def blocks_of(checkpoint: Checkpoint, seen: Rehearsal, layer: int = 0) -> pd.DataFrame:
-    """The blocks that a rehearsal watched (`layer`'s value matrix): magnitude (root mean square of the weights before
+def block_table(checkpoint: Checkpoint, seen: MinimalRun, layer: int = 0) -> pd.DataFrame:
+    """The blocks that a minimal run watched (`layer`'s value matrix): magnitude (root mean square of the weights before
     it), score (after it) and kept, and kept_by_magnitude (would be, were as many kept by magnitude)."""
     weight = bert.layers(checkpoint.model)[layer].attention.self.value.weight.detach()
     alive = blocks.mask(weight, checkpoint.block)
     magnitude = blocks.split(weight, checkpoint.block).square().mean((-1, -2)).sqrt()[alive]
     table = pd.DataFrame({"magnitude": magnitude.tolist(), "score": seen.scores.iloc[-1].to_numpy()})
-    table["kept"] = table.score > seen.cuts.iloc[-1]
+    table["kept"] = table.score > seen.thresholds.iloc[-1]
     return table.assign(kept_by_magnitude=table.magnitude.rank(ascending=False, method="first") <= table.kept.sum())
 
 
-def walk(path: pd.DataFrame, best: Sequence[float]) -> Board:
-    """The two weights of `movement.two_weights` on their way, and what magnitude and movement say of them."""
+def plot_two_weights(path: pd.DataFrame, best: Sequence[float]) -> Board:
+    """The weights of `two_weights` on their way, and what magnitude and movement say of them."""
     figure, panels = board(4.6, 1, 3, width_ratios=(1.3, 1, 1))
     end, grid = path.iloc[-1], np.linspace(-0.1, 1.3, 60)
     loss = 0.5 * ((grid[None] - best[0]) ** 2 + (grid[:, None] - best[1]) ** 2)
@@ -105,37 +104,38 @@ def walk(path: pd.DataFrame, best: Sequence[float]) -> Board:
     return figure
 
 
-def straight_through(cut: float = 0.0) -> Board:
+def plot_straight_through(threshold: float = 0.0) -> Board:
     """The mask as a function of the score, its real slope, and the slope that training takes instead."""
     figure, panels = board(3.6, 1, 2)
-    panels[0].plot([cut - 1, cut, cut, cut + 1], [0, 0, 1, 1], color=BLUE, linewidth=3)
+    ends, slope = [threshold - 1, threshold + 1], "straight-through: taken for 1"
+    panels[0].plot([ends[0], threshold, threshold, ends[1]], [0, 0, 1, 1], color=BLUE, linewidth=3)
     panels[0].set(title="forward: keep or not", ylabel="mask")
-    panels[1].plot([cut - 1, cut + 1], [0, 0], color=GREY, linewidth=4, label="true slope: nothing to follow")
-    panels[1].plot([cut - 1, cut + 1], [1, 1], "--", color=ORANGE, linewidth=3, label="straight-through: taken for 1")
+    panels[1].plot(ends, [0, 0], color=GREY, linewidth=4, label="true slope: nothing to follow")
+    panels[1].plot(ends, [1, 1], "--", color=ORANGE, linewidth=3, label=slope)
     panels[1].set(title="backward: the slope", ylabel="d mask / d score", ylim=(-0.2, 1.7))
     panels[1].legend(frameon=False, loc="upper center")
     for axes in panels:
-        axes.set(xlabel="score - cut", yticks=(0, 1))
+        axes.set(xlabel="score - threshold", yticks=(0, 1))
     figure.suptitle("A step has no slope to learn along: training takes it for 1", fontweight="bold")
     return figure
 
 
-def scores(seen: Rehearsal, table: pd.DataFrame) -> Board:
+def plot_scores(seen: MinimalRun, table: pd.DataFrame) -> Board:
     """The scores of one matrix's blocks while it is pruned, and what became of them beside their magnitudes
-    (`movement.blocks_of`)."""
+    (`block_table`)."""
     figure, panels = board(4.8, 1, 2)
     for column, kept in zip(seen.scores, table.kept, strict=True):
         colour, order = (BLUE, 2) if kept else ("#AAAAAA", 1)
         panels[0].plot(seen.scores.index, seen.scores[column], color=colour, linewidth=1.5, zorder=order)
-    cuts = seen.cuts.replace(-np.inf, np.nan)
-    panels[0].plot(cuts.index, cuts, "--", color=ORANGE, linewidth=3, label="cut", zorder=3)
+    thresholds = seen.thresholds.replace(-np.inf, np.nan)
+    panels[0].plot(thresholds.index, thresholds, "--", color=ORANGE, linewidth=3, label="threshold", zorder=3)
     low, high = seen.scores.to_numpy().min(), seen.scores.to_numpy().max()
     room = 0.08 * (high - low)
     panels[0].set(xlabel="step", ylabel="score of a block", ylim=(low - room, high + room))
     for kept, colour, marker, label in ((True, BLUE, "o", "kept"), (False, INK, "x", "pruned")):
         part = table[table.kept == kept]
         panels[1].scatter(part.magnitude, part.score, s=60, color=colour, marker=marker, label=label, zorder=3)
-    panels[1].axhline(seen.cuts.iloc[-1], linestyle="--", color=ORANGE, linewidth=3)
+    panels[1].axhline(seen.thresholds.iloc[-1], linestyle="--", color=ORANGE, linewidth=3)
     panels[1].set(xlabel="root mean square of its weights before", ylabel="score after")
     panels[1].locator_params(axis="x", nbins=5)
     for axes in panels:

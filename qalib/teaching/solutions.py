@@ -46,9 +46,9 @@ def largest_tenth(weight: Tensor) -> Exercise:
 @exercise
 def head_rows(weight: Tensor, heads: int, head: int) -> Exercise:
     """A head owns consecutive rows of query, key and value, as many as it is wide."""
-    rows = bert.by_head(weight, heads)
+    rows = bert.split_heads(weight, heads)
     return rows[head], {
-        "those are columns; outputs are rows": bert.by_head(weight.T, heads)[head].T,
+        "those are columns; outputs are rows": bert.split_heads(weight.T, heads)[head].T,
         "heads are counted from 0: that is the one before": rows[head - 1],
         "heads are counted from 0: that is the one after": rows[(head + 1) % heads],
     }
@@ -121,7 +121,7 @@ def second_step(rate: float, start: tuple[float, float], best: tuple[float, floa
 @exercise
 def removable(value: Tensor, heads: int) -> Exercise:
     """Without value weights a head says the same of every text, and the next bias can say it."""
-    zero = bert.by_head(value == 0, heads).flatten(1)
+    zero = bert.split_heads(value == 0, heads).flatten(1)
     return zero.all(1), {
         "those are the heads that still have value weights": ~zero.all(1),
         "one zero is not enough: all the head's rows must be": zero.any(1),

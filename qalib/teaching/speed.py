@@ -7,8 +7,8 @@ from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from qalib.teaching.common import Board, board
 
 
-def timing(table: pd.DataFrame) -> Board:
-    """Speedups of `costs.side_by_side` with their bounds by multiply-adds."""
+def plot_speedups(table: pd.DataFrame) -> Board:
+    """Speedups of `profile.side_by_side` with their bounds by multiply-adds."""
     figure, axes = board(1.6 + 0.62 * len(table))
     places = range(len(table))
     colours = [GREY if name.startswith("dense") else BLUE for name in table.candidate]
@@ -36,8 +36,8 @@ def timing(table: pd.DataFrame) -> Board:
     return figure
 
 
-def parts(times: pd.DataFrame) -> Board:
-    """Where the time of a pass goes (`costs.parts`): a row a part, a column a runtime, in milliseconds."""
+def plot_parts(times: pd.DataFrame) -> Board:
+    """Where the time of a pass goes (`profile.parts`): a row a part, a column a runtime, in milliseconds."""
     figure, axes = board(3.4)
     shares, left = 100 * times / times.iloc[:, 0].sum(), np.zeros(times.shape[1])
     shades = [BLUE, ORANGE, GREEN, PURPLE, GREY]

@@ -9,7 +9,7 @@ from qalib.report.plots.style import BLUE, INK, ORANGE
 from qalib.teaching.common import Board, board
 
 
-def matrix(weight: Tensor, name: str) -> Board:
+def plot_matrix(weight: Tensor, name: str) -> Board:
     """The sizes of a matrix's weights, shape `(rows, columns)`; zeros are white."""
     sizes = weight.abs().numpy()
     left = sizes[sizes > 0]
@@ -23,7 +23,7 @@ def matrix(weight: Tensor, name: str) -> Board:
     return figure
 
 
-def magnitudes(weight: Tensor) -> Board:
+def plot_magnitudes(weight: Tensor) -> Board:
     """How the weights that are not zero are spread, and how much of the sum of squares the largest hold, beside random
     numbers (normally distributed)."""
     left = weight[weight != 0]

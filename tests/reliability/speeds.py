@@ -7,15 +7,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from builders import squad_file
 
 from qalib import runtimes, sparsity
 from qalib.model import checkpoint, hub, synthetic
 from qalib.qa import evaluation, metric, squad, windows
-from qalib.utils.files import write_json
 from reliability import trial
 from reliability.trial import Section
 
@@ -41,13 +43,8 @@ print(memory('VmHWM') - before, sum(p.numel() for p in model.parameters()) * 4)
 def question_file(path: Path, count: int) -> Path:
     """So many questions as a file: of dev if it is there, else of the sample, again and again under other ids."""
     source = squad.load(str(DEV) if DEV.exists() else "sample").questions
-    paragraphs = []
-    for number in range(count):
-        q = source[number % len(source)]
-        answers = [{"text": t, "answer_start": s} for t, s in zip(q.answers, q.starts, strict=True)]
-        entry = {"id": f"{q.id}-{number}", "question": q.question, "answers": answers}
-        paragraphs.append({"context": q.context, "qas": [entry]})
-    return write_json(path, {"version": "1.1", "data": [{"title": DEV.stem, "paragraphs": paragraphs}]})
+    some = islice(cycle(source), count)
+    return squad_file(path, (replace(q, id=f"{q.id}-{number}") for number, q in enumerate(some)))
 
 
 def _median(run: Callable[[], Any], repeats: int) -> float:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import builders
 import psutil
 from conftest import DATA, ROOT, pruned, write_2021
 
 from qalib.cli import commands
 from qalib.model import checkpoint
+from qalib.qa.squad import Question
 from qalib.utils.files import write_json
 
 __all__ = ["DATA", "ROOT", "write_2021"]
@@ -115,14 +117,11 @@ def tiny(folder: Path) -> tuple[Path, Path]:
 
 def questions(count: int = 8) -> dict[str, Any]:
     """A SQuAD v1.1 file of short questions, as a value."""
-    words = "one two red blue cat dog sun sea".split()
-    paragraphs = []
-    for number in range(count):
-        word = words[number % len(words)]
-        answer = {"text": word, "answer_start": 6}
-        entry = {"id": f"q{number}", "question": f"What is {word}?", "answers": [answer]}
-        paragraphs.append({"context": f"It is {word} " * (1 + number % 8), "qas": [entry]})
-    return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+    words = "one two red blue cat dog sun sea".split() * -(-count // 8)
+    return builders.squad_value(
+        Question(f"q{n}", "t", f"What is {word}?", f"It is {word} " * (1 + n % 8), (word,), (6,))
+        for n, word in enumerate(words[:count])
+    )
 
 
 def asked(path: Path, count: int = 8) -> Path:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from qalib.model.bert import KINDS
+from qalib.model.bert import LINEAR_LAYERS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank
 
 
@@ -42,7 +42,7 @@ def heads(table: pd.DataFrame) -> Figure:
 
 def density(matrices: pd.DataFrame) -> Figure:
     """Density of each encoder matrix (`sparsity.per_matrix`) as a labelled grid, layers down, kinds across."""
-    grid = matrices.pivot(index="layer", columns="kind", values="density")[list(KINDS)]
+    grid = matrices.pivot(index="layer", columns="kind", values="density")[list(LINEAR_LAYERS)]
     figure, axes = blank(1.3 + 0.3 * len(grid))
     picture = axes.imshow(100 * grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     for (row, column), value in zip(
@@ -51,7 +51,7 @@ def density(matrices: pd.DataFrame) -> Figure:
         axes.text(
             column, row, f"{100 * value:.0f}", ha="center", va="center", color="white" if value < 0.5 else "black"
         )
-    axes.set(xticks=range(6), xticklabels=list(KINDS), yticks=range(len(grid)), ylabel="layer")
+    axes.set(xticks=range(6), xticklabels=list(LINEAR_LAYERS), yticks=range(len(grid)), ylabel="layer")
     axes.spines[:].set_visible(False)
     whole = 100 * matrices.kept_blocks.sum() / matrices.blocks.sum()
     axes.set_title(f"Kept blocks of each matrix, % ({whole:.1f} % over all)")
@@ -66,12 +66,12 @@ def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
     """
     layers = max(layer for layer, _ in masks) + 1
     upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in masks.items()}
-    widths, height = [upright[0, kind].shape[1] for kind in KINDS], upright[0, "query"].shape[0]
+    widths, height = [upright[0, kind].shape[1] for kind in LINEAR_LAYERS], upright[0, "query"].shape[0]
     scale = WIDTH * 0.86 / (sum(widths) + 6)
     figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
     for (layer, kind), mask in upright.items():
-        axes = grid[layer, list(KINDS).index(kind)]
+        axes = grid[layer, list(LINEAR_LAYERS).index(kind)]
         axes.imshow(mask.numpy(), cmap=ListedColormap(["#EEEEEE", INK]), vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, linewidth=0.4, color="#999999")
@@ -130,9 +130,9 @@ def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) 
         .mark_bar(size=9)
         .encode(
             x=altair.X("layer:O", title="layer"),
-            xOffset=altair.XOffset("kind:N", sort=list(KINDS)),
+            xOffset=altair.XOffset("kind:N", sort=list(LINEAR_LAYERS)),
             y=altair.Y("density:Q", title="kept blocks / all blocks", axis=altair.Axis(format="%")),
-            color=altair.Color("kind:N", sort=list(KINDS), title="matrix",
+            color=altair.Color("kind:N", sort=list(LINEAR_LAYERS), title="matrix",
                                scale=altair.Scale(range=[BLUE, "#56B4E9", GREEN, "#F0E442", ORANGE, PURPLE])),
             tooltip=["matrix", "kept", altair.Tooltip("density:Q", format=".1%"), "image"],
         )

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from qalib.pruning.config import EARLIER_WORDS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
@@ -17,7 +18,8 @@ def read_log(folder: Path | str) -> pd.DataFrame | None:
     """The log.jsonl of a pruning run, a row a line; None if the folder has none.
 
     Columns: step, windows, seconds, progress, loss, answer_loss, distillation_loss, density, steered_density,
-    threshold, regulariser, weight_lr, densities (by matrix), and exact_match and f1 where a checkpoint was scored.
+    threshold, regulariser, weight_lr, precision, densities (by matrix), and exact_match and f1 where a
+    checkpoint was scored.
     """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
@@ -38,7 +40,7 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
     rows = [
         {
             "run": run,
-            "method": meta["arguments"]["method"],
+            "method": EARLIER_WORDS["method"].get(meta["arguments"]["method"], meta["arguments"]["method"]),
             "density": 100 * meta["density"],
             "windows": meta["windows_seen"],
             **meta["scores"]["model"],
@@ -53,11 +55,11 @@ def runs(table: pd.DataFrame) -> Figure:
     """F1 over density of pruning runs (`read_runs`) beside their teacher: a line for those of one method and length."""
     figure, axes = blank(3.6)
     axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
-    looks = dict(zip(("magnitude", "movement", "keep"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
+    looks = dict(zip(("magnitude", "movement", "fixed-mask"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
     for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
         colour, marker = looks[method]
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
-        name = "movement, then kept on training" if method == "keep" else method
+        name = "movement, then kept on training" if method == "fixed-mask" else method
         axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
         for row in rows.itertuples():
             axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), (7, -3), textcoords="offset points", fontsize=8)
@@ -69,8 +71,8 @@ def runs(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def rehearsal(log: pd.DataFrame) -> Figure:
-    """Loss, density and heads left over the steps of `rehearsal.rehearse`."""
+def minimal_run(log: pd.DataFrame) -> Figure:
+    """Loss, density and heads left over the steps of `minimal.prune_minimal`."""
     figure, panels = blank(2.6, 1, 3)
     panels[0].plot(log.step, log.loss, color=INK, linewidth=1)
     panels[0].set(title="loss")
@@ -85,10 +87,10 @@ def rehearsal(log: pd.DataFrame) -> Figure:
     return figure
 
 
-def scores(seen: pd.DataFrame, cuts: pd.Series) -> Figure:
+def scores(seen: pd.DataFrame, thresholds: pd.Series) -> Figure:
     """The score of every block of one matrix over the steps, and the score above which a block is kept."""
     figure, axes = blank(3.4)
-    kept = seen.iloc[-1] > cuts.iloc[-1]
+    kept = seen.iloc[-1] > thresholds.iloc[-1]
     for column in seen:
         axes.plot(
             seen.index,
@@ -97,7 +99,8 @@ def scores(seen: pd.DataFrame, cuts: pd.Series) -> Figure:
             linewidth=0.6,
             zorder=2 if kept[column] else 1,
         )
-    axes.plot(cuts.index, cuts.replace(-np.inf, np.nan), color=ORANGE, linewidth=2, label="cut: blocks below are zero")
+    drawn = thresholds.replace(-np.inf, np.nan)
+    axes.plot(drawn.index, drawn, color=ORANGE, linewidth=2, label="threshold: blocks below are zero")
     axes.plot([], [], color=BLUE, label=f"kept at the end ({int(kept.sum())})")
     axes.plot([], [], color=GREY, label=f"pruned ({int((~kept).sum())})")
     axes.set(xlabel="step", ylabel="score of a block")

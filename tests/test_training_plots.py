@@ -1,22 +1,12 @@
+"""Figures of pruning runs, and the logs and records that they are drawn from."""
+
 import json
 
 import pytest
 
-from qalib.pruning import minimal
 from qalib.report import plots
 from qalib.utils.errors import InputError
-
-
-def test_a_rehearsal_prunes_further_and_leaves_the_model_alone(sparse, asked):
-    before = sparse.model.qa_outputs.weight.clone()
-    seen = minimal.rehearse(sparse, asked, 0.2, steps=20, batch=2, progress=False)
-    assert len(seen.log) == len(seen.scores) == len(seen.cuts) == 20
-    assert seen.log.density[0] == pytest.approx(0.39, abs=0.02) and seen.log.density.iloc[-1] <= 0.2
-    assert seen.log.heads_left[0] == 6 >= seen.log.heads_left.iloc[-1]  # two of eight have no values or queries
-    assert seen.log.loss.notna().all() and (sparse.model.qa_outputs.weight == before).all()
-    again = minimal.rehearse(sparse, asked, 0.2, steps=20, batch=2, progress=False)
-    assert again.log.equals(seen.log)
-    assert plots.training.rehearsal(seen.log).axes and plots.training.scores(seen.scores, seen.cuts).axes
+from qalib.utils.files import write_json
 
 
 def test_logs(tmp_path):
@@ -31,3 +21,20 @@ def test_logs(tmp_path):
     (tmp_path / "log.jsonl").write_text("{")
     with pytest.raises(InputError, match="log.jsonl: not a log of JSON lines"):
         plots.training.read_log(tmp_path)
+
+
+def test_runs_are_told_of_as_they_state_themselves(tmp_path):
+    meta = {
+        "arguments": {"method": "keep"}, "density": 0.3,
+        "windows_seen": 150,
+        "scores": {"model": {"exact_match": 60.0, "f1": 70.0}, "teacher": {"exact_match": 61.0, "f1": 71.0}},
+    }  # fmt: skip
+    assert plots.training.read_runs(tmp_path) is None
+    write_json(tmp_path / "runs" / "longer.json", meta)
+    (row,) = plots.training.read_runs(tmp_path).to_dict("records")
+    assert row == {"run": "longer", "method": "fixed-mask", "density": 30, "windows": 150, "exact_match": 60, "f1": 70,
+                   "teacher_f1": 71}  # fmt: skip
+    assert (
+        "150" in str(plots.training.read_runs(tmp_path).windows[0])
+        and plots.training.runs(plots.training.read_runs(tmp_path)).axes
+    )

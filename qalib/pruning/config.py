@@ -1,0 +1,151 @@
+"""The settings of a pruning run: what they mean, what they are by default, and which values they can have."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from qalib.pruning.schedule import Schedule
+from qalib.utils.errors import InputError
+
+CHOICES = {
+    "method": ("movement", "magnitude", "fixed-mask"),
+    "ffn": ("block", "hybrid"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+ABOVE_ZERO = (
+    "epochs", "max_hours", "questions", "eval_questions", "batch", "accumulate", "weight_lr", "temperature",
+    "save_minutes", "log_steps",
+)  # fmt: skip
+EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # of earlier files and command lines
+EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """Settings of a pruning run. Raises InputError for a value that cannot be."""
+
+    teacher: str
+    """Checkpoint whose logits are distilled: a folder or a hub id."""
+
+    data: str
+    """Training questions: a SQuAD v1.1 file, 'sample', or 'squad' (the hub's)."""
+
+    out: Path
+    """The folder to write; it must not hold anything yet."""
+
+    student: str | None = None
+    """Checkpoint to start from; by default the teacher."""
+
+    eval_data: str | None = None
+    """Questions to score each checkpoint with; EM and F1 go to the log."""
+
+    density: float = 0.317
+    """Kept / all weights of the encoder matrices, above 0 and at most 1; reached to the block, from below."""
+
+    block: tuple[int, int] = (32, 32)
+    """HEIGHTxWIDTH of a block, in weights."""
+
+    ffn: str = "block"
+    """'block', or 'hybrid' for blocks in attention and whole neurons in the FFN."""
+
+    method: str = "movement"
+    """'movement', 'magnitude' (the baseline: at once the smallest blocks go) or 'fixed-mask' (what the student has
+    left trains on, whatever the density)."""
+
+    epochs: float = 3.0
+    """Passes over the data."""
+
+    max_hours: float | None = None
+    """End sooner, with the schedule by the clock."""
+
+    resume: bool = False
+    """Go on from the last checkpoint of the run, from the start if there is none."""
+
+    questions: int | None = None
+    """Use only the first N questions."""
+
+    eval_questions: int | None = None
+    """Score with the first N questions only."""
+
+    batch: int = 16
+    """Windows a process takes at once."""
+
+    accumulate: int = 1
+    """Batches a step."""
+
+    weight_lr: float = 1e-4
+    """Largest learning rate of the weights."""
+
+    score_lr: float = 1e-2
+    """Largest learning rate of the scores."""
+
+    regularization_weight: float = 25.0
+    """Weight of the scores' mean sigmoid in the loss, before it is steered."""
+
+    alpha: float = 0.9
+    """Share of distillation in the loss, from 0 to 1; the rest is cross-entropy with the answers."""
+
+    temperature: float = 2.0
+    """Temperature of distillation."""
+
+    dropout: float = 0.0
+    """Probability of dropout in the student."""
+
+    train_word_embeddings: bool = False
+    """Train the word embeddings, too."""
+
+    warmup: float = 0.05
+    """Part of the run, from 0 to 1, up to which everything is kept."""
+
+    ramp_end: float = 0.4
+    """Part of the run at which threshold and density have reached their ends."""
+
+    freeze_at: float = 0.55
+    """Part of the run from which the mask is fixed and only the kept weights are trained."""
+
+    precision: str = "auto"
+    """'fp32', 'bf16' (autocast) or 'auto': the fastest that the machine computes in hardware."""
+
+    save_minutes: float = 10.0
+    """Minutes from one checkpoint to the next."""
+
+    log_steps: int = 10
+    """Steps from one line of the log to the next."""
+
+    seed: int = 0
+    """Seed of order and dropout."""
+
+    work: Path | None = None
+    """Folder for checkpoints and log, by default OUT.run; over several machines one that all of them see."""
+
+    teacher_cache: Path | None = None
+    """Folder for teachers' logits, which runs share; by default ~/.cache/qalib/teachers."""
+
+    def __post_init__(self) -> None:
+        for name, words in EARLIER_WORDS.items():
+            self._set(name, words.get(getattr(self, name), getattr(self, name)))
+        for name in ("out", "work", "teacher_cache"):
+            self._set(name, Path(value) if (value := getattr(self, name)) is not None else None)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for name in ABOVE_ZERO:
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise InputError(f"{name} {value}: must be above 0")
+        for name in ("alpha", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)}: must be between 0 and 1")
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """The schedule that these settings ask for."""
+        return Schedule(self.density, warmup=self.warmup, ramp_end=self.ramp_end, freeze_at=self.freeze_at)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as arguments.json keeps them: plain values, under the keys that earlier runs have."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {EARLIER_KEYS.get(name, name): value for name, value in plain.items()}
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen

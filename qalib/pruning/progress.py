@@ -1,0 +1,52 @@
+"""The bar of a pruning run: what it is at, how far it is, how fast, and how long it will take."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+REFRESH_SECONDS = 0.3  # from one drawing of the bar to the next, at least
+FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+
+
+class Progress:
+    """A bar that says what a run waits for, from loading to saving; nothing is printed unless `shown`."""
+
+    def __init__(self, shown: bool = True):
+        form = {"bar_format": FORM, "mininterval": REFRESH_SECONDS, "miniters": 0, "dynamic_ncols": True}
+        self.bar = tqdm(total=1.0, desc="starting", disable=not shown, **form)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def say(self, what: str) -> None:
+        """Say what comes now, at once: it may take long."""
+        self.bar.set_description_str(what)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if not self.bar.disable:
+            self.bar.write(text, file=sys.stderr)
+
+    def begin(self, progress: float) -> None:
+        """Training begins, or goes on, at `progress` (0 to 1): speed and remaining time are counted from here."""
+        self.bar.reset()
+        self.bar.initial = self.bar.n = self.bar.last_print_n = progress
+        self.begun, self.windows, self.said = time.monotonic(), 0, 0.0
+
+    def doing(self, what: str) -> None:
+        """Say what a step does now, unless the bar was drawn just before: then it is over soon."""
+        now = time.monotonic()
+        self.bar.set_description_str(what, refresh=now - self.said >= REFRESH_SECONDS)
+        self.said = now
+
+    def step(self, name: str, progress: float, windows: int, **figures: str) -> None:
+        """A step is done, with so many windows; the run has come to `progress`."""
+        self.bar.set_description_str(name, refresh=False)
+        self.windows += windows
+        rate = self.windows / (time.monotonic() - self.begun)
+        self.bar.set_postfix({"windows/s": f"{rate:.1f}"} | figures, refresh=False)
+        self.bar.update(progress - self.bar.n)

@@ -1,0 +1,137 @@
+"""The pruner: a model whose encoder matrices are masked by scores."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import BertForQuestionAnswering
+
+from qalib.model import bert
+from qalib.model.blocks import Block
+from qalib.pruning.losses import span_logits
+from qalib.pruning.movement import Mask, Scores, threshold_for_density
+from qalib.utils.errors import InputError
+
+
+class Pruner(nn.Module):
+    """A model with masks over the six matrices of each encoder layer; called with inputs, it gives `span_logits`.
+
+    `ffn="block"` scores blocks everywhere. `ffn="hybrid"` scores blocks in attention and whole FFN neurons, a row of
+    FFN in together with the same column of FFN out (arXiv 2109.04838, section 3). Where the model has been cut to size,
+    `dense_sizes` are the numbers of weights that its matrices had before: densities are over those.
+    Raises InputError if the block does not divide a matrix.
+    """
+
+    def __init__(
+        self,
+        model: BertForQuestionAnswering,
+        block: Block = (32, 32),
+        ffn: str = "block",
+        dense_sizes: list[int] | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.scores = nn.ModuleList()
+        self.dense_sizes = dense_sizes or [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
+        for matrix in bert.matrices(model):
+            neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
+            if not (neurons and matrix.kind == "FFN out"):
+                self.scores.append(_neuron_scores(matrix) if neurons else _block_scores(matrix, block))
+            mask = Mask(self.scores[-1], transposed=neurons and matrix.kind == "FFN out")
+            parametrize.register_parametrization(matrix.linear, "weight", mask)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`span_logits` of the masked model."""
+        return span_logits(self.model, input_ids, token_type_ids, attention_mask)
+
+    def masks(self) -> dict[str, Mask]:
+        """The mask of every matrix, by layer and kind: `0 query`, `0 key`, ..."""
+        return {f"{m.layer} {m.kind}": m.linear.parametrizations.weight[0] for m in bert.matrices(self.model)}
+
+    def flat_scores(self) -> tuple[Tensor, Tensor]:
+        """All scores, and how many weights each stands for; both of shape `(scores,)`."""
+        weights = [torch.full_like(s.values, s.weights).flatten() for s in self.scores]
+        return torch.cat([s.values.detach().flatten() for s in self.scores]), torch.cat(weights)
+
+    def density(self) -> float:
+        """Kept weights / all weights of the encoder matrices, between 0 and 1."""
+        return sum(s.kept.sum().item() * s.weights for s in self.scores) / sum(self.dense_sizes)
+
+    def densities(self) -> dict[str, float]:
+        """The density of every matrix, by layer and kind."""
+        sizes = [m.linear.parametrizations.weight.original.numel() for m in bert.matrices(self.model)]
+        return {
+            name: mask.scores.kept.float().mean().item() * size / dense
+            for (name, mask), size, dense in zip(self.masks().items(), sizes, self.dense_sizes, strict=True)
+        }
+
+    def mean_sigmoid(self) -> Tensor:
+        """Mean sigmoid of the scores, each counted with its weights: the regularizer (arXiv 2005.07683, section 4)."""
+        total = sum(s.values.numel() * s.weights for s in self.scores)
+        return sum(torch.sigmoid(s.values).sum() * s.weights for s in self.scores) / total
+
+    def set_threshold(self, threshold: float) -> None:
+        """Keep what has a score above the threshold."""
+        for scores in self.scores:
+            scores.threshold = threshold
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the mask is given once and for all, and no score is learnt."""
+        return not self.scores[0].values.requires_grad
+
+    def fix_largest(self, density: float) -> None:
+        """Fix a mask that keeps the blocks whose weights have the largest root mean square: the magnitude baseline.
+
+        Blocks are ranked in each matrix by itself, as by Sanh et al. (arXiv 2005.07683): scales differ from matrix to
+        matrix, so that in one ranking of all whole matrices would go, and the model with them.
+        """
+        self._score_by_magnitude()
+        for number, scores in enumerate(self.scores):
+            ranks = scores.values.flatten().argsort().argsort().view_as(scores.values) + 1
+            scores.values.copy_((ranks - number / len(self.scores)) / ranks.numel())  # no two alike
+        self.set_threshold(threshold_for_density(*self.flat_scores(), density))
+
+    def fix_nonzero(self) -> None:
+        """Fix a mask that keeps the blocks that are not zero."""
+        self._score_by_magnitude()
+        self.set_threshold(0.0)
+
+    @torch.no_grad()
+    def _score_by_magnitude(self) -> None:
+        for scores in self.scores:
+            scores.values.zero_().requires_grad_(False)
+        for mask, matrix in zip(self.masks().values(), bert.matrices(self.model), strict=True):
+            squares = matrix.linear.parametrizations.weight.original.square()
+            mask.scores.values += mask.block_sums(squares) / mask.scores.weights
+        for scores in self.scores:
+            scores.values.sqrt_()
+
+    def apply_masks(self) -> BertForQuestionAnswering:
+        """The model with plain weights, zero where the mask is; the pruner is of no use afterwards.
+
+        FFN neurons are put in another order, kept ones first, where whole neurons were pruned: the function is the
+        same, and blocks that hold none but pruned neurons are empty.
+        """
+        pairs = zip(bert.matrices(self.model), self.masks().values(), strict=True)
+        neurons = {matrix.layer: mask.scores.kept[:, 0] for matrix, mask in pairs if mask.transposed}
+        for matrix in bert.matrices(self.model):
+            parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
+        with torch.no_grad():
+            for number, kept in neurons.items():
+                layer, order = bert.layers(self.model)[number], (~kept).int().argsort(stable=True)
+                for parameter in (layer.intermediate.dense.weight, layer.intermediate.dense.bias):
+                    parameter.copy_(parameter[order])
+                layer.output.dense.weight.copy_(layer.output.dense.weight[:, order])
+        return self.model.eval()
+
+
+def _block_scores(matrix: bert.Matrix, block: Block) -> Scores:
+    (rows, columns), (height, width) = matrix.linear.weight.shape, block
+    if height < 1 or width < 1 or rows % height or columns % width:
+        raise InputError(f"blocks of {height}x{width} do not divide {matrix.name} of {rows}x{columns}")
+    return Scores((rows // height, columns // width), height * width)
+
+
+def _neuron_scores(matrix: bert.Matrix) -> Scores:
+    neurons, inputs = matrix.linear.weight.shape
+    return Scores((neurons, 1), 2 * inputs)

@@ -1,0 +1,222 @@
+"""A pruning run from settings to a finished model: build what takes part, train it, save what came of it."""
+
+import copy
+import platform
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import transformers
+from accelerate import PartialState
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from qalib.model import bert, checkpoint
+from qalib.model.checkpoint import Checkpoint
+from qalib.pruning.callback import STATE_FILE, PruningCallback
+from qalib.pruning.config import EARLIER_KEYS, PruningConfig
+from qalib.pruning.controller import DensityController
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.progress import Progress
+from qalib.pruning.pruner import Pruner
+from qalib.pruning.run_folder import RunFolder
+from qalib.pruning.teacher import TeacherLogitsCache
+from qalib.pruning.trainer import PruningTrainer
+from qalib.qa import evaluation, squad
+from qalib.qa.squad import QuestionSet
+from qalib.runtimes import compact
+from qalib.utils import distributed, machine
+from qalib.utils.errors import InputError
+from qalib.utils.files import write_text
+
+INHERITED = ("license", "base_model", "notice")  # by a model from the one that it was made of
+
+
+@dataclass
+class PruningRun:
+    """What takes part in a run. `precision` is the type that it computes in, `bf16 (emulated)` if in no hardware's."""
+
+    config: PruningConfig
+    folder: RunFolder
+    teacher: Checkpoint
+    student: Checkpoint
+    questions: QuestionSet
+    eval_data: QuestionSet | None
+    precision: str
+    trainer: PruningTrainer
+
+
+def prune(config: PruningConfig, progress: bool = True) -> Path:
+    """Prune a model to a density while it learns from data and a teacher; returns `config.out`, in the packed form.
+
+    The folder holds weights, config, tokenizer, model_meta.json with all that made them, and log.jsonl. Where several
+    machines take part, all of them must see the work folder, in which the first of them writes the checkpoints.
+    Raises InputError for a file or answer that cannot be used, or a folder that is taken.
+    """
+    joins = not torch.distributed.is_initialized()
+    PartialState(cpu=not torch.cuda.is_available())  # joins the other processes, if there are any
+    out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
+    with folder.locked():
+        if distributed.leads():
+            folder.check(config.recorded(), config.resume)
+        with Progress(progress and distributed.leads()) as bar:
+            run = build(config, folder, bar)
+            train(run)
+            save(run)
+    if joins and PartialState().num_processes > 1:
+        # Together, and in order: a process that ends while another still talks to it is killed by its own threads.
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+    return out
+
+
+def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> PruningRun:
+    """Load models and questions, and put together what trains them."""
+    progress.say("loading teacher and student")
+    teacher, student = checkpoint.load(config.teacher), checkpoint.load(config.student or config.teacher)
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise InputError(f"{teacher.name}, {student.name}: teacher and student do not share a vocabulary")
+    questions = squad.load(config.data, "train").first(config.questions)
+    eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
+    on_cpu = not torch.cuda.is_available()
+    device = "cpu" if on_cpu else "cuda"
+    dtype = machine.dtype(config.precision, device)
+    torch.set_flush_denormal(True)
+    transformers.set_seed(config.seed)
+    for model, dropout in ((teacher.model, 0.0), (student.model, config.dropout)):
+        _prepare(model, dropout)
+    student.model.bert.embeddings.word_embeddings.weight.requires_grad_(config.train_word_embeddings)
+    progress.say(f"cutting {len(questions)} questions into windows")
+    data = SquadDataset(questions.questions, student.tokenizer)
+    cache = TeacherLogitsCache(teacher.model, teacher.sha256, data, dtype, config.teacher_cache)
+    controller = DensityController(_pruner(student, config), config.schedule(), config.regularization_weight)
+    arguments = TrainingArguments(
+        str(folder.path), num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch, gradient_accumulation_steps=config.accumulate,
+        seed=config.seed, bf16=dtype == "bf16", use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, max_grad_norm=0.0,
+        save_strategy="no", save_total_limit=2, logging_strategy="no", report_to="none", disable_tqdm=True,
+        remove_unused_columns=False, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    trainer = PruningTrainer(controller, cache, data, config, arguments, progress)
+    precision = f"{dtype} (emulated)" if machine.is_emulated(dtype, device) else dtype
+    trainer.add_callback(PruningCallback(trainer, folder, precision, student.tokenizer, eval_data))
+    return PruningRun(config, folder, teacher, student, questions, eval_data, precision, trainer)
+
+
+def train(run: PruningRun) -> None:
+    """Train to the end, from the run's last checkpoint if it is resumed."""
+    trainer, folder = run.trainer, run.folder
+    if trainer.is_world_process_zero():
+        folder.start(run.config.recorded())
+    PartialState().wait_for_everyone()
+    last = folder.last_checkpoint() if run.config.resume else None
+    if last and not (last / STATE_FILE).exists():
+        raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start anew")
+    if last:
+        trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
+    slow = ": this machine has no instructions for it, fp32 is faster" if "emulated" in run.precision else ""
+    trainer.progress.note(f"training in {run.precision}{slow}")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+def save(run: PruningRun) -> None:
+    """Apply the masks at the density asked for, score the model if there are questions to, and write it."""
+    trainer, config, progress = run.trainer, run.config, run.trainer.progress
+    trainer.controller.update(1.0)
+    density = trainer.pruner.density()
+    progress.say("applying the masks")
+    finished = replace(run.student, model=_finished(trainer.pruner, run.student, config.block), block=config.block)
+    finished.meta = _meta(run, density)
+    if run.eval_data:  # all processes together
+        about = {"name": run.eval_data.description, "sha256": run.eval_data.sha256, "questions": len(run.eval_data)}
+        finished.meta["scores"] = {"data": about}
+        for name, scored in (("teacher", run.teacher), ("model", finished)):
+            progress.say(f"scoring the {name}")
+            finished.meta["scores"][name] = _score(scored.model, run)
+    if trainer.is_world_process_zero():
+        progress.say("saving")
+        finished.model.cpu()
+        checkpoint.save_packed(finished, config.out)
+        before = run.student.folder if config.method == "fixed-mask" and run.student.meta else None
+        write_text(config.out / "log.jsonl", run.folder.whole_log(before))
+
+
+def _meta(run: PruningRun, density: float) -> dict[str, Any]:
+    """What model_meta.json says of the run; a student whose mask was kept has its own training counted in."""
+    config, trainer, teacher, student = run.config, run.trainer, run.teacher, run.student
+    earlier = student.meta if config.method == "fixed-mask" else {}
+    made_by = {"made_by": student.meta} if student.meta else {}
+    steps, seconds = trainer.state.global_step, trainer.controller.seconds
+    modules = (torch, transformers, accelerate)
+    return {name: student.meta[name] for name in INHERITED if name in student.meta} | {
+        "method": earlier.get("method", config.method),
+        "arguments": {name: _told(name, value) for name, value in config.recorded().items()},
+        "schedule": {EARLIER_KEYS.get(name, name): value for name, value in asdict(config.schedule()).items()},
+        "precision": run.precision,
+        "teacher": {"name": teacher.name, "sha256": teacher.sha256},
+        "student": {"name": student.name, "sha256": student.sha256} | made_by,
+        "data": {
+            "name": run.questions.description,
+            "sha256": run.questions.sha256,
+            "questions": len(run.questions),
+            "windows": len(trainer.train_dataset),
+        },
+        "density": density,
+        "steps": steps,
+        "windows_seen": steps * trainer.step_size + earlier.get("windows_seen", 0),
+        "training_seconds": round(seconds + earlier.get("training_seconds", 0), 1),
+        "processes": trainer.args.world_size,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},
+    }
+
+
+def _told(name: str, value: Any) -> Any:
+    """A setting as model_meta.json has it: of a path the last part, which tells nothing of the machine."""
+    is_path = isinstance(value, str) and (name in ("out", "work", "teacher_cache") or Path(value).exists())
+    return Path(value).name if is_path else value
+
+
+def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
+    """The pruner of a method. One whose mask is fixed at what is left trains the model cut to size, which is faster."""
+    if config.method == "fixed-mask":
+        sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(student.model)]
+        small = compact.cut(copy.deepcopy(student.model), config.block)
+        pruner = Pruner(small, config.block, dense_sizes=sizes)
+        pruner.fix_nonzero()
+        return pruner
+    pruner = Pruner(student.model, config.block, config.ffn)
+    if config.method == "magnitude":
+        pruner.fix_largest(config.density)
+    return pruner
+
+
+def _finished(pruner: Pruner, student: Checkpoint, block: tuple[int, int]) -> nn.Module:
+    """The pruner's model, grown to the student's size if it was cut."""
+    made = pruner.apply_masks()
+    return made if made is student.model else compact.grow(made.cpu(), student.model.cpu(), block).eval()
+
+
+def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
+    score = evaluation.evaluate(model.eval(), run.student.tokenizer, run.eval_data, progress=False).score
+    return {"exact_match": score.exact_match, "f1": score.f1}
+
+
+def _prepare(model: nn.Module, dropout: float) -> None:
+    """Set what makes training fast, and changes no result but by rounding."""
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("eager")  # on a CPU the fused kind is slower, backwards most of all
+    model.bert.embeddings.register_forward_hook(_lower_precision)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
+def _lower_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """Under autocast keep sums and norms in its type as well: going to float32 and back costs a third of the time."""
+    kind = output.device.type
+    return output.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else output

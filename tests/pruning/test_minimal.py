@@ -1,0 +1,34 @@
+"""A pruning run small enough to watch."""
+
+import pytest
+import torch
+
+from qalib.pruning import minimal
+from qalib.report import plots
+from qalib.utils import machine
+
+
+def test_a_minimal_run_prunes_further_and_leaves_the_model_alone(sparse, asked):
+    before = sparse.model.qa_outputs.weight.clone()
+    seen = minimal.prune_minimal(sparse, asked, 0.2, steps=20, batch_size=2, progress=False)
+    assert len(seen.log) == len(seen.scores) == len(seen.thresholds) == 20
+    assert seen.log.density[0] == pytest.approx(0.39, abs=0.02) and seen.log.density.iloc[-1] <= 0.2
+    assert seen.log.heads_left[0] == 6 >= seen.log.heads_left.iloc[-1]  # two of eight have no values or queries
+    assert seen.log.loss.notna().all() and (sparse.model.qa_outputs.weight == before).all()
+    again = minimal.prune_minimal(sparse, asked, 0.2, steps=20, batch_size=2, progress=False)
+    assert again.log.equals(seen.log)
+    assert plots.training.minimal_run(seen.log).axes and plots.training.scores(seen.scores, seen.thresholds).axes
+
+
+@pytest.mark.parametrize(("hardware", "lowered"), [(["fp32"], False), (["fp32", "bf16"], True)])
+def test_it_computes_in_the_machines_fastest_type(sparse, asked, monkeypatch, hardware, lowered):
+    seen, original = [], minimal.training_losses
+
+    def watched(*arguments):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(*arguments)
+
+    monkeypatch.setattr(minimal, "training_losses", watched)
+    monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": hardware)
+    minimal.prune_minimal(sparse, asked, steps=2, batch_size=2, progress=False)
+    assert seen == [lowered] * 2

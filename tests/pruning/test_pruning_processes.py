@@ -1,0 +1,85 @@
+"""Runs in other processes: killed and resumed, and shared by two."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import filelock
+import pytest
+import torch
+from conftest import ROOT
+
+from qalib.pruning import run
+from qalib.pruning.config import PruningConfig
+from qalib.pruning.run_folder import RunFolder
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def start(settings, *launcher):
+    spelt = settings | {"block": "x".join(map(str, settings["block"]))}
+    names = {name: "eval" if name == "eval_data" else name.replace("_", "-") for name in settings}
+    options = [f"--{names[name]}={value}" for name, value in spelt.items()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *launcher, "-m", "qalib", "prune", *options], env=environment)
+
+
+def start_two(settings):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return start(settings, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
+
+
+def test_killed_and_resumed(pruning_settings, tmp_path):
+    settings = pruning_settings | {"density": 0.3, "epochs": 40, "save_minutes": 0.01}
+    config, folder = PruningConfig(**settings), RunFolder(tmp_path / "out.run")
+    process = start(settings)
+    deadline = time.monotonic() + 60
+    while folder.last_checkpoint() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = torch.load(folder.last_checkpoint() / "controller.pt", weights_only=True)
+    assert 0 < state["progress"] < 1 and state["seconds"] > 0
+    (folder.path / "checkpoint-9999").mkdir()  # as if killed while writing it
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="holds a run already"):
+        run.prune(config)
+    with pytest.raises(InputError, match="the run has density 0.3, not 0.4"):
+        run.prune(PruningConfig(**settings | {"density": 0.4}, resume=True))
+    resumed = PruningConfig(**settings, resume=True)
+    with filelock.FileLock(f"{folder.path}.lock"), pytest.raises(InputError, match="another run is at work there"):
+        run.prune(resumed)
+    out = run.prune(resumed)
+    meta = read_json(out / "model_meta.json")
+    assert meta["steps"] == 480
+    assert meta["density"] == pytest.approx(0.3, abs=0.005)
+    assert [line["step"] for line in log(out)] == list(range(1, 481))
+    assert meta["training_seconds"] > state["seconds"]
+
+
+def test_two_processes_take_the_same_steps_and_score_together(pruning_settings, tmp_path):
+    settings = pruning_settings | {"density": 0.3, "epochs": 1, "warmup": 0.4, "eval_data": pruning_settings["data"]}
+    alone = log(run.prune(PruningConfig(**settings)))
+    process = start_two(settings | {"out": tmp_path / "two", "batch": 2})
+    try:
+        assert process.wait(timeout=120) == 0
+    finally:
+        process.kill()
+    together = log(tmp_path / "two")
+    assert len(together) == len(alone) == 13
+    for name in ("windows", "loss", "answer_loss", "distillation_loss", "weight_lr"):
+        assert [line[name] for line in together[:6]] == pytest.approx([line[name] for line in alone[:6]], abs=2e-5)
+    assert together[-2]["density"] == pytest.approx(0.3, abs=0.005)
+    assert together[-1].keys() >= {"exact_match", "f1"}
+    scores = read_json(tmp_path / "two" / "model_meta.json")["scores"]
+    assert scores["teacher"] == read_json(tmp_path / "out" / "model_meta.json")["scores"]["teacher"]

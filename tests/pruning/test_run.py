@@ -1,0 +1,117 @@
+"""Whole pruning runs of a tiny model."""
+
+import json
+
+import filelock
+import pytest
+
+from qalib.model import bert, blocks, checkpoint
+from qalib.pruning import run
+from qalib.pruning.config import PruningConfig
+from qalib.utils import machine
+from qalib.utils.errors import InputError
+
+
+def prune(settings, **changes):
+    return run.prune(PruningConfig(**settings | changes), progress=False)
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("density", [0.2, 0.317, 0.5])
+def test_a_density_asked_is_a_density_got(pruning_settings, density):
+    out = prune(pruning_settings, density=density)
+    found = checkpoint.load(out)
+    kept = [blocks.mask(m.linear.weight, (4, 4)).float() for m in bert.matrices(found.model)]
+    reached = sum(k.sum() for k in kept) / sum(k.numel() for k in kept)
+    assert density - 0.005 <= reached <= density + 1e-6
+    assert found.meta["density"] == pytest.approx(reached.item(), abs=1e-6)
+    lines = log(out)
+    assert [line["step"] for line in lines] == list(range(1, 25))
+    assert lines[0]["density"] == 1
+    assert all(abs(line["density"] - line["steered_density"]) < 0.035 for line in lines[5:])  # scores differ by then
+    assert found.meta["data"]["questions"] == found.meta["data"]["windows"] == 48
+
+
+def test_a_schedule_by_the_clock(pruning_settings):
+    out = prune(pruning_settings, epochs=1000, density=0.3, max_hours=4 / 3600)
+    assert checkpoint.load(out).meta["density"] == pytest.approx(0.3, abs=0.005)
+    assert log(out)[-1]["seconds"] < 8
+
+
+def test_hybrid_magnitude_and_scores(pruning_settings):
+    scored = {"eval_data": pruning_settings["data"], "eval_questions": 4}
+    out = prune(pruning_settings, **scored, epochs=0.5, density=0.3, ffn="hybrid", method="magnitude")
+    first, last = log(out)[0], log(out)[-1]
+    assert (last["step"], 0 <= last["f1"] <= 100) == (6, True)
+    assert first["density"] == pytest.approx(0.3, abs=0.01)
+    scores = checkpoint.load(out).meta["scores"]
+    assert scores["data"]["questions"] == 4 and 0 <= scores["teacher"]["f1"] <= 100 and scores["model"]["f1"] >= 0
+    assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
+
+
+def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(pruning_settings, tmp_path):
+    first = prune(pruning_settings, density=0.3, ffn="hybrid")
+    out = prune(pruning_settings, student=str(first), out=tmp_path / "again", method="fixed-mask")
+    before, after = checkpoint.load(first), checkpoint.load(out)
+    assert log(out)[-1]["density"] == log(out)[-1]["steered_density"] == pytest.approx(after.meta["density"], abs=1e-5)
+    for old, new in zip(bert.matrices(before.model), bert.matrices(after.model), strict=True):
+        old, new = old.linear.weight, new.linear.weight
+        assert not (blocks.mask(new, (4, 4)) & ~blocks.mask(old, (4, 4))).any() and not (old == new).all()
+    assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
+    assert after.meta["method"] == "movement" and after.meta["windows_seen"] == 2 * before.meta["windows_seen"]
+    assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
+
+
+@pytest.mark.parametrize(
+    ("asked", "hardware", "said"),
+    [
+        ("auto", ["fp32"], "fp32"),
+        ("auto", ["fp32", "bf16"], "bf16"),
+        ("bf16", ["fp32"], "bf16 (emulated)"),
+        ("bf16", ["fp32", "bf16"], "bf16"),
+        ("fp32", ["fp32", "bf16"], "fp32"),
+    ],
+)
+def test_the_type_is_the_machines_fastest_and_is_told(pruning_settings, monkeypatch, capsys, asked, hardware, said):
+    monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": hardware)
+    out = run.prune(PruningConfig(**pruning_settings | {"precision": asked, "epochs": 0.25}))
+    assert checkpoint.load(out).meta["precision"] == said
+    assert {line["precision"] for line in log(out)} == {said}
+    assert f"training in {said}" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_gives_its_folder_back(pruning_settings, tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("all is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(run, "train", fail)
+        with pytest.raises(MemoryError):
+            prune(pruning_settings)
+    with pytest.raises(InputError, match="missing.json: no such file"):
+        prune(pruning_settings, data="missing.json")
+    with filelock.FileLock(f"{tmp_path / 'out'}.run.lock"), pytest.raises(InputError, match="another run is at work"):
+        prune(pruning_settings)
+    assert prune(pruning_settings, epochs=0.25).exists()  # with other settings, since nothing was trained
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"block": (5, 4)}, "blocks of 5x4 do not divide bert.encoder.layer.0.attention.self.query of 64x64"),
+        ({"data": "missing.json"}, "missing.json: no such file"),
+    ],
+)
+def test_refusals(pruning_settings, wrong, message):
+    with pytest.raises(InputError, match=message):
+        prune(pruning_settings, **wrong)
+
+
+def test_a_folder_that_holds_something_is_not_written_to(pruning_settings):
+    pruning_settings["out"].mkdir()
+    (pruning_settings["out"] / "thesis.txt").write_text("all I have")
+    with pytest.raises(InputError, match="exists already and is not an empty folder"):
+        prune(pruning_settings)
