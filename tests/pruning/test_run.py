@@ -89,13 +89,14 @@ def test_a_run_that_fails_gives_its_folder_back(pruning_settings, tmp_path, monk
 
     with monkeypatch.context() as broken:
         broken.setattr(run, "train", fail)
-        with pytest.raises(MemoryError):
+        with pytest.raises(MemoryError) as kept:  # and all frames with it, as a notebook keeps the last error
             prune(pruning_settings)
     with pytest.raises(InputError, match="missing.json: no such file"):
         prune(pruning_settings, data="missing.json")
     with filelock.FileLock(f"{tmp_path / 'out'}.run.lock"), pytest.raises(InputError, match="another run is at work"):
         prune(pruning_settings)
     assert prune(pruning_settings, epochs=0.25).exists()  # with other settings, since nothing was trained
+    assert kept.traceback
 
 
 @pytest.mark.parametrize(
