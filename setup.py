@@ -1,10 +1,14 @@
-"""The optional C++ part of the package; all else about it stands in pyproject.toml."""
+"""The optional C++ part of the package, and what a wheel carries; all else about it stands in pyproject.toml."""
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
+CARRIED = ("notebooks", "models")  # beside the package in the repository, within it in a wheel
 SOURCE = "qalib/runtimes/block_sparse.cpp"
 HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "attention_kernel.h"]
 
@@ -40,4 +44,16 @@ def extension() -> dict:
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=False)}}
 
 
-setup(**extension())
+class Carry(build_py):
+    """Copies what is CARRIED to where `qalib.utils.paths` finds it, unless the package stays in the repository."""
+
+    def run(self):
+        super().run()
+        for name in () if self.editable_mode else CARRIED:
+            target = Path(self.build_lib) / "qalib" / "repository" / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(name, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+
+
+compiled = extension()
+setup(**compiled | {"cmdclass": {"build_py": Carry} | compiled.get("cmdclass", {})})

@@ -27,9 +27,7 @@ def locate(source: str) -> tuple[str, Path, str | None]:
     """
     if source == "bundled":
         if not BUNDLED.is_dir():
-            raise InputError(
-                f"{BUNDLED}: the bundled model is not there; it is part of the repository, not of the wheel"
-            )
+            raise InputError(f"{BUNDLED}: the bundled model is not there; install qalib again")
         return BUNDLED.name, BUNDLED, None
     path = Path(source)
     if path.is_dir():

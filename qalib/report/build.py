@@ -125,7 +125,7 @@ def run(
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
-        raise InputError(f"{NOTEBOOKS}: no notebooks there; they are part of the repository, not of the wheel")
+        raise InputError(f"{NOTEBOOKS}: no notebooks there; install qalib again")
     loaded = checkpoint.load(model)
     question_set = squad.load(data).first(questions)
     _ = loaded.tokenizer  # notebooks need it: raises here, not in one of them

@@ -48,8 +48,8 @@ def make(
     source = root / "notebooks"
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a site; choose another folder")
-    if not source.is_dir():
-        raise InputError(f"{source}: no notebooks there; they are part of the repository, not of the wheel")
+    if not (root / "reports").is_dir():
+        raise InputError(f"{root}: no reports there; the site is made in a clone of the repository, not from a wheel")
     if notebooks is None:
         notebooks = [*sorted(source.glob("course/[0-9]*.ipynb")), *sorted(source.glob("[0-9]*.ipynb"))]
     draft = out.parent / f".{out.name}.draft"

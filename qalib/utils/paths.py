@@ -1,9 +1,14 @@
-"""Paths: where the package finds what travels with it."""
+"""Paths: where the package finds what travels with it.
+
+In the repository notebooks and models stand beside the package. A wheel has only the package, so `setup.py` copies them
+into it, to `TRAVELS`.
+"""
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ROOT = PACKAGE.parent
+TRAVELS = PACKAGE / "repository"
+ROOT = TRAVELS if TRAVELS.is_dir() else PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 COURSE = NOTEBOOKS / "course"
 BUNDLED = ROOT / "models" / "minilm-l6-squad-block-sparse"
