@@ -30,6 +30,7 @@ def extension() -> dict:
         """Compiles if it can: without a compiler the package works, slower."""
 
         def run(self):
+            """Compile, or say why not."""
             try:
                 super().run()
             except Exception as error:
@@ -48,6 +49,7 @@ class Carry(build_py):
     """Copies what is CARRIED to where `qalib.utils.paths` finds it, unless the package stays in the repository."""
 
     def run(self):
+        """Copy the package, then what it carries."""
         super().run()
         for name in () if self.editable_mode else CARRIED:
             target = Path(self.build_lib) / "qalib" / "repository" / name
