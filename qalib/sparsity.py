@@ -112,8 +112,7 @@ def file_sizes(checkpoint: Checkpoint) -> pd.DataFrame:
     parts = parameters(checkpoint)
     total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
     bitmaps = sum(-(-count // 8) for count in per_matrix(checkpoint).blocks)
-    config = checkpoint.model.config
-    size = config.hidden_size // config.num_attention_heads
+    config, size = checkpoint.model.config, bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
     without_heads = total - removed * (4 * config.hidden_size * size + 3 * size)
     return pd.DataFrame(
@@ -135,8 +134,7 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
 
     Counted: encoder matrices, the two products of attention (2 * length² * head size a head), the answer layer.
     """
-    config = checkpoint.model.config
-    size = config.hidden_size // config.num_attention_heads
+    config, size = checkpoint.model.config, bert.head_size(checkpoint.model)
     rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
     for layer in bert.layers(checkpoint.model):
         heads_left = ~bert.heads_removable(layer, config.num_attention_heads)

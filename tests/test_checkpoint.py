@@ -127,12 +127,16 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"model_type": "roberta"}, "not supported: model_type 'roberta'; supported: 'bert'"),
-        ({"model_type": "distilbert"}, "not supported: model_type 'distilbert'; supported: 'bert'"),
+        ({"model_type": "albert"}, "not supported: model_type 'albert'; supported: 'bert', 'roberta', 'distilbert'"),
+        ({"model_type": "distilbert", "architectures": None}, "not supported: .*; a distilbert has no such setting"),
+        (
+            {"model_type": "roberta", "architectures": None},
+            r"unexpected: \(no name of a roberta\) bert.embeddings.",
+        ),
         ({"is_decoder": True}, "not supported: is_decoder True; supported: false"),
         ({"hidden_size": 10**12}, "hidden_size is 1000000000000, expected at least 1 and at most 65,536"),
         ({"layer_norm_eps": 0.0}, "layer_norm_eps is 0.0, expected more than 0"),
-        ({"hidden_act": "swoosh"}, "not a model that can be built: KeyError: 'swoosh'"),
+        ({"hidden_act": "swoosh"}, "not supported: hidden_act 'swoosh'; supported: gelu, "),
         ({"num_attention_heads": 0}, "num_attention_heads is 0, expected at least 1"),
         ({"vocab_size": -1}, "vocab_size is -1, expected at least 1"),
         ({"pad_token_id": 9999}, "pad_token_id is 9999, expected at least 0 and less than vocab_size"),

@@ -150,7 +150,7 @@ def sparsity(
     removed = tables["heads"].groupby("layer").called_removed.sum()
     show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
           | asdict(sparsity.summary(loaded))
-          | {"heads_called_removed_per_layer": removed.tolist()}
+          | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
           | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
           | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
 
@@ -231,8 +231,12 @@ def export(
     from qalib.model import checkpoint
 
     loaded = checkpoint.load(model)
-    packed = format is Format.packed
-    print(checkpoint.save_packed(loaded, out, dtype) if packed else checkpoint.save_transformers(loaded, out))
+    if format is Format.packed:
+        print(checkpoint.save_packed(loaded, out, dtype))
+    else:
+        print(checkpoint.save_transformers(loaded, out))
+        if reason := checkpoint.not_for_transformers(loaded):
+            print(f"for qalib only: {reason}", file=sys.stderr)
 
 
 @app.command()

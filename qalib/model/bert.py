@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForQuestionAnswering
+from transformers import BertConfig, BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
 LINEAR_LAYERS = {
@@ -45,6 +45,60 @@ def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
         for number, layer in enumerate(layers(model))
         for kind, path in LINEAR_LAYERS.items()
     ]
+
+
+class NoNorm(nn.Module):
+    """What nn_pruning's "optimised" models have in place of LayerNorm: `weight * x + bias`, of shape `(hidden,)`."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape `(..., hidden)`."""
+        return self.weight * x + self.bias
+
+
+def without_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
+    """The model itself with a NoNorm in place of every LayerNorm."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.LayerNorm):
+            model.set_submodule(name, NoNorm(module.normalized_shape[0]))
+    return model
+
+
+def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswering:
+    """The model itself with an encoder of another width, of which heads and neurons know nothing; weights are new."""
+    old = model.config.hidden_size
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Embedding):
+            new = nn.Embedding(module.num_embeddings, width, module.padding_idx)
+        elif isinstance(module, nn.LayerNorm):
+            new = nn.LayerNorm(width, module.eps)
+        elif name.endswith("attention.output.dense") or name.endswith("output.dense"):
+            new = nn.Linear(module.in_features, width)
+        elif isinstance(module, nn.Linear) and module.in_features == old:
+            new = nn.Linear(width, module.out_features)
+        else:
+            continue
+        model.set_submodule(name, new)
+    model.config.hidden_size = width
+    return model
+
+
+def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
+    """Rows and columns of a matrix of one kind (a key of LINEAR_LAYERS), unpruned, in an encoder of a width."""
+    width = width or config.hidden_size
+    heads = config.hidden_size  # all heads side by side
+    inner = config.intermediate_size
+    return {"attention output": (width, heads), "FFN in": (inner, width), "FFN out": (width, inner)}.get(
+        kind, (heads, width)
+    )
+
+
+def head_size(model: BertForQuestionAnswering) -> int:
+    """Width of an attention head, unpruned."""
+    return layers(model)[0].attention.self.attention_head_size
 
 
 def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]) -> BertForQuestionAnswering:

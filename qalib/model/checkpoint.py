@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
-from qalib.model import bert, blocks, formats, hub
+from qalib.model import architectures, bert, blocks, formats, hub, restore, settings
+from qalib.model.architectures import Architecture
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import new_folder, read_json, sha256, write_json
 from qalib.utils.paths import BUNDLED
@@ -49,7 +50,8 @@ class Checkpoint:
 
     `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned. `pruned_heads` lists
     the heads, by layer, that were cut out in the file. `revision` is the hub's commit hash (None for a folder).
-    `meta` is what model_meta.json says of the training ({} without one).
+    `meta` is what model_meta.json says of the training ({} without one). `model` is a BERT whatever the `architecture`
+    of the files; `settings` are those of its config.json.
     """
 
     model: BertForQuestionAnswering
@@ -61,6 +63,8 @@ class Checkpoint:
     revision: str | None = None
     pruned_heads: dict[int, list[int]] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    architecture: Architecture = architectures.BERT
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tokenizer(self):
@@ -74,6 +78,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hash of the weight file."""
         return sha256(self.weight_file)
+
+    @property
+    def settings_ignored(self) -> list[str]:
+        """Keys of config.json that have no part in what the model computes for a question."""
+        return settings.ignored(self.settings, self.architecture)
 
     @property
     def unscored(self) -> str:
@@ -93,7 +102,8 @@ class Description:
     model_name: str = measure("text", "name of the checkpoint: its folder, or its id on the hub")
     model_source: str = measure("text", "what to load it by")
     model_format: str = measure(
-        "text", "file format: transformers (full size), 2021 (heads cut out) or packed (kept blocks)"
+        "text",
+        "file format: transformers (full size), 2021 (heads cut out), resized (smaller) or packed (kept blocks)",
     )
     model_revision: str = measure("text", "commit on the hub")
     model_sha256: str = measure("text", "SHA-256 of the weight file")
@@ -135,31 +145,38 @@ def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
 def load(source: str | Path = "bundled") -> Checkpoint:
     """Load `bundled`, a folder, or a hub id with an optional `@revision`.
 
-    Raises InputError, naming file and value, for anything that is not a BERT question-answering checkpoint in one of
-    the three formats.
+    Raises InputError, naming file and value, for anything that is not a question-answering checkpoint of one of the
+    `architectures` in one of the `formats`.
     """
     name, folder, revision = hub.locate(str(source))
     path = folder / "config.json"
-    settings = formats.settings(path)
-    config = formats.config(settings, path)
-    heads, block = formats.pruned_heads(settings, config, path), formats.block(settings, config, path)
+    read, architecture = settings.read(path)
+    config = settings.config(read, architecture, path)
+    listed = settings.pruned_heads(read, config, path)
     weight_file, state = formats.read_weights(folder)
+    state = {architecture.ours(key): state.pop(key) for key in list(state)}
     packed = weight_file.name == formats.PACKED
+    width = formats.width(state, config)
+    block = settings.block(read, config, width, path)
     if packed:
-        state = formats.unpack(state, config, block, weight_file)
-    elif heads:
-        state = formats.restore_heads(state, heads, config, path)
+        state, heads = formats.unpack(state, config, architecture, block, width, weight_file), {}
+    else:
+        whole = {key: value.shape for key, value in state.items()}
+        state, heads = restore.full_size(state, listed, config, width, path)
+        resized = not listed and (width != config.hidden_size or whole != {k: v.shape for k, v in state.items()})
     meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
     return Checkpoint(
-        model=formats.fill(config, state, weight_file),
+        model=formats.fill(config, architecture, state, weight_file, width),
         block=block,
         name=name,
-        format="packed" if packed else "2021" if heads else "transformers",
+        format="packed" if packed else "2021" if listed else "resized" if resized else "transformers",
         folder=folder,
         weight_file=weight_file,
         revision=revision,
-        pruned_heads={} if packed else heads,
+        pruned_heads=heads,
         meta=meta if isinstance(meta, dict) else {},
+        architecture=architecture,
+        settings=read,
     )
 
 
@@ -171,9 +188,10 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     """
     if dtype not in DTYPES:
         raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(DTYPES)}")
-    state = dict(checkpoint.model.state_dict())
+    name = checkpoint.architecture.theirs
+    state = {name(key): value for key, value in checkpoint.model.state_dict().items()}
     for matrix in bert.matrices(checkpoint.model):
-        key = f"{matrix.name}.weight"
+        key = name(f"{matrix.name}.weight")
         state[f"{key}.blocks"], state[f"{key}.bitmap"] = blocks.pack(state.pop(key), checkpoint.block)
     for key, value in state.items():
         if value.is_floating_point():
@@ -187,15 +205,26 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
 
 
 def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
-    """Write what `AutoModelForQuestionAnswering.from_pretrained` of plain transformers loads: full size, float32.
+    """Write every weight at full size, in float32: what plain transformers loads, if it has such a model at all.
 
-    Raises InputError if `out` is not empty.
+    It has not those that `not_for_transformers` says. Raises InputError if `out` is not empty.
     """
     with new_folder(out) as draft:
-        state = {key: value.contiguous() for key, value in checkpoint.model.state_dict().items()}
+        name = checkpoint.architecture.theirs
+        state = {name(key): value.contiguous() for key, value in checkpoint.model.state_dict().items()}
         _save_tensors(state, draft / formats.SAFETENSORS, "pt")
         _save_beside(checkpoint, draft)
     return Path(out)
+
+
+def not_for_transformers(checkpoint: Checkpoint) -> str:
+    """Why plain transformers cannot run what `save_transformers` writes; "" if it can."""
+    model = checkpoint.model
+    if model.config.layer_norm_type == settings.NO_NORM:
+        return "plain transformers would put LayerNorm where this model has NoNorm, and answer wrongly"
+    if (width := model.config.hidden_size) != model.config.num_attention_heads * bert.head_size(model):
+        return f"plain transformers has no BERT of width {width} with heads of {bert.head_size(model)}"
+    return ""
 
 
 def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
@@ -207,8 +236,7 @@ def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None
 
 
 def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
-    config = checkpoint.model.config.to_dict()
-    config.pop("pruned_heads", None)
+    config = settings.written(checkpoint.model, checkpoint.architecture)
     write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
     if has_tokenizer(checkpoint.folder):
         checkpoint.tokenizer.save_pretrained(folder)

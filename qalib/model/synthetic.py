@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qalib.model import bert, blocks, checkpoint, formats
+from qalib.model import bert, blocks, checkpoint, formats, settings
 from qalib.utils.errors import InputError
 from qalib.utils.files import new_folder, read_json, write_json
 from qalib.utils.paths import PUBLISHED_MODELS
@@ -89,8 +89,8 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     value = read_json(path)
     if not isinstance(value, dict) or not {"block_size", "pruned_heads", "kept_blocks"} <= value.keys():
         raise InputError(f"{path}: expected an object with block_size, pruned_heads and kept_blocks")
-    block = formats.block(value, config, Path(path))
-    heads = formats.pruned_heads(value, config, Path(path))
+    block = settings.block(value, config, config.hidden_size, Path(path))
+    heads = settings.pruned_heads(value, config, Path(path))
     hidden, inner, kept, grids = config.hidden_size, config.intermediate_size, {}, value["kept_blocks"]
     if not isinstance(grids, dict):
         raise InputError(f"{path}: kept_blocks is {type(grids).__name__}, expected an object {{matrix: rows}}")

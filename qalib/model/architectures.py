@@ -1,0 +1,122 @@
+"""Architectures: how the relatives of BERT name what a BERT has, in config.json and in the weight file.
+
+One table a model type. A checkpoint becomes a BertForQuestionAnswering whatever its type, with the embeddings of its
+own, so that everything else knows BERT alone: a RoBERTa counts positions from its padding token on, a DistilBERT has
+no token types. Written again, it has its own names.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import BertConfig, DistilBertConfig
+from transformers.models.bert.modeling_bert import BertEmbeddings
+from transformers.models.distilbert.modeling_distilbert import Embeddings
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
+_BERT_SETTINGS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "initializer_range",
+    "hidden_dropout_prob", "attention_probs_dropout_prob",
+)  # fmt: skip
+_DISTILBERT_SETTINGS = {
+    "vocab_size": "vocab_size", "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size", "activation": "hidden_act", "max_position_embeddings": "max_position_embeddings",
+    "pad_token_id": "pad_token_id", "initializer_range": "initializer_range", "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}  # fmt: skip
+_DISTILBERT_LAYER = {
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+
+
+class NoTokenTypes(Embeddings):
+    """The embeddings of a DistilBERT, called as those of a BERT; token types are of no account."""
+
+    def __init__(self, config: BertConfig):
+        theirs = {key: getattr(config, ours) for key, ours in _DISTILBERT_SETTINGS.items()}
+        super().__init__(DistilBertConfig(**theirs))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values_length: int = 0,
+    ) -> Tensor:
+        """As BertEmbeddings': token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`."""
+        return super().forward(input_ids, inputs_embeds, position_ids)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model type: its names, each with BERT's for the same thing, and the embeddings it has in place of BERT's.
+
+    `settings` are keys of config.json that say what the model computes, `always` what its type fixes. `prefix` is the
+    encoder's, `stack` that of its layers, and `layer` names the modules of one where they differ.
+    """
+
+    model_type: str
+    class_prefix: str
+    settings: dict[str, str]
+    prefix: str
+    stack: str
+    layer: dict[str, str] = field(default_factory=dict)
+    always: dict[str, Any] = field(default_factory=dict)
+    embeddings: Callable[[BertConfig], nn.Module] = BertEmbeddings
+    positions_after_padding: bool = False
+
+    def ours(self, key: str) -> str:
+        """BERT's name of a parameter in the file; one that says so where a model of this type has no such name."""
+        ours = _renamed(key, self.prefix, self.stack, "bert", "bert.encoder.layer", self.layer)
+        return ours if self.theirs(ours) == key else f"(no name of a {self.model_type}) {key}"
+
+    def theirs(self, key: str) -> str:
+        """The file's name of a parameter of BERT."""
+        layer = {ours: theirs for theirs, ours in self.layer.items()}
+        return _renamed(key, "bert", "bert.encoder.layer", self.prefix, self.stack, layer)
+
+    def setting(self, ours: str) -> str:
+        """The key of config.json for BERT's."""
+        return next((theirs for theirs, name in self.settings.items() if name == ours), ours)
+
+
+def _renamed(key: str, prefix: str, stack: str, new_prefix: str, new_stack: str, layer: dict[str, str]) -> str:
+    if found := re.fullmatch(rf"{re.escape(stack)}\.(\d+)\.(.+)", key):
+        number, rest = found.groups()
+        module = next((name for name in layer if rest.startswith(f"{name}.")), "")
+        return f"{new_stack}.{number}.{layer.get(module, '')}{rest[len(module) :]}"
+    return new_prefix + key[len(prefix) :] if key.startswith(f"{prefix}.") else key
+
+
+BERT = Architecture("bert", "Bert", {key: key for key in _BERT_SETTINGS}, "bert", "bert.encoder.layer")
+ROBERTA = Architecture(
+    "roberta",
+    "Roberta",
+    {key: key for key in _BERT_SETTINGS},
+    "roberta",
+    "roberta.encoder.layer",
+    embeddings=RobertaEmbeddings,
+    positions_after_padding=True,
+)
+DISTILBERT = Architecture(
+    "distilbert",
+    "DistilBert",
+    _DISTILBERT_SETTINGS,
+    "distilbert",
+    "distilbert.transformer.layer",
+    _DISTILBERT_LAYER,
+    {"type_vocab_size": 1, "layer_norm_eps": 1e-12},
+    NoTokenTypes,
+)
+ARCHITECTURES = {architecture.model_type: architecture for architecture in (BERT, ROBERTA, DISTILBERT)}

@@ -1,0 +1,138 @@
+"""Restoring: tensors that were made smaller, put back at full size with zeros where something was cut out.
+
+What was cut is told by `pruned_heads` or by the shapes themselves. Where shapes can be read in two ways the file is
+refused, as one of them would give wrong answers.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import BertConfig
+
+from qalib.model import bert
+from qalib.utils.errors import InputError
+
+Heads = dict[int, list[int]]
+QKV = ("query", "key", "value")
+
+
+def full_size(
+    state: dict[str, Tensor], heads: Heads, config: BertConfig, width: int, path: Path
+) -> tuple[dict[str, Tensor], Heads]:
+    """Tensors by BERT's names at full size, and the heads that are not in the file; `width` is the encoder's.
+
+    Heads that `heads` lists go back to their places; those that only shapes tell of are taken for the last ones of
+    their layer, as their order does not matter. Likewise neurons of the FFN. Heads smaller than the config's are
+    filled up with zeros, their queries scaled, so that the scores stay what they were.
+    Raises InputError if the shapes do not fit the heads, or do not tell which heads they are of.
+    """
+    size = config.hidden_size // config.num_attention_heads
+    state, listed = dict(state), dict(heads)
+    rows = {
+        layer: state[key].shape[0]
+        for layer in range(config.num_hidden_layers)
+        if (key := _name(layer, "query") + ".weight") in state and state[key].ndim == 2
+    }
+    cut = {layer: count for layer, count in rows.items() if count != size * config.num_attention_heads}
+    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # or `fill` names what misfits
+    for layer in range(config.num_hidden_layers):
+        if layer in counts:
+            count, own = counts[layer]
+            if own == size:
+                listed[layer] = list(range(count, config.num_attention_heads))
+            else:
+                _widen_heads(state, layer, config.num_attention_heads, size, path)
+        if layer in listed:
+            left = [h for h in range(config.num_attention_heads) if h not in listed[layer]]
+            rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
+            _put_heads(state, layer, rows, len(left), size, width, config, path, by_shape=layer in counts)
+        _fill_neurons(state, layer, config.intermediate_size, width)
+    return state, listed
+
+
+def _name(layer: int, kind: str) -> str:
+    return f"bert.encoder.layer.{layer}.{bert.LINEAR_LAYERS[kind]}"
+
+
+def _heads_left(cut: dict[int, int], size: int, heads: int, path: Path) -> dict[int, tuple[int, int]]:
+    """Of layers with fewer rows than the config says, by layer: how many heads they have and of which size."""
+    whole = {layer: rows for layer, rows in cut.items() if rows % size == 0 and rows < heads * size}
+    smaller = {layer: rows for layer, rows in cut.items() if rows and rows % size and rows % heads == 0}
+    for layer, rows in cut.items():
+        if layer not in whole and layer not in smaller or rows > heads * size:
+            raise InputError(
+                f"{path}: layer {layer} has {rows} rows of queries, neither heads of {size} nor {heads} heads"
+            )
+    # Rows that are so many heads, or all heads and each smaller: other layers tell which, if they can be but one.
+    twofold = {layer: rows for layer, rows in whole.items() if rows and rows % heads == 0}
+    if twofold and (smaller or twofold == {layer: rows for layer, rows in whole.items() if rows}):
+        layer, rows = next(iter(twofold.items()))
+        raise InputError(
+            f"{path}: {rows} rows of queries in layer {layer} are {rows // size} heads of {size} or {heads} of "
+            f"{rows // heads}, and the shapes do not tell which; list the heads that were cut out as pruned_heads"
+        )
+    return {layer: (rows // size, size) for layer, rows in whole.items()} | {
+        layer: (heads, rows // heads) for layer, rows in smaller.items()
+    }
+
+
+def _widen_heads(state: dict[str, Tensor], layer: int, heads: int, size: int, path: Path) -> None:
+    """Each head filled up to `size` with zeros; queries take over what the smaller scale of the scores would lose."""
+    own = {
+        kind: state[f"{_name(layer, kind)}.weight"].shape[0] for kind in QKV if f"{_name(layer, kind)}.weight" in state
+    }
+    if own.get("query") != own.get("key") or any(rows % heads or rows > heads * size for rows in own.values()):
+        raise InputError(f"{path}: layer {layer} has {own} rows, which are not {heads} heads of one size")
+    for kind, rows in own.items():
+        for part in ("weight", "bias"):
+            if (key := f"{_name(layer, kind)}.{part}") in state and state[key].shape[0] == rows:
+                value = state[key].float()
+                if kind == "query":
+                    value = value * math.sqrt(size * heads / rows)
+                wide = value.new_zeros(heads, size, *value.shape[1:])
+                wide[:, : rows // heads] = value.view(heads, rows // heads, *value.shape[1:])
+                state[key] = wide.flatten(0, 1)
+    key = f"{_name(layer, 'attention output')}.weight"
+    if key in state and state[key].ndim == 2 and state[key].shape[1] == own.get("value"):
+        value = state[key]
+        wide = value.new_zeros(len(value), heads, size)
+        wide[:, :, : value.shape[1] // heads] = value.view(len(value), heads, -1)
+        state[key] = wide.flatten(1)
+
+
+def _put_heads(
+    state: dict[str, Tensor], layer: int, rows: Tensor, left: int, size: int, width: int, config: BertConfig,
+    path: Path, by_shape: bool,
+) -> None:  # fmt: skip
+    total = size * config.num_attention_heads
+    for kind in (*QKV, "attention output"):
+        name, across = _name(layer, kind), kind == "attention output"
+        shapes = {f"{name}.weight": (width, len(rows)) if across else (len(rows), width)}
+        if not across:
+            shapes[f"{name}.bias"] = (len(rows),)
+        for key, shape in shapes.items():
+            if key not in state:
+                continue  # fill names it
+            if state[key].shape != shape:
+                told = "the shape of the queries" if by_shape else "pruned_heads"
+                raise InputError(
+                    f"{path}: {told} leaves layer {layer} {left} heads of {size}, which does not fit "
+                    f"{key} of shape {tuple(state[key].shape)}"
+                )
+            full = state[key].new_zeros((width, total) if across else (total, *shape[1:]))
+            state[key] = full.index_copy_(int(across), rows, state[key])
+
+
+def _fill_neurons(state: dict[str, Tensor], layer: int, neurons: int, width: int) -> None:
+    """FFN matrices that agree on fewer neurons, filled up with zeros; what does not agree `fill` names."""
+    names = [f"{_name(layer, 'FFN in')}.weight", f"{_name(layer, 'FFN in')}.bias", f"{_name(layer, 'FFN out')}.weight"]
+    if not all(name in state for name in names):
+        return
+    inner, bias, outer = (state[name] for name in names)
+    count = bias.shape[0] if bias.ndim == 1 else -1
+    if 0 <= count < neurons and inner.shape == (count, width) and outer.shape == (width, count):
+        state[names[0]] = torch.cat([inner, inner.new_zeros(neurons - count, width)])
+        state[names[1]] = torch.cat([bias, bias.new_zeros(neurons - count)])
+        state[names[2]] = torch.cat([outer, outer.new_zeros(width, neurons - count)], 1)
