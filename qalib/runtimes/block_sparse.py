@@ -271,8 +271,8 @@ class BlockSparseLayer(nn.Module):
         inner = inner if self.activation is None else self.activation(inner)
         return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
 
-    def _normed(self, linear: nn.Module, norm: nn.LayerNorm, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
-        if isinstance(linear, BlockSparseLinear):
+    def _normed(self, linear: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+        if isinstance(linear, BlockSparseLinear) and isinstance(norm, nn.LayerNorm):
             return linear(x, out, residual, norm)
         return norm(linear(x, out).add_(residual))
 
