@@ -1,5 +1,7 @@
 """The teacher's logits: asked for once, and shared by runs."""
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
@@ -29,6 +31,15 @@ def test_a_teacher_is_asked_once_for_each_window(pruning_settings, tmp_path, ask
     assert len(asked) == 12  # another run with the same teacher and windows asks no more
     run.prune(replace(settings, out=tmp_path / "fewer", questions=4))
     assert len(asked) == 13  # other windows
+
+
+def test_a_disk_without_room_is_an_error_not_a_crash(pruning_settings, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/teachers/\w+\.logits'"):
+        run.prune(config.PruningConfig(**pruning_settings))
 
 
 def test_a_teacher_computes_in_the_type_of_the_run(pruning_settings, asked):

@@ -48,7 +48,8 @@ class Prune(Evaluate):
         dense, _ = trial.tiny(place)
         data = trial.asked(place / "48.json", 48)
         return ["prune", "--data", data, "--teacher", dense, "--out", folder / "final", "--block", "4x4",
-                "--epochs", 15, "--batch", 4, "--precision", "fp32", "--save-minutes", 0.005, "--resume"]  # fmt: skip
+                "--epochs", 15, "--batch", 4, "--precision", "fp32", "--save-minutes", 0.005, "--resume",
+                "--teacher-cache", folder / "teachers"]  # fmt: skip
 
     def contents(self, final: Path) -> Any:
         meta = read_json(final / "model_meta.json")

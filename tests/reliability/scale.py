@@ -189,7 +189,7 @@ def training() -> Section:
         place, logs = Path(name), []
         dense, _ = trial.tiny(place)
         given = ["prune", "--data", trial.asked(place / "48.json", 48), "--teacher", dense, "--block", "4x4",
-                 "--epochs", 40, "--precision", "fp32"]  # fmt: skip
+                 "--epochs", 40, "--precision", "fp32", "--teacher-cache", place / "teachers"]  # fmt: skip
         two = [*TORCHRUN, "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_port()}"]
         ways = {"qalib prune": [], "torchrun --nproc-per-node 2": two} | _accelerate(section, place)
         for number, (way, launcher) in enumerate(ways.items()):
