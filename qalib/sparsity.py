@@ -1,15 +1,17 @@
 """Sparsity: what is left of a checkpoint, counted.
 
-Densities are over unpruned sizes: kept blocks / all blocks of the encoder matrices. A block is kept if any of its
-weights is not zero. Cutting heads out of the file changes none of these figures.
+Densities are over unpruned sizes: weights of the encoder matrices that are not zero / all of them. Where pruning was
+not in blocks, block density is another figure: a block is kept if any of its weights is not zero. Cutting heads or
+neurons out of the file changes none of these.
 """
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 
-from qalib.model import bert, blocks
+from qalib.model import bert, blocks, granularity
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils.quantity import measure
 
@@ -23,37 +25,54 @@ PARTS = {
 
 
 def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row an encoder matrix: layer, kind, rows, columns, blocks, kept_blocks, density, weights, kept_weights
-    (in kept blocks), empty_rows, empty_columns."""
-    area = checkpoint.block[0] * checkpoint.block[1]
-    table = []
+    """One row an encoder matrix: layer, kind, granularity (what was pruned at a time in its kind), rows, columns,
+    weights, kept_weights (not zero), density, blocks, kept_blocks, block_density, empty_rows, empty_columns.
+
+    Rows, columns and weights are those before pruning; blocks are those in which the checkpoint is stored.
+    """
+    table, shapes = [], granularity.of_model(checkpoint.model)
     for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
-        kept = blocks.mask(weight, checkpoint.block)
+        kept, left = blocks.mask(weight, checkpoint.block), int((weight != 0).sum())
+        rows, columns = unpruned_shape(checkpoint, matrix.kind)
         table.append(
             {
                 "layer": matrix.layer,
                 "kind": matrix.kind,
-                "rows": weight.shape[0],
-                "columns": weight.shape[1],
+                "granularity": str(shapes[matrix.kind]),
+                "rows": rows,
+                "columns": columns,
+                "weights": rows * columns,
+                "kept_weights": left,
+                "density": left / (rows * columns),
                 "blocks": kept.numel(),
                 "kept_blocks": int(kept.sum()),
-                "density": kept.sum().item() / kept.numel(),
-                "weights": weight.numel(),
-                "kept_weights": int(kept.sum()) * area,
-                "empty_rows": int((weight == 0).all(1).sum()),
-                "empty_columns": int((weight == 0).all(0).sum()),
+                "block_density": kept.sum().item() / kept.numel(),
+                "empty_rows": int((weight == 0).all(1).sum()) + rows - weight.shape[0],
+                "empty_columns": int((weight == 0).all(0).sum()) + columns - weight.shape[1],
             }
         )
     return pd.DataFrame(table)
 
 
+def unpruned_shape(checkpoint: Checkpoint, kind: str) -> tuple[int, int]:
+    """Rows and columns of a kind of matrix before pruning, also where the whole encoder was made narrower."""
+    config, width = checkpoint.model.config, _unpruned_width(checkpoint)
+    inner = config.intermediate_size
+    return {"FFN in": (inner, width), "FFN out": (width, inner)}.get(kind, (width, width))
+
+
+def _unpruned_width(checkpoint: Checkpoint) -> int:
+    return checkpoint.model.config.num_attention_heads * bert.head_size(checkpoint.model)
+
+
 def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The table of `per_matrix` summed by `layer` or `kind` (in its own order), with the density of each group."""
-    sums = (
-        matrices.groupby(column, sort=False)[["blocks", "kept_blocks", "weights", "kept_weights"]].sum().reset_index()
-    )
-    return sums.assign(density=sums.kept_blocks / sums.blocks)
+    """The table of `per_matrix` summed by `layer` or `kind` (in its own order), with the densities of each group."""
+    counted = ["weights", "kept_weights", "blocks", "kept_blocks"]
+    sums = matrices.groupby(column, sort=False)[counted].sum().reset_index()
+    if column == "kind":
+        sums.insert(1, "granularity", matrices.groupby(column, sort=False).granularity.first().to_numpy())
+    return sums.assign(density=sums.kept_weights / sums.weights, block_density=sums.kept_blocks / sums.blocks)
 
 
 def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
@@ -63,6 +82,17 @@ def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[
     """
     return {
         (m.layer, m.kind): blocks.mask(m.linear.weight.detach(), block or checkpoint.block)
+        for m in bert.matrices(checkpoint.model)
+    }
+
+
+def fills(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
+    """Of every encoder matrix by `(layer, kind)` the share of each block's weights that are not zero, from 0 to 1.
+
+    Shape `(rows/height, columns/width)`, blocks being the checkpoint's. All are 0 or 1 where pruning was in blocks.
+    """
+    return {
+        (m.layer, m.kind): (blocks.split(m.linear.weight.detach(), checkpoint.block) != 0).float().mean((-1, -2))
         for m in bert.matrices(checkpoint.model)
     }
 
@@ -93,15 +123,20 @@ def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
 
 
 def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row a part of the model: parameters, kept (encoder matrices: in kept blocks; all else counts as kept),
-    share and kept_share of the respective totals."""
-    sizes = dict.fromkeys(PARTS, 0)
+    """One row a part of the model: parameters before pruning, kept (encoder matrices: not zero; all else counts as
+    kept as far as it is in the file), share and kept_share of the respective totals."""
+    sizes, kept = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
+    narrow, wide = checkpoint.model.config.hidden_size, _unpruned_width(checkpoint)
     for name, parameter in checkpoint.model.named_parameters():
         part = next(p for p, marks in PARTS.items() if name.startswith(marks) or name.endswith(marks))
-        sizes[part] += parameter.numel()
-    table = pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()})
-    kept = int(per_matrix(checkpoint).kept_weights.sum())
-    table["kept"] = table.parameters.where(table.part != "encoder matrices", kept)
+        encoder = part == "encoder matrices"
+        # of all others the last dimension is the encoder's width, but for biases within a layer
+        widened = not encoder and parameter.shape[-1] == narrow
+        sizes[part] += parameter.numel() // narrow * wide if widened else 0 if encoder else parameter.numel()
+        kept[part] += 0 if encoder else parameter.numel()
+    matrices = per_matrix(checkpoint)
+    sizes["encoder matrices"], kept["encoder matrices"] = int(matrices.weights.sum()), int(matrices.kept_weights.sum())
+    table = pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values(), "kept": kept.values()})
     table["share"] = table.parameters / table.parameters.sum()
     table["kept_share"] = table.kept / table.kept.sum()
     return table
@@ -109,20 +144,22 @@ def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
 
 def file_sizes(checkpoint: Checkpoint) -> pd.DataFrame:
     """One row a way to store the weights: form, bytes and definition. File headers count in the first only."""
-    parts = parameters(checkpoint)
-    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
-    bitmaps = sum(-(-count // 8) for count in per_matrix(checkpoint).blocks)
-    config, size = checkpoint.model.config, bert.head_size(checkpoint.model)
+    parts, matrices = parameters(checkpoint).set_index("part"), per_matrix(checkpoint)
+    total = int(parts.parameters.sum())
+    kept = int(parts.kept.drop("encoder matrices").sum())
+    kept += int(matrices.kept_blocks.sum()) * checkpoint.block[0] * checkpoint.block[1]
+    bitmaps = sum(-(-count // 8) for count in matrices.blocks)
+    width, size = _unpruned_width(checkpoint), bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
-    without_heads = total - removed * (4 * config.hidden_size * size + 3 * size)
+    without_heads = total - removed * (4 * width * size + 3 * size)
     return pd.DataFrame(
         [
             ("as stored", checkpoint.file_bytes, f"the weight file itself, {checkpoint.weight_file.name}"),
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, zero blocks stored"),
-            ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a kept parameter"),
-            ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a kept parameter"),
+            ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a parameter stored"),
+            ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a parameter stored"),
         ],
         columns=["form", "bytes", "definition"],
     )
@@ -147,7 +184,7 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
             weight = layer.get_submodule(path).weight.detach()
             out_left, in_left = left[kind]
             kept = blocks.expand(blocks.mask(weight, checkpoint.block), checkpoint.block)
-            rows["encoder matrices"][0] += weight.numel() * length
+            rows["encoder matrices"][0] += math.prod(unpruned_shape(checkpoint, kind)) * length
             rows["encoder matrices"][1] += int(out_left.sum()) * int(in_left.sum()) * length
             rows["encoder matrices"][2] += int((kept & out_left[:, None] & in_left).sum()) * length
         products = [2 * length * length * size * n for n in (len(heads_left), int(heads_left.sum()))]
@@ -178,11 +215,22 @@ def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
 class Summary:
     """The headline figures of a checkpoint."""
 
-    blocks: int = measure("count", "blocks of the encoder matrices at unpruned size")
+    granularity: str = measure(
+        "text", "what was pruned at a time in each kind of matrix, told from where the zeros stand"
+    )
+    block_misfits: str = measure(
+        "text", "kinds of matrix that were not pruned in blocks of the size in which the checkpoint is stored"
+    )
+    linear_density_percent: float = measure(
+        "%", "weights that are not zero / all weights of the encoder matrices at unpruned size"
+    )
+    blocks: int = measure("count", "blocks of the encoder matrices at full size")
     kept_blocks: int = measure("count", "blocks with a weight that is not zero")
-    linear_density_percent: float = measure("%", "kept / all blocks of the encoder matrices at unpruned size")
+    block_density_percent: float = measure(
+        "%", "kept / all blocks; more than the linear density where pruning was not in blocks"
+    )
     overall_density_percent: float = measure(
-        "%", "kept / all parameters of the question-answering model; all but the encoder matrices counts as kept"
+        "%", "not zero / all parameters of the question-answering model; all but the encoder matrices counts as kept"
     )
     overall_density_with_pooler_percent: float = measure(
         "%", "the same with the pooler counted on both sides, which BERT has and a question-answering model has not"
@@ -201,14 +249,16 @@ class Summary:
         "count", "neurons that can go without changing the output: row of FFN in or column of FFN out all zero"
     )
     parameters: int = measure("count", "parameters at unpruned size")
-    kept_parameters: int = measure("count", "parameters outside the encoder matrices, and in their kept blocks")
+    kept_parameters: int = measure(
+        "count", "parameters outside the encoder matrices, and their weights that are not zero"
+    )
     embeddings_percent: float = measure("%", "share of the embeddings in the kept parameters")
     file_bytes: int = measure("bytes", "size of the weight file")
     dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
     heads_cut_out_fp32_bytes: int = measure(
         "bytes", "4 bytes a parameter with the heads called removed cut out and zero blocks stored, as in 2021"
     )
-    packed_fp16_bytes: int = measure("bytes", "2 bytes a kept parameter, and one bit a block")
+    packed_fp16_bytes: int = measure("bytes", "2 bytes a parameter outside zero blocks, and one bit a block")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
     )
@@ -222,14 +272,17 @@ def summary(checkpoint: Checkpoint) -> Summary:
     found = tables(checkpoint)
     matrices, parts, all_heads, per_layer = (found[name] for name in ("matrices", "parameters", "heads", "neurons"))
     total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
-    hidden = checkpoint.model.config.hidden_size
+    hidden = _unpruned_width(checkpoint)
     pooler = hidden * hidden + hidden
     called, sizes = int(all_heads.called_removed.sum()), found["file_sizes"].set_index("form").bytes
     work = found["multiply_adds"]
     return Summary(
+        granularity=granularity.in_words(granularity.of_model(checkpoint.model)),
+        block_misfits=", ".join(granularity.misfits(checkpoint.model, checkpoint.block)) or "none",
+        linear_density_percent=float(100 * matrices.kept_weights.sum() / matrices.weights.sum()),
         blocks=int(matrices.blocks.sum()),
         kept_blocks=int(matrices.kept_blocks.sum()),
-        linear_density_percent=float(100 * matrices.kept_blocks.sum() / matrices.blocks.sum()),
+        block_density_percent=float(100 * matrices.kept_blocks.sum() / matrices.blocks.sum()),
         overall_density_percent=100 * kept / total,
         overall_density_with_pooler_percent=100 * (kept + pooler) / (total + pooler),
         heads=len(all_heads),

@@ -18,6 +18,7 @@ from torch.nn import functional
 from qalib.utils.files import write_json
 
 VOCABULARY, PLACES, PADDING = 60, 40, 1
+ATTENTION, FFN = ("query", "key", "value", "attention output"), ("FFN in", "FFN out")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
     "gelu_python": lambda x: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
@@ -37,7 +38,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Made:
     """A checkpoint's weights before it is written; `config` is what its config.json says, by BERT's keys.
 
-    `unpruned` counts the encoder's linear weights before anything was cut.
+    `unpruned` counts the encoder's linear weights before anything was cut, `others` all other parameters,
+    of which `narrowed` went with the encoder's width.
     """
 
     weights: dict[str, Any]
@@ -45,6 +47,8 @@ class Made:
     model_type: str = "bert"
     pruned_heads: dict[int, list[int]] = field(default_factory=dict)
     unpruned: int = 0
+    others: int = 0
+    narrowed: int = 0
 
     def logits(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
         """Start and end logits, shape `(2, batch, length)`, of token ids, shape `(batch, length)`."""
@@ -79,9 +83,14 @@ class Made:
     @property
     def density(self) -> float:
         """Linear weights of the encoder that are not zero / all of them before pruning, in percent."""
-        kinds = ("query", "key", "value", "attention output", "FFN in", "FFN out")
-        left = sum(int((layer[kind][0] != 0).sum()) for layer in self.weights["layers"] for kind in kinds)
+        left = sum(int((layer[kind][0] != 0).sum()) for layer in self.weights["layers"] for kind in (*ATTENTION, *FFN))
         return 100 * left / self.unpruned
+
+    @property
+    def overall_density(self) -> float:
+        """The same for all parameters; no others count as pruned but those of an encoder made narrower."""
+        left = self.density * self.unpruned / 100 + self.others - self.narrowed
+        return 100 * left / (self.unpruned + self.others)
 
     def write(self, folder: Path, **settings: Any) -> Path:
         """The checkpoint in the names of its architecture, as safetensors."""
@@ -104,6 +113,19 @@ class Made:
         heads = {"pruned_heads": {str(k): v for k, v in self.pruned_heads.items()}} if self.pruned_heads else {}
         write_json(folder / "config.json", {"model_type": self.model_type} | config | heads | settings)
         return folder
+
+
+def count(value: Any) -> int:
+    """Numbers in nested dictionaries, lists and tuples of tensors."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(count, parts))
+
+
+def count_linear(weights: dict[str, Any]) -> int:
+    """Weights, without biases, of the encoder's linear layers."""
+    return sum(layer[kind][0].numel() for layer in weights["layers"] for kind in (*ATTENTION, *FFN))
 
 
 def _layer_norm(eps: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -204,7 +226,8 @@ def dense(
         "num_attention_heads": heads, "intermediate_size": inner, "type_vocab_size": types, "layer_norm_eps": 1e-12,
         "hidden_act": "gelu", "pad_token_id": PADDING if model_type == "roberta" else 0,
     }  # fmt: skip
-    return Made(weights, sizes | config, model_type, {}, layers * (4 * hidden * hidden + 2 * hidden * inner))
+    linear_weights = count_linear(weights)
+    return Made(weights, sizes | config, model_type, {}, linear_weights, count(weights) - linear_weights)
 
 
 def prune_blocks(made: Made, kinds: tuple[str, ...], block: tuple[int, int], share: float = 0.4, seed: int = 1) -> Made:
@@ -264,7 +287,7 @@ def shrink_heads(made: Made, sizes: tuple[int, ...], first: bool = True) -> Made
 
 def narrow(made: Made, width: int) -> Made:
     """Leave `width` of the hidden dimensions, the same everywhere."""
-    weights = made.weights
+    weights, before = made.weights, count(made.weights) - count_linear(made.weights)
     for name in ("words", "places", "types"):
         weights[name] = weights[name][:, :width]
     weights["norm"] = tuple(part[:width] for part in weights["norm"])
@@ -276,11 +299,10 @@ def narrow(made: Made, width: int) -> Made:
             layer[kind] = (layer[kind][0][:width], layer[kind][1][:width])
         for kind in ("norm 1", "norm 2"):
             layer[kind] = tuple(part[:width] for part in layer[kind])
+    made.narrowed = before - (count(weights) - count_linear(weights))
     return made
 
 
-ATTENTION = ("query", "key", "value", "attention output")
-FFN = ("FFN in", "FFN out")
 GONE = {0: [1, 3], 1: [0]}
 
 

@@ -97,3 +97,16 @@ def test_show(value, unit, decimals, text):
 
 def test_size_is_in_decimal_megabytes():
     assert card.size(Number("n", 372_596_744, "bytes", "d", "s")) == "372.6 MB"
+
+
+def test_a_model_that_was_not_pruned_in_blocks_is_not_said_to_be(numbers):
+    numbers["granularity"] = Number("granularity", "query: blocks of 32x32; FFN in: whole rows", "text", "d", "test")
+    numbers["block"] = Number("block", "32x32", "text", "d", "test")
+    numbers["block_misfits"] = Number("block_misfits", "FFN in", "text", "d", "test")
+    card_of = card.render(numbers)
+    assert card_of.count("32x32") == 2 == card_of.count("query: blocks of 32x32; FFN in: whole rows")
+    assert "block-sparse" not in ModelCard(card_of).data.tags
+    for name in ("block_misfits", "kept_blocks", "blocks"):
+        numbers[name] = Number(name, "none" if name == "block_misfits" else 7, "count", "d", "test")
+    assert "7 of 7 blocks of 32x32 are kept." in (text := card.render(numbers))
+    assert "block-sparse" in ModelCard(text).data.tags

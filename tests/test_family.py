@@ -6,7 +6,7 @@ import torch
 from family import KINDS
 from transformers import AutoModelForQuestionAnswering
 
-from qalib import runtimes
+from qalib import runtimes, sparsity
 from qalib.cli import commands
 from qalib.model import checkpoint
 from qalib.utils.errors import InputError
@@ -48,6 +48,9 @@ def test_logits_and_densities(kind, tmp_path):
     for copy in copies:
         for name in runtimes.available("cpu"):
             assert difference(made, runtimes.build(name, copy)) < 1e-4, (copy.format, name)
+        found = sparsity.summary(copy)
+        assert abs(found.linear_density_percent - made.density) < 0.1
+        assert abs(found.overall_density_percent - made.overall_density) < 0.1
 
 
 def test_what_plain_transformers_loads_it_answers_alike(tmp_path):

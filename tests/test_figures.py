@@ -12,7 +12,7 @@ from qalib.utils import paths
 
 @pytest.fixture
 def drawn(sparse):
-    tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
+    tables, shares = sparsity.tables(sparse), sparsity.fills(sparse)
     rows = evaluation.evaluate(sparse.model, sparse.tokenizer, squad.load("sample").first(8), progress=False).rows
     times = pd.DataFrame(
         {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
@@ -23,7 +23,7 @@ def drawn(sparse):
         {"way": list(end_to_end.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]}
     )
     return lambda: (
-        plots.sparsity.of_sparsity(tables, masks)
+        plots.sparsity.of_sparsity(tables, shares)
         | {
             "published": plots.published.published({"this model": (31.7, 70.0, 80.0), "twin": (20.0, None, None)}),
             "groups": plots.evaluation.by_group(
@@ -59,9 +59,9 @@ def test_a_speedup_is_over_the_fastest_dense_and_says_what_could_mislead(drawn):
 
 
 def test_the_chart_stands_alone(sparse):
-    tables, masks = sparsity.tables(sparse), sparsity.patterns(sparse)
-    page = plots.sparsity.density_chart(tables["matrices"], masks)
-    assert page == plots.sparsity.density_chart(tables["matrices"], masks)
+    tables, shares = sparsity.tables(sparse), sparsity.fills(sparse)
+    page = plots.sparsity.density_chart(tables["matrices"], shares)
+    assert page == plots.sparsity.density_chart(tables["matrices"], shares)
     assert page.count("data:image/png;base64,") == 12 and "layer 1, FFN out" in page
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page)
 

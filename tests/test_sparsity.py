@@ -19,22 +19,25 @@ def by_hand(sparse):
 def test_matrices_by_hand(by_hand):
     table = sparsity.per_matrix(by_hand).set_index(["layer", "kind"])
     query, ffn_in = table.loc[0, "query"], table.loc[0, "FFN in"]
-    assert (query.blocks, query.kept_blocks, query.density) == (64, 3, 3 / 64)
-    assert (query.empty_rows, query.empty_columns, query.kept_weights) == (61, 61, 192)
+    assert (query.blocks, query.kept_blocks, query.block_density) == (64, 3, 3 / 64)
+    assert (query.weights, query.kept_weights, query.density) == (4096, 3, 3 / 4096)
+    assert (query.empty_rows, query.empty_columns) == (61, 61)
     assert (ffn_in.blocks, ffn_in.kept_blocks, ffn_in.empty_rows, ffn_in.empty_columns) == (128, 2, 127, 48)
     layers = sparsity.grouped(sparsity.per_matrix(by_hand), "layer").set_index("layer")
-    assert layers.loc[0, "density"] == 5 / 512 and layers.loc[1, "kept_blocks"] == 0
+    assert layers.loc[0, "block_density"] == 5 / 512 and layers.loc[1, "kept_blocks"] == 0
+    assert layers.loc[0, "density"] == 19 / 32768
 
 
 def test_summary_by_hand(by_hand):
     summary = sparsity.summary(by_hand)
     others = sum(p.numel() for p in by_hand.model.parameters()) - 2 * 64 * 512
-    assert summary.linear_density_percent == pytest.approx(100 * 5 / 1024)
-    assert summary.kept_parameters == others + 5 * 64 and summary.parameters == others + 65536
-    assert summary.overall_density_percent == pytest.approx(100 * (others + 320) / (others + 65536))
+    assert summary.block_density_percent == pytest.approx(100 * 5 / 1024)
+    assert summary.linear_density_percent == pytest.approx(100 * 19 / 65536)
+    assert summary.kept_parameters == others + 19 and summary.parameters == others + 65536
+    assert summary.overall_density_percent == pytest.approx(100 * (others + 19) / (others + 65536))
     pooler = 64 * 64 + 64
     assert summary.overall_density_with_pooler_percent == pytest.approx(
-        100 * (others + 320 + pooler) / (others + 65536 + pooler)
+        100 * (others + 19 + pooler) / (others + 65536 + pooler)
     )
     # Nobody has values any more: every head is removed under either rule, and no neuron is read.
     assert summary.heads_called_removed == summary.heads_removable == 8 and summary.neurons_removable == 256
@@ -83,6 +86,7 @@ def test_heads_that_are_cut_out_of_the_file_are_said(sparse):
 
 
 def test_patterns(sparse):
-    masks = sparsity.patterns(sparse)
+    masks, shares = sparsity.patterns(sparse), sparsity.fills(sparse)
+    assert all(torch.equal(shares[key], mask.float()) for key, mask in masks.items())
     assert len(masks) == 12 and masks[0, "FFN in"].shape == (16, 8)
     assert torch.equal(masks[1, "value"], blocks.mask(bert.layers(sparse.model)[1].attention.self.value.weight, (8, 8)))

@@ -145,7 +145,7 @@ def sparsity(
         kept.measured(sparsity.summary(loaded))
         for name, table in tables.items():
             kept.table(name, table)
-        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.patterns(loaded)).items():
+        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.fills(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
     show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}

@@ -3,5 +3,17 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"architectures", "bert", "blocks", "checkpoint", "formats", "hub", "restore", "settings", "synthetic"}
+    __name__,
+    {
+        "architectures",
+        "bert",
+        "blocks",
+        "checkpoint",
+        "formats",
+        "granularity",
+        "hub",
+        "restore",
+        "settings",
+        "synthetic",
+    },
 )

@@ -62,11 +62,13 @@ class NoTokenTypes(Embeddings):
 class Architecture:
     """A model type: its names, each with BERT's for the same thing, and the embeddings it has in place of BERT's.
 
-    `settings` are keys of config.json that say what the model computes, `always` what its type fixes. `prefix` is the
-    encoder's, `stack` that of its layers, and `layer` names the modules of one where they differ.
+    `name` is how people write it, `class_prefix` how its classes begin. `settings` are keys of config.json that say
+    what the model computes, `always` what its type fixes. `prefix` is the encoder's, `stack` that of its layers, and
+    `layer` names the modules of one where they differ.
     """
 
     model_type: str
+    name: str
     class_prefix: str
     settings: dict[str, str]
     prefix: str
@@ -99,9 +101,10 @@ def _renamed(key: str, prefix: str, stack: str, new_prefix: str, new_stack: str,
     return new_prefix + key[len(prefix) :] if key.startswith(f"{prefix}.") else key
 
 
-BERT = Architecture("bert", "Bert", {key: key for key in _BERT_SETTINGS}, "bert", "bert.encoder.layer")
+BERT = Architecture("bert", "BERT", "Bert", {key: key for key in _BERT_SETTINGS}, "bert", "bert.encoder.layer")
 ROBERTA = Architecture(
     "roberta",
+    "RoBERTa",
     "Roberta",
     {key: key for key in _BERT_SETTINGS},
     "roberta",
@@ -111,6 +114,7 @@ ROBERTA = Architecture(
 )
 DISTILBERT = Architecture(
     "distilbert",
+    "DistilBERT",
     "DistilBert",
     _DISTILBERT_SETTINGS,
     "distilbert",

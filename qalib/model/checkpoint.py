@@ -107,9 +107,11 @@ class Description:
     )
     model_revision: str = measure("text", "commit on the hub")
     model_sha256: str = measure("text", "SHA-256 of the weight file")
-    block: str = measure("text", "rows x columns of a block")
+    architecture: str = measure("text", "kind of model: BERT, RoBERTa or DistilBERT")
+    letter_case: str = measure("text", "whether the tokenizer tells English from english: cased or uncased")
+    block: str = measure("text", "rows x columns of a block, in which weights are stored and multiplied")
     layers: int = measure("count", "encoder layers")
-    hidden_size: int = measure("count", "width of the encoder")
+    hidden_size: int = measure("count", "width of the encoder, unpruned")
     intermediate_size: int = measure("count", "FFN neurons a layer, unpruned")
     heads_per_layer: int = measure("count", "attention heads a layer, unpruned")
 
@@ -123,12 +125,21 @@ def describe(checkpoint: Checkpoint) -> Description:
         model_format=checkpoint.format,
         model_revision=checkpoint.revision or "not from the hub",
         model_sha256=checkpoint.sha256,
+        architecture=checkpoint.architecture.name,
+        letter_case=_letter_case(checkpoint),
         block="x".join(map(str, checkpoint.block)),
         layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
+        hidden_size=config.num_attention_heads * bert.head_size(checkpoint.model),
         intermediate_size=config.intermediate_size,
         heads_per_layer=config.num_attention_heads,
     )
+
+
+def _letter_case(checkpoint: Checkpoint) -> str:
+    if not has_tokenizer(checkpoint.folder):
+        return "not known without a tokenizer"
+    upper, lower = (checkpoint.tokenizer.tokenize(word) for word in ("English", "english"))
+    return "uncased" if upper == lower else "cased"
 
 
 def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:

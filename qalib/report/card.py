@@ -100,6 +100,12 @@ def _plain(text: str) -> str:
     )
 
 
+def _tags(numbers: dict[str, Number]) -> list[str]:
+    in_blocks = numbers["block_misfits"].value == "none"
+    name = str(numbers["architecture"].value).lower()
+    return ["question-answering", name, *(["block-sparse"] if in_blocks else []), "pruning"]
+
+
 def _metadata(numbers: dict[str, Number]) -> ModelCardData:
     name = numbers["model_name"].value
     data = numbers["data_description"].value
@@ -116,7 +122,7 @@ def _metadata(numbers: dict[str, Number]) -> ModelCardData:
         language="en",
         license=numbers["license"].value,
         base_model=numbers["base_model"].value,
-        tags=["question-answering", "bert", "block-sparse", "pruning"],
+        tags=_tags(numbers),
         datasets=["squad"],
         metrics=["squad"],
         pipeline_tag="question-answering",

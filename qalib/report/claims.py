@@ -44,7 +44,7 @@ def claim(
 
 
 @claim("linear density", r"\*\*linear\*\* layers contains \*\*([\d.]+)%\*\*", "%",
-       "kept / all 32x32 blocks of the encoder matrices at unpruned size")  # fmt: skip
+       "weights that are not zero / all weights of the encoder matrices at unpruned size")  # fmt: skip
 def _linear_density(evidence: Evidence) -> Found:
     return Found(evidence.summary.linear_density_percent, "counted over the unpruned size")
 

@@ -5,13 +5,15 @@ import io
 
 import altair
 import pandas as pd
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from qalib.model.bert import LINEAR_LAYERS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank, styled
+
+SHADES = LinearSegmentedColormap.from_list("shades", ["#EEEEEE", INK])
 
 
 @styled
@@ -55,27 +57,27 @@ def density(matrices: pd.DataFrame) -> Figure:
         )
     axes.set(xticks=range(6), xticklabels=list(LINEAR_LAYERS), yticks=range(len(grid)), ylabel="layer")
     axes.spines[:].set_visible(False)
-    whole = 100 * matrices.kept_blocks.sum() / matrices.blocks.sum()
-    axes.set_title(f"Kept blocks of each matrix, % ({whole:.1f} % over all)")
-    figure.colorbar(picture, ax=axes, label="kept blocks / all blocks, %")
+    whole = 100 * matrices.kept_weights.sum() / matrices.weights.sum()
+    axes.set_title(f"Weights left in each matrix, % ({whole:.1f} % over all)")
+    figure.colorbar(picture, ax=axes, label="weights that are not zero / all weights, %")
     return figure
 
 
 @styled
-def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
-    """The block pattern of every encoder matrix (`sparsity.patterns`), at one scale: a dark square is a kept block.
+def patterns(shares: dict[tuple[int, str], Tensor]) -> Figure:
+    """What is left of every encoder matrix (`sparsity.fills`), at one scale: the darker a block, the more of it.
 
     FFN in is drawn transposed, so that a neuron is one column both there and in FFN out.
     """
-    layers = max(layer for layer, _ in masks) + 1
-    upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in masks.items()}
+    layers = max(layer for layer, _ in shares) + 1
+    upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in shares.items()}
     widths, height = [upright[0, kind].shape[1] for kind in LINEAR_LAYERS], upright[0, "query"].shape[0]
     scale = WIDTH * 0.86 / (sum(widths) + 6)
     figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
     for (layer, kind), mask in upright.items():
         axes = grid[layer, list(LINEAR_LAYERS).index(kind)]
-        axes.imshow(mask.numpy(), cmap=ListedColormap(["#EEEEEE", INK]), vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(mask.numpy(), cmap=SHADES, vmin=0, vmax=1, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, linewidth=0.4, color="#999999")
         if layer == 0:
@@ -83,7 +85,12 @@ def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
             axes.set_title(label, loc="center", fontsize=7.5, fontweight="normal")
         if kind == "query":
             axes.set_ylabel(f"layer {layer}", fontsize=7, rotation=0, ha="right", va="center")
-    figure.suptitle("Which blocks of the encoder matrices are kept (dark)", fontsize=10, fontweight="bold")
+    whole = all(((share == 0) | (share == 1)).all() for share in shares.values())
+    blocks, tiles = (
+        "Which blocks of the encoder matrices are kept (dark)",
+        "Weights left in each tile (the darker, the more)",
+    )
+    figure.suptitle(blocks if whole else tiles, fontsize=10, fontweight="bold")
     return figure
 
 
@@ -111,23 +118,24 @@ def parameters(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _picture(mask: Tensor, scale: int = 4) -> str:
-    """A block mask as a PNG data URL, kept blocks dark."""
-    image = Image.fromarray((~mask).numpy()).resize((mask.shape[1] * scale, mask.shape[0] * scale))
+def _picture(share: Tensor, scale: int = 4) -> str:
+    """Shares of blocks as a PNG data URL, the fuller the darker."""
+    grey = (255 * (1 - share)).round().byte()
+    image = Image.fromarray(grey.numpy()).resize((share.shape[1] * scale, share.shape[0] * scale), Image.NEAREST)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) -> str:
+def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor]) -> str:
     """The density of every matrix as one self-contained interactive HTML page.
 
-    The pointer on a matrix shows its name, density and block pattern, as the published cards' density.js did.
+    The pointer on a matrix shows its name, density and what is left of its blocks, as on the published cards.
     """
     rows = matrices.assign(
         matrix=[f"layer {m.layer}, {m.kind}" for m in matrices.itertuples()],
-        kept=[f"{m.kept_blocks:,} of {m.blocks:,} blocks" for m in matrices.itertuples()],
-        image=[_picture(masks[m.layer, m.kind]) for m in matrices.itertuples()],
+        kept=[f"{m.kept_weights:,} of {m.weights:,} weights" for m in matrices.itertuples()],
+        image=[_picture(shares[m.layer, m.kind]) for m in matrices.itertuples()],
     )
     chart = (
         altair.Chart(rows, title="Density of every encoder matrix: point at one to see its blocks")
@@ -135,7 +143,7 @@ def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) 
         .encode(
             x=altair.X("layer:O", title="layer"),
             xOffset=altair.XOffset("kind:N", sort=list(LINEAR_LAYERS)),
-            y=altair.Y("density:Q", title="kept blocks / all blocks", axis=altair.Axis(format="%")),
+            y=altair.Y("density:Q", title="weights that are not zero / all", axis=altair.Axis(format="%")),
             color=altair.Color("kind:N", sort=list(LINEAR_LAYERS), title="matrix",
                                scale=altair.Scale(range=[BLUE, "#56B4E9", GREEN, "#F0E442", ORANGE, PURPLE])),
             tooltip=["matrix", "kept", altair.Tooltip("density:Q", format=".1%"), "image"],
@@ -145,11 +153,11 @@ def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) 
     return chart.to_html(inline=True, fullhtml=True)
 
 
-def of_sparsity(tables: dict[str, pd.DataFrame], masks: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
-    """The figures of `sparsity.tables` and `sparsity.patterns`, by name."""
+def of_sparsity(tables: dict[str, pd.DataFrame], shares: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
+    """The figures of `sparsity.tables` and `sparsity.fills`, by name."""
     return {
         "heads": heads(tables["heads"]),
         "density": density(tables["matrices"]),
-        "patterns": patterns(masks),
+        "patterns": patterns(shares),
         "parameters": parameters(tables["parameters"]),
     }
