@@ -50,7 +50,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
     )
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.5 / (1.1 + 0.34 * len(rows))))
+    figure.legend(loc="outside upper right", frameon=False)
     if remarks:
         figure.supxlabel("\n".join(f"* {remark}" for remark in remarks), fontsize=7, x=0.02, ha="left")
     return figure
