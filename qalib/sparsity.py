@@ -29,6 +29,7 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
     table = []
     for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
+        zero = weight == 0
         kept = blocks.mask(weight, checkpoint.block)
         table.append(
             {
@@ -41,8 +42,8 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
                 "density": kept.sum().item() / kept.numel(),
                 "weights": weight.numel(),
                 "kept_weights": int(kept.sum()) * area,
-                "empty_rows": int((weight == 0).all(1).sum()),
-                "empty_columns": int((weight == 0).all(0).sum()),
+                "empty_rows": int(zero.all(1).sum()),
+                "empty_columns": int(zero.all(0).sum()),
             }
         )
     return pd.DataFrame(table)
@@ -56,7 +57,7 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
     return sums.assign(density=sums.kept_blocks / sums.blocks)
 
 
-def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
+def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
     """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`.
 
     Blocks are the checkpoint's unless given.
@@ -69,16 +70,18 @@ def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[
 
 def density(checkpoint: Checkpoint, block: blocks.Block | None = None) -> float:
     """Kept blocks / all blocks of the encoder matrices, between 0 and 1; of single weights with the `block` (1, 1)."""
-    kept = patterns(checkpoint, block).values()
+    kept = block_masks(checkpoint, block).values()
     return sum(int(mask.sum()) for mask in kept) / sum(mask.numel() for mask in kept)
 
 
 def heads(checkpoint: Checkpoint) -> pd.DataFrame:
     """One row an attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
-    rule) and removable (can go without changing the output); see `encoder` for the two rules."""
-    count, table = checkpoint.model.config.num_attention_heads, []
+    rule) and removable (can go without changing the output); see `bert` for the two rules."""
+    count = checkpoint.model.config.num_attention_heads
+    table = []
     for number, layer in enumerate(bert.layers(checkpoint.model)):
-        called, removable = bert.heads_called_removed(layer, count), bert.heads_removable(layer, count)
+        called = bert.heads_called_removed(layer, count)
+        removable = bert.heads_removable(layer, count)
         for head in range(count):
             cut = head in checkpoint.pruned_heads.get(number, [])
             table.append((number, head, cut, bool(called[head]), bool(removable[head])))
@@ -92,27 +95,34 @@ def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
     return pd.DataFrame({"layer": range(len(removable)), "neurons": size, "removable": removable})
 
 
-def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
+def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row a part of the model: parameters, kept (encoder matrices: in kept blocks; all else counts as kept),
-    share and kept_share of the respective totals."""
+    share and kept_share of the respective totals. `matrices` is the table of `per_matrix` where it is at hand."""
+    matrices = per_matrix(checkpoint) if matrices is None else matrices
     sizes = dict.fromkeys(PARTS, 0)
     for name, parameter in checkpoint.model.named_parameters():
         part = next(p for p, marks in PARTS.items() if name.startswith(marks) or name.endswith(marks))
         sizes[part] += parameter.numel()
     table = pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values()})
-    kept = int(per_matrix(checkpoint).kept_weights.sum())
+    kept = int(matrices.kept_weights.sum())
     table["kept"] = table.parameters.where(table.part != "encoder matrices", kept)
     table["share"] = table.parameters / table.parameters.sum()
     table["kept_share"] = table.kept / table.kept.sum()
     return table
 
 
-def file_sizes(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row a way to store the weights: form, bytes and definition. File headers count in the first only."""
-    parts = parameters(checkpoint)
-    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
-    bitmaps = sum(-(-count // 8) for count in per_matrix(checkpoint).blocks)
-    config, size = checkpoint.model.config, bert.head_size(checkpoint.model)
+def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a way to store the weights: form, bytes and definition. File headers count in the first only.
+
+    `matrices` is the table of `per_matrix` where it is at hand.
+    """
+    matrices = per_matrix(checkpoint) if matrices is None else matrices
+    parts = parameters(checkpoint, matrices)
+    total = int(parts.parameters.sum())
+    kept = int(parts.kept.sum())
+    bitmaps = sum(-(-count // 8) for count in matrices.blocks)
+    config = checkpoint.model.config
+    size = bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
     without_heads = total - removed * (4 * config.hidden_size * size + 3 * size)
     return pd.DataFrame(
@@ -138,7 +148,8 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
     rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
     for layer in bert.layers(checkpoint.model):
         heads_left = ~bert.heads_removable(layer, config.num_attention_heads)
-        head_rows, neurons_left = heads_left.repeat_interleave(size), ~bert.neurons_removable(layer)
+        head_rows = heads_left.repeat_interleave(size)
+        neurons_left = ~bert.neurons_removable(layer)
         everything = torch.ones(config.hidden_size, dtype=torch.bool)
         left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
         left |= {"attention output": (everything, head_rows)}
@@ -168,8 +179,8 @@ def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
         "kinds": grouped(matrices, "kind"),
         "heads": heads(checkpoint),
         "neurons": neurons(checkpoint),
-        "parameters": parameters(checkpoint),
-        "file_sizes": file_sizes(checkpoint),
+        "parameters": parameters(checkpoint, matrices),
+        "file_sizes": file_sizes(checkpoint, matrices),
         "multiply_adds": multiply_adds(checkpoint),
     }
 
@@ -217,15 +228,20 @@ class Summary:
     )
 
 
-def summary(checkpoint: Checkpoint) -> Summary:
-    """Count the whole checkpoint."""
-    found = tables(checkpoint)
-    matrices, parts, all_heads, per_layer = (found[name] for name in ("matrices", "parameters", "heads", "neurons"))
-    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
+def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = None) -> Summary:
+    """The headline figures; from what `tables` counted where that is at hand."""
+    counted = tables(checkpoint) if counted is None else counted
+    matrices = counted["matrices"]
+    parts = counted["parameters"]
+    all_heads = counted["heads"]
+    per_layer = counted["neurons"]
+    work = counted["multiply_adds"]
+    sizes = counted["file_sizes"].set_index("form").bytes
+    total = int(parts.parameters.sum())
+    kept = int(parts.kept.sum())
+    called = int(all_heads.called_removed.sum())
     hidden = checkpoint.model.config.hidden_size
     pooler = hidden * hidden + hidden
-    called, sizes = int(all_heads.called_removed.sum()), found["file_sizes"].set_index("form").bytes
-    work = found["multiply_adds"]
     return Summary(
         blocks=int(matrices.blocks.sum()),
         kept_blocks=int(matrices.kept_blocks.sum()),

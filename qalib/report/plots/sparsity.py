@@ -63,7 +63,7 @@ def density(matrices: pd.DataFrame) -> Figure:
 
 @styled
 def patterns(masks: dict[tuple[int, str], Tensor]) -> Figure:
-    """The block pattern of every encoder matrix (`sparsity.patterns`), at one scale: a dark square is a kept block.
+    """The block pattern of every encoder matrix (`sparsity.block_masks`), at one scale: a dark square is a kept block.
 
     FFN in is drawn transposed, so that a neuron is one column both there and in FFN out.
     """
@@ -146,7 +146,7 @@ def density_chart(matrices: pd.DataFrame, masks: dict[tuple[int, str], Tensor]) 
 
 
 def of_sparsity(tables: dict[str, pd.DataFrame], masks: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
-    """The figures of `sparsity.tables` and `sparsity.patterns`, by name."""
+    """The figures of `sparsity.tables` and `sparsity.block_masks`, by name."""
     return {
         "heads": heads(tables["heads"]),
         "density": density(tables["matrices"]),
