@@ -33,7 +33,9 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
     table, shapes = [], granularity.of_model(checkpoint.model)
     for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
-        kept, left = blocks.mask(weight, checkpoint.block), int((weight != 0).sum())
+        zero = weight == 0
+        kept = blocks.mask(weight, checkpoint.block)
+        left = weight.numel() - int(zero.sum())
         rows, columns = unpruned_shape(checkpoint, matrix.kind)
         table.append(
             {
@@ -48,8 +50,8 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
                 "blocks": kept.numel(),
                 "kept_blocks": int(kept.sum()),
                 "block_density": kept.sum().item() / kept.numel(),
-                "empty_rows": int((weight == 0).all(1).sum()) + rows - weight.shape[0],
-                "empty_columns": int((weight == 0).all(0).sum()) + columns - weight.shape[1],
+                "empty_rows": int(zero.all(1).sum()) + rows - weight.shape[0],
+                "empty_columns": int(zero.all(0).sum()) + columns - weight.shape[1],
             }
         )
     return pd.DataFrame(table)
@@ -75,7 +77,7 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
     return sums.assign(density=sums.kept_weights / sums.weights, block_density=sums.kept_blocks / sums.blocks)
 
 
-def patterns(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
+def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
     """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`.
 
     Blocks are the checkpoint's unless given.
@@ -99,16 +101,18 @@ def fills(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
 
 def density(checkpoint: Checkpoint, block: blocks.Block | None = None) -> float:
     """Kept blocks / all blocks of the encoder matrices, between 0 and 1; of single weights with the `block` (1, 1)."""
-    kept = patterns(checkpoint, block).values()
+    kept = block_masks(checkpoint, block).values()
     return sum(int(mask.sum()) for mask in kept) / sum(mask.numel() for mask in kept)
 
 
 def heads(checkpoint: Checkpoint) -> pd.DataFrame:
     """One row an attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
-    rule) and removable (can go without changing the output); see `encoder` for the two rules."""
-    count, table = checkpoint.model.config.num_attention_heads, []
+    rule) and removable (can go without changing the output); see `bert` for the two rules."""
+    count = checkpoint.model.config.num_attention_heads
+    table = []
     for number, layer in enumerate(bert.layers(checkpoint.model)):
-        called, removable = bert.heads_called_removed(layer, count), bert.heads_removable(layer, count)
+        called = bert.heads_called_removed(layer, count)
+        removable = bert.heads_removable(layer, count)
         for head in range(count):
             cut = head in checkpoint.pruned_heads.get(number, [])
             table.append((number, head, cut, bool(called[head]), bool(removable[head])))
@@ -122,9 +126,11 @@ def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
     return pd.DataFrame({"layer": range(len(removable)), "neurons": size, "removable": removable})
 
 
-def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
+def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row a part of the model: parameters before pruning, kept (encoder matrices: not zero; all else counts as
-    kept as far as it is in the file), share and kept_share of the respective totals."""
+    kept as far as it is in the file), share and kept_share of the respective totals. `matrices` is the table of
+    `per_matrix` where it is at hand."""
+    matrices = per_matrix(checkpoint) if matrices is None else matrices
     sizes, kept = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
     narrow, wide = checkpoint.model.config.hidden_size, _unpruned_width(checkpoint)
     for name, parameter in checkpoint.model.named_parameters():
@@ -134,7 +140,6 @@ def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
         widened = not encoder and parameter.shape[-1] == narrow
         sizes[part] += parameter.numel() // narrow * wide if widened else 0 if encoder else parameter.numel()
         kept[part] += 0 if encoder else parameter.numel()
-    matrices = per_matrix(checkpoint)
     sizes["encoder matrices"], kept["encoder matrices"] = int(matrices.weights.sum()), int(matrices.kept_weights.sum())
     table = pd.DataFrame({"part": sizes.keys(), "parameters": sizes.values(), "kept": kept.values()})
     table["share"] = table.parameters / table.parameters.sum()
@@ -142,9 +147,13 @@ def parameters(checkpoint: Checkpoint) -> pd.DataFrame:
     return table
 
 
-def file_sizes(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row a way to store the weights: form, bytes and definition. File headers count in the first only."""
-    parts, matrices = parameters(checkpoint).set_index("part"), per_matrix(checkpoint)
+def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a way to store the weights: form, bytes and definition. File headers count in the first only.
+
+    `matrices` is the table of `per_matrix` where it is at hand.
+    """
+    matrices = per_matrix(checkpoint) if matrices is None else matrices
+    parts = parameters(checkpoint, matrices).set_index("part")
     total = int(parts.parameters.sum())
     kept = int(parts.kept.drop("encoder matrices").sum())
     kept += int(matrices.kept_blocks.sum()) * checkpoint.block[0] * checkpoint.block[1]
@@ -175,7 +184,8 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
     rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
     for layer in bert.layers(checkpoint.model):
         heads_left = ~bert.heads_removable(layer, config.num_attention_heads)
-        head_rows, neurons_left = heads_left.repeat_interleave(size), ~bert.neurons_removable(layer)
+        head_rows = heads_left.repeat_interleave(size)
+        neurons_left = ~bert.neurons_removable(layer)
         everything = torch.ones(config.hidden_size, dtype=torch.bool)
         left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
         left |= {"attention output": (everything, head_rows)}
@@ -205,8 +215,8 @@ def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
         "kinds": grouped(matrices, "kind"),
         "heads": heads(checkpoint),
         "neurons": neurons(checkpoint),
-        "parameters": parameters(checkpoint),
-        "file_sizes": file_sizes(checkpoint),
+        "parameters": parameters(checkpoint, matrices),
+        "file_sizes": file_sizes(checkpoint, matrices),
         "multiply_adds": multiply_adds(checkpoint),
     }
 
@@ -267,15 +277,20 @@ class Summary:
     )
 
 
-def summary(checkpoint: Checkpoint) -> Summary:
-    """Count the whole checkpoint."""
-    found = tables(checkpoint)
-    matrices, parts, all_heads, per_layer = (found[name] for name in ("matrices", "parameters", "heads", "neurons"))
-    total, kept = int(parts.parameters.sum()), int(parts.kept.sum())
+def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = None) -> Summary:
+    """The headline figures; from what `tables` counted where that is at hand."""
+    counted = tables(checkpoint) if counted is None else counted
+    matrices = counted["matrices"]
+    parts = counted["parameters"]
+    all_heads = counted["heads"]
+    per_layer = counted["neurons"]
+    work = counted["multiply_adds"]
+    sizes = counted["file_sizes"].set_index("form").bytes
+    total = int(parts.parameters.sum())
+    kept = int(parts.kept.sum())
+    called = int(all_heads.called_removed.sum())
     hidden = _unpruned_width(checkpoint)
     pooler = hidden * hidden + hidden
-    called, sizes = int(all_heads.called_removed.sum()), found["file_sizes"].set_index("form").bytes
-    work = found["multiply_adds"]
     return Summary(
         granularity=granularity.in_words(granularity.of_model(checkpoint.model)),
         block_misfits=", ".join(granularity.misfits(checkpoint.model, checkpoint.block)) or "none",

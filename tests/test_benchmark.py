@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from qalib import runtimes
-from qalib.benchmark import end_to_end, latency, profile, summary
+from qalib.benchmark import end_to_end, latency, memory, summary
 from qalib.benchmark.timing import Timing, interleave
-from qalib.qa.evaluation import OURS, USUAL, Answers
+from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers
 from qalib.report import plots
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 
 
-def test_median_and_spread():
+def test_median_and_interquartile_range():
     timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
-    assert timing.median == 3 and timing.spread == 2
-    assert Timing((5.0,)).spread == 0
+    assert timing.median == 3 and timing.iqr == 2
+    assert Timing((5.0,)).iqr == 0
 
 
 def test_candidates_take_turns_and_warm_up_does_not_count():
@@ -92,12 +92,12 @@ def test_evaluation_time(sparse, asked):
 def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeypatch):
     calls = []
 
-    def answer(module, tokenizer, questions, protocol, progress):
-        calls.append((protocol.by_length, len(questions)))
+    def answer(module, tokenizer, questions, batching, progress):
+        calls.append((batching.sort_by_length, len(questions)))
         return Answers({q.id: "" for q in questions}, 1, 1, 1, 1.0, 1.0, 1)
 
     monkeypatch.setattr(end_to_end, "answer", answer)
-    ways = {"usual": ("dense", USUAL), "sorted": ("dense", OURS)}
+    ways = {"usual": ("dense", PADDED), "sorted": ("dense", LENGTH_SORTED)}
     rows = end_to_end.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
     assert calls == [(False, 2), (True, 2), (False, 8), (True, 8), (True, 8), (False, 8)]
     single = end_to_end.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
@@ -105,7 +105,7 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
 
 
 def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
-    away = runtimes.Runtime("away", "", None, needs=lambda: "not installed: away")
+    away = runtimes.Runtime("away", "", None, unavailable_reason=lambda: "not installed: away")
     monkeypatch.setitem(runtimes.REGISTRY, "away", away)
     rows = latency.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
     report = json.loads(json.dumps(summary.report(rows), allow_nan=False))
@@ -129,5 +129,5 @@ def test_the_best_of_ours_and_of_others():
 
 
 def test_memory_is_measured_in_a_process_of_its_own(packed_folder):
-    rows = profile.memory(str(packed_folder), ("dense",))
+    rows = memory.compare(str(packed_folder), ("dense",))
     assert rows.share[0] == 1 and rows.resident_bytes[0] > 100_000

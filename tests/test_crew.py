@@ -31,8 +31,8 @@ def question_file(asked, tmp_path):
 
 def test_two_processes_answer_as_one(packed_folder, question_file):
     arguments = (str(packed_folder), str(question_file), None, "fp32", "cpu")
-    _, alone = distributed.run(1, evaluation.run, *arguments)
-    about, shared = distributed.run(2, evaluation.run, *arguments)
+    _, alone = distributed.run(1, evaluation.load_and_evaluate, *arguments)
+    about, shared = distributed.run(2, evaluation.load_and_evaluate, *arguments)
     assert about["data"].startswith("seven.json") and (alone.answers.processes, shared.answers.processes) == (1, 2)
     assert shared.answers.texts == alone.answers.texts and list(shared.answers.texts) == list(alone.answers.texts)
     assert shared.score == alone.score and shared.answers.windows == alone.answers.windows
@@ -63,7 +63,7 @@ def test_the_others_end_with_the_first_process():
 
 def test_bad_input_is_one_error(packed_folder):
     with pytest.raises(InputError, match="nowhere.json: no such file"):
-        distributed.run(2, evaluation.run, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
+        distributed.run(2, evaluation.load_and_evaluate, str(packed_folder), "nowhere.json", None, "fp32", "cpu")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
@@ -75,7 +75,7 @@ def test_started_from_outside(packed_folder, question_file, tmp_path, launcher):
     files = ["--model", packed_folder, "--data", question_file, "--predictions", tmp_path / "found.json"]
     done = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, env=scale.ENVIRONMENT)
     assert done.returncode == 0, done.stderr
-    _, alone = evaluation.run(str(packed_folder), str(question_file), device="cpu")
+    _, alone = evaluation.load_and_evaluate(str(packed_folder), str(question_file), device="cpu")
     printed = json.loads(done.stdout)  # once, by the first process
     assert printed["f1"] == alone.score.f1 and printed["processes"] == 2
     assert json.loads((tmp_path / "found.json").read_text()) == alone.answers.texts

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from qalib import runtimes
-from qalib.qa import evaluation, squad
-from qalib.qa.evaluation import OURS, USUAL, Protocol, answer, best_spans, by_group, evaluate, question_word, worst
+from qalib.qa import answering, evaluation, squad
+from qalib.qa.answering import LENGTH_SORTED, PADDED, BatchingConfig, answer, best_spans
+from qalib.qa.evaluation import by_group, evaluate, question_word, worst
 from qalib.qa.windows import Window, windows
 
 
@@ -42,8 +43,13 @@ def test_an_answer_has_at_most_30_tokens_and_never_ends_before_it_starts():
 def test_the_answers_do_not_depend_on_batches_order_or_padding(sparse, asked):
     questions = asked.questions
     runs = [
-        answer(sparse.model, sparse.tokenizer, questions, protocol, progress=False)
-        for protocol in (OURS, USUAL, Protocol(batch=3), Protocol(batch=1, by_length=False))
+        answer(sparse.model, sparse.tokenizer, questions, batching, progress=False)
+        for batching in (
+            LENGTH_SORTED,
+            PADDED,
+            BatchingConfig(batch_size=3),
+            BatchingConfig(batch_size=1, sort_by_length=False),
+        )
     ]
     assert all(run.texts == runs[0].texts for run in runs) and list(runs[0].texts) == [q.id for q in questions]
     assert all(q.context.find(runs[0].texts[q.id]) >= 0 for q in questions)
@@ -54,12 +60,12 @@ def test_the_answers_do_not_depend_on_batches_order_or_padding(sparse, asked):
 def test_chunks_change_nothing(sparse, asked, monkeypatch):
     questions = asked.questions
     whole = answer(sparse.model, sparse.tokenizer, questions, progress=False)
-    monkeypatch.setattr(evaluation, "CHUNK", 4)
+    monkeypatch.setattr(answering, "CHUNK", 4)
     parts = answer(sparse.model, sparse.tokenizer, questions, progress=False)
     assert whole.texts == parts.texts and whole.windows == parts.windows
 
 
-def test_windows_of_a_chunk_are_gone_when_the_next_but_one_is_cut(sparse, asked, monkeypatch):
+def test_windows_of_a_chunk_are_gone_when_the_next_is_cut(sparse, asked, monkeypatch):
     made, alive = [], []
 
     def cut(tokenizer, questions, contexts):
@@ -68,10 +74,10 @@ def test_windows_of_a_chunk_are_gone_when_the_next_but_one_is_cut(sparse, asked,
         made.extend((len(alive), weakref.ref(window)) for window in found)
         return found
 
-    monkeypatch.setattr(evaluation, "CHUNK", 2)
-    monkeypatch.setattr(evaluation, "windows", cut)
+    monkeypatch.setattr(answering, "CHUNK", 2)
+    monkeypatch.setattr(answering, "windows", cut)
     answer(sparse.model, sparse.tokenizer, asked.questions[:8], progress=False)
-    assert alive == [set(), {1}, {2}, {3}]
+    assert alive == [set()] * 4
 
 
 def test_compact_answers_the_same(sparse):

@@ -90,7 +90,7 @@ def test_the_library_is_given_the_kept_blocks(linear, library):
 
 def test_the_bundled_model_through_the_library(library):
     loaded = checkpoint.load("bundled")
-    assert pytorch_block_sparse.missing() is None
+    assert pytorch_block_sparse.unavailable_reason() is None
     model = compact.cut(checkpoint.load("bundled").model, loaded.block)
     bert.layers(model)[0].output.dense.weight.data[:] = 0
     bert.layers(loaded.model)[0].output.dense.weight.data[:] = 0
@@ -117,12 +117,12 @@ def test_the_library_where_it_is_not_or_cannot_do_it(sparse, library, monkeypatc
 def test_dense_compiled(sparse, monkeypatch):
     assert "dense-compiled" not in runtimes.available("cpu")
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no gcc: faster
-    compiled.failure.cache_clear()
+    compiled.unavailable_reason.cache_clear()
     module, ids = runtimes.build("dense-compiled", sparse), torch.arange(20)[None] + 5
     with torch.inference_mode():
         found = module(input_ids=ids, attention_mask=torch.ones_like(ids))
         dense = sparse.model(input_ids=ids)
-    compiled.failure.cache_clear()
+    compiled.unavailable_reason.cache_clear()
     assert (found.start_logits - dense.start_logits).abs().max() < 1e-4
     assert (found.end_logits - dense.end_logits).abs().max() < 1e-4
 
@@ -132,7 +132,7 @@ def test_where_torch_cannot_compile(sparse, monkeypatch):
         raise RuntimeError("no compiler\nfound")
 
     monkeypatch.setattr(torch, "compile", fails)
-    compiled.failure.cache_clear()
+    compiled.unavailable_reason.cache_clear()
     with pytest.raises(InputError, match="torch.compile does not work on cpu here: RuntimeError: no compiler found"):
         runtimes.build("dense-compiled", sparse)
-    compiled.failure.cache_clear()
+    compiled.unavailable_reason.cache_clear()

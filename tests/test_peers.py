@@ -12,9 +12,9 @@ PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_gives_the_logits_of_dense(sparse, name):
     dtype, tolerance = PEERS[name]
-    if reason := runtimes.reason(name, "cpu", dtype):
+    if reason := runtimes.unavailable_reason(name, "cpu", dtype):
         pytest.skip(reason)
-    inputs = latency.tokens(sparse, 3, 21)
+    inputs = latency.random_inputs(sparse, 3, 21)
     inputs["attention_mask"][1, 7:] = 0
     expected = latency.forward(runtimes.build("dense", sparse), inputs)
     found = latency.forward(runtimes.build(name, sparse, dtype=dtype), inputs)
@@ -26,5 +26,5 @@ def test_a_peer_gives_the_logits_of_dense(sparse, name):
 def test_peers_run_only_when_named_and_say_what_is_missing(monkeypatch):
     assert not set(PEERS) & set(runtimes.available("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert runtimes.reason("openvino", "cpu") == "not installed: openvino (make peers)"
-    assert runtimes.reason("onnxruntime-int8", "cpu", "bf16") == "is for fp32, not for bf16"
+    assert runtimes.unavailable_reason("openvino", "cpu") == "not installed: openvino (make peers)"
+    assert runtimes.unavailable_reason("onnxruntime-int8", "cpu", "bf16") == "is for fp32, not for bf16"

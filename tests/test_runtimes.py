@@ -66,9 +66,9 @@ def test_a_runtime_that_cannot_run_here_says_why_and_is_not_offered(sparse, monk
         runtimes.build("compact", sparse, "cuda")
     assert runtimes.available("cuda") == [] and runtimes.best("cuda") == "compact"
     make, missing = runtimes.REGISTRY["dense"].build, ["no such library"]
-    fast = runtimes.Runtime("fast", "", make, needs=lambda: missing[0])
+    fast = runtimes.Runtime("fast", "", make, unavailable_reason=lambda: missing[0])
     monkeypatch.setitem(runtimes.REGISTRY, "fast", fast)
-    monkeypatch.setitem(runtimes.REGISTRY, "slow", runtimes.Runtime("slow", "", make, by_name=True))
+    monkeypatch.setitem(runtimes.REGISTRY, "slow", runtimes.Runtime("slow", "", make, opt_in=True))
     assert not {"fast", "slow"} & set(runtimes.available("cpu"))
     with pytest.raises(InputError, match="runtime fast: no such library"):
         runtimes.build("fast", sparse)

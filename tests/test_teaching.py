@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from qalib import runtimes, sparsity
-from qalib.benchmark import profile
+from qalib.benchmark import latency, profile
 from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude, minimal
@@ -105,14 +105,14 @@ def test_nothing_is_asked_that_was_learnt(asked):
 
 
 def test_costs_say_what_is_timed(sparse):
-    table = profile.side_by_side(sparse, batch=1, length=16, repeats=1, progress=False).set_index("candidate")
+    table = profile.compare_zero_patterns(sparse, batch=1, length=16, repeats=1, progress=False).set_index("candidate")
     assert table.zeros["dense: no zeros"] < 1e-6 < 0.5 < table.zeros["dense: zeros scattered"]
     assert table.zeros["dense: zeros in blocks"] == pytest.approx(table.zeros["dense: zeros scattered"], abs=0.02)
     assert table.zeros["compact: zeros in blocks"] < table.zeros["dense: zeros in blocks"]
     assert table.speedup["dense: no zeros"] == 1 and table.bound["compact: zeros in blocks"] > 1
     modules = {name: runtimes.build(name, sparse) for name in ("dense", "compact")}
-    times = profile.parts(modules, profile.tokens(sparse, 2, 32), rounds=2)
-    assert list(times.index) == [*profile.PARTS, "the rest"] and list(times) == ["dense", "compact"]
+    times = profile.breakdown(modules, latency.random_inputs(sparse, 2, 32), rounds=2)
+    assert list(times.index) == [*profile.COMPONENTS, "the rest"] and list(times) == ["dense", "compact"]
     assert (times > 0).all(axis=None)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules["dense"].modules())
 

@@ -16,8 +16,8 @@ from qalib.utils.errors import InputError
 
 
 def test_the_kernel_in_the_interpreter():
-    if triton_blocks.missing():
-        pytest.skip(triton_blocks.missing())
+    if triton_blocks.unavailable_reason():
+        pytest.skip(triton_blocks.unavailable_reason())
     environment = os.environ | {"TRITON_INTERPRET": "1"}  # it must be there before triton is imported
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(ROOT / "tests" / "interpreted.py")]
     ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)

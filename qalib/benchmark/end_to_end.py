@@ -7,16 +7,16 @@ import pandas as pd
 from qalib import runtimes
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
-from qalib.qa.evaluation import OURS, USUAL, Answers, Protocol, answer
+from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers, BatchingConfig, answer
 from qalib.qa.squad import Question, QuestionSet
 from qalib.utils import machine
 
 WARMUP = 64  # questions, a quarter of all at most, that a way to evaluate answers before it is timed
-EVALUATIONS: dict[str, tuple[str, Protocol]] = {
-    "usual way": ("dense", USUAL),
-    "dense, by length": ("dense", OURS),
-    "compact, by length": ("compact", OURS),
-    "block-sparse, by length": ("block-sparse", OURS),
+EVALUATIONS: dict[str, tuple[str, BatchingConfig]] = {
+    "usual way": ("dense", PADDED),
+    "dense, by length": ("dense", LENGTH_SORTED),
+    "compact, by length": ("compact", LENGTH_SORTED),
+    "block-sparse, by length": ("block-sparse", LENGTH_SORTED),
 }
 
 
@@ -27,9 +27,9 @@ def evaluation_time(
     dtype: str = "auto",
     repeats: int = 3,
     progress: bool = True,
-    ways: dict[str, tuple[str, Protocol]] | None = None,
+    ways: dict[str, tuple[str, BatchingConfig]] | None = None,
 ) -> pd.DataFrame:
-    """Time the whole evaluation, texts in to answers out, in several ways (runtime and protocol), in turn.
+    """Time the whole evaluation, texts in to answers out, in several ways (runtime and batching), in turn.
 
     Each way answers the first questions once before, which is not timed. The others are held against the first way, by
     default (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the fastest
@@ -44,8 +44,8 @@ def evaluation_time(
     found: dict[str, Answers] = {}
 
     def run(way: str, asked: Sequence[Question]) -> None:
-        name, protocol = ways[way]
-        found[way] = answer(modules[name], checkpoint.tokenizer, asked, protocol, progress=False)
+        name, batching = ways[way]
+        found[way] = answer(modules[name], checkpoint.tokenizer, asked, batching, progress=False)
 
     for way in ways:
         run(way, questions.questions[: min(WARMUP, -(-len(questions) // 4))])
@@ -65,7 +65,7 @@ def evaluation_time(
             "windows": found[way].windows,
             "padded_tokens": found[way].padded_tokens,
             "median_seconds": timings[way].median,
-            "spread_seconds": timings[way].spread,
+            "spread_seconds": timings[way].iqr,
             "round_seconds": timings[way].seconds,
             "speedup": base / timings[way].median,
             "share": timings[way].median / base,

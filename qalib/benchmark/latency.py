@@ -1,8 +1,8 @@
 """Benchmark: how fast the runtimes are, side by side in one run.
 
 All candidates are warmed up, then timed in turn, round after round, each round beginning with the next of them, so that
-a machine that slows down slows down all. Quoted are medians over the rounds, their spread (the distance between the
-quartiles), and ratios of medians; the rounds themselves are kept.
+a machine that slows down slows down all. Quoted are medians over the rounds, their interquartile ranges
+(spread_seconds) and ratios of medians; the rounds themselves are kept.
 """
 
 from collections.abc import Sequence
@@ -53,9 +53,9 @@ def compare(
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
     dtypes = machine.hardware_dtypes(device) if dtypes is None else dtypes
     pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
-    notes = {pair: runtimes.reason(pair[0], device, pair[1]) for pair in pairs}
+    notes = {pair: runtimes.unavailable_reason(pair[0], device, pair[1]) for pair in pairs}
     modules = {(n, t): runtimes.build(n, checkpoint, device, t) for n, t in pairs if notes[n, t] is None}
-    inputs = {name: tensor.to(device) for name, tensor in tokens(checkpoint, batch, length).items()}
+    inputs = {name: tensor.to(device) for name, tensor in random_inputs(checkpoint, batch, length).items()}
     differences = _differences(checkpoint, modules, inputs, device)
     passes = {pair: lambda module=module: forward(module, inputs) for pair, module in modules.items()}
     timings = interleave(passes, repeats, progress=progress)
@@ -71,7 +71,7 @@ def compare(
             multiplied = "dense" if not kind.sparse else "compact" if name == "compact" else "sparse"
             row |= {
                 "median_seconds": timing.median,
-                "spread_seconds": timing.spread,
+                "spread_seconds": timing.iqr,
                 "round_seconds": timing.seconds,
                 "tokens_per_second": batch * length / timing.median,
                 "gflops": 2e-9 * work[multiplied] / timing.median,
@@ -129,7 +129,7 @@ def _with_remarks(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(remark=remarks)
 
 
-def tokens(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
+def random_inputs(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
     """Random tokens without padding, each tensor of shape `(batch, length)`."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)

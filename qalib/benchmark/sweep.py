@@ -17,24 +17,25 @@ LENGTHS = (16, 64, 128, 256, 384, 512)
 
 
 def density(checkpoint: Checkpoint, densities: Sequence[float] = DENSITIES, **rest) -> pd.DataFrame:
-    """`benchmark.compare` with random blocks kept, so many in every encoder matrix; adds the column density (0 to 1).
+    """`latency.compare` with random blocks kept, so many in every encoder matrix; adds the column density (0 to 1).
 
     The weights are the checkpoint's, and random ones where it has none: for times, not for answers.
     """
-    full, block = profile.filled(checkpoint), checkpoint.block or (32, 32)
-    full.block = block
-    return _all(
-        "density", densities, lambda value: latency.compare(magnitude.prune(full, value, block, "random"), **rest)
-    )
+    full = profile.without_zeros(checkpoint)
+
+    def timed(value: float) -> pd.DataFrame:
+        return latency.compare(magnitude.prune(full, value, checkpoint.block, "random"), **rest)
+
+    return _all("density", densities, timed)
 
 
 def length(checkpoint: Checkpoint, lengths: Sequence[int] = LENGTHS, **rest) -> pd.DataFrame:
-    """`benchmark.compare` with windows of so many tokens, the batch as it is."""
+    """`latency.compare` with windows of so many tokens, the batch as it is."""
     return _all("length", lengths, lambda value: latency.compare(checkpoint, length=value, **rest))
 
 
 def threads(checkpoint: Checkpoint, counts: Sequence[int] | None = None, **rest) -> pd.DataFrame:
-    """`benchmark.compare` with so many threads, dense too; by default 1, 2, 4 and so on to the cores there are."""
+    """`latency.compare` with so many threads, dense too; by default 1, 2, 4 and so on to the cores there are."""
     cores = psutil.cpu_count(logical=False) or 1
     counts = counts or [n for n in (2**k for k in range(16)) if n < cores] + [cores]
 

@@ -25,8 +25,8 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
-    def spread(self) -> float:
-        """Distance between the first and third quartile in seconds (0 for a single round)."""
+    def iqr(self) -> float:
+        """Interquartile range, first to third quartile, in seconds (0 for a single round)."""
         if len(self.seconds) < 2:
             return 0.0
         first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")

@@ -107,7 +107,9 @@ def evaluate(
     from qalib.qa import evaluation
     from qalib.utils import distributed, files
 
-    about, result = distributed.run(processes, evaluation.run, model, data, runtime, dtype, device.value, questions)
+    about, result = distributed.run(
+        processes, evaluation.load_and_evaluate, model, data, runtime, dtype, device.value, questions
+    )
     if distributed.leads():
         if predictions is not None:
             files.write_json(predictions, result.answers.texts)
@@ -140,16 +142,17 @@ def sparsity(
 
     loaded = checkpoint.load(model)
     tables = sparsity.tables(loaded)
+    summary = sparsity.summary(loaded, tables)
     if out is not None:
         kept = results.Results(out, "qalib sparsity")
-        kept.measured(sparsity.summary(loaded))
+        kept.measured(summary)
         for name, table in tables.items():
             kept.table(name, table)
         for name, figure in plots.sparsity.of_sparsity(tables, sparsity.fills(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
     show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
-          | asdict(sparsity.summary(loaded))
+          | asdict(summary)
           | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
           | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
           | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip

@@ -2,4 +2,14 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, {"evaluation", "metric", "pipeline", "squad", "windows"})
+from qalib.qa.squad import load as load_questions
+
+__getattr__, __dir__, _public = lazy_loader.attach(
+    __name__,
+    {"answering", "evaluation", "metric", "pipeline", "squad", "windows"},
+    {
+        "answering": ["LENGTH_SORTED", "PADDED", "BatchingConfig"],
+        "evaluation": ["by_group", "evaluate", "worst"],
+    },
+)
+__all__ = [*_public, "load_questions"]

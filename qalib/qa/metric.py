@@ -47,7 +47,7 @@ def f1(prediction: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def best(measure: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
+def best_over_references(measure: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
     """The measure against the reference that suits the prediction best."""
     return max(float(measure(prediction, reference)) for reference in references)
 
@@ -76,8 +76,8 @@ def score(questions: Iterable[Question], predictions: Mapping[str, str]) -> Scor
         raise InputError(
             f"none of the {len(predictions)} predictions has the id of one of the {len(questions)} questions"
         )
-    matches = sum(best(exact_match, predictions[q.id], q.answers) for q in found)
-    overlap = sum(best(f1, predictions[q.id], q.answers) for q in found)
+    matches = sum(best_over_references(exact_match, predictions[q.id], q.answers) for q in found)
+    overlap = sum(best_over_references(f1, predictions[q.id], q.answers) for q in found)
     total = len(questions)
     return Score(100 * matches / total, 100 * overlap / total, total, total - len(found), len(predictions) - len(found))
 

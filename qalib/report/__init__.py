@@ -3,5 +3,7 @@
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"audit", "build", "card", "comparison", "pages", "plots", "progress", "results"}
+    __name__,
+    {"audit", "build", "card", "claim", "claims", "comparison", "pages", "plots", "progress", "results"},
+    {"results": ["Results", "Table"]},
 )

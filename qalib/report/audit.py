@@ -1,7 +1,7 @@
 """The audit: what a published card claims (`claims`), held against what can be computed.
 
 Without the published weights the structural
-twin (`twin`) stands in wherever values do not matter.
+twin (`synthetic`) stands in wherever values do not matter.
 """
 
 from collections.abc import Iterator

@@ -16,12 +16,12 @@ from transformers.pipelines import SUPPORTED_TASKS
 from qalib import runtimes, sparsity
 from qalib.benchmark import end_to_end
 from qalib.model.checkpoint import NEEDS_WEIGHTS
-from qalib.qa import evaluation, squad, windows
-from qalib.qa.evaluation import Protocol
+from qalib.qa import squad, windows
+from qalib.qa.answering import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import QuestionSet
 from qalib.report.claim import DIFFERS, NEEDS_GPU, NOT_CHECKABLE, REPRODUCED, Claim, Evidence, Found, Stated
 
-CARD_PROTOCOL = Protocol(batch=16, by_length=False, pad_to=384)
+CARD_BATCHING = BatchingConfig(batch_size=16, sort_by_length=False, pad_to=384)
 CLAIMS: list[Claim] = []
 Check = Callable[[Evidence], Found]
 
@@ -182,8 +182,8 @@ def _speedup(evidence: Evidence) -> Found:
 
 def _times(evidence: Evidence, asked: QuestionSet, best: str) -> pd.DataFrame:
     ways = {
-        f"{name}, {how}": (name, protocol)
-        for how, protocol in (("card", CARD_PROTOCOL), ("ours", evaluation.OURS))
+        f"{name}, {how}": (name, batching)
+        for how, batching in (("card", CARD_BATCHING), ("ours", LENGTH_SORTED))
         for name in dict.fromkeys(("dense", "compact", best))
     }
     times = end_to_end.evaluation_time(evidence.loaded, asked, evidence.device, "fp32", 3, evidence.progress, ways)

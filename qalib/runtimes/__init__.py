@@ -6,7 +6,8 @@ A runtime joins by a decorator:
     def name(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module: ...
 
 The module is called as BertForQuestionAnswering is and returns `start_logits` and `end_logits`, shape
-`(batch, length)`. One that cannot run everywhere takes `needs=`, a function that says what is missing, or None.
+`(batch, length)`. One that cannot run everywhere takes `unavailable_reason=`, a function that says why it
+cannot run here, or None.
 """
 
 import copy
@@ -33,11 +34,11 @@ class Runtime:
     build: Build
     devices: tuple[str, ...] = ("cpu", "cuda")
     exact: bool = True  # but for rounding in its type
-    by_name: bool = False  # takes long to get ready, or one type only: runs when it is asked for
+    opt_in: bool = False  # takes long to get ready, or one type only: runs when it is asked for
     sparse: bool = True  # does not multiply all the zeros
     peer: bool = False  # another library's
     dtypes: tuple[str, ...] = ("fp32", "bf16")
-    needs: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
+    unavailable_reason: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
 
 
 REGISTRY: dict[str, Runtime] = {}
@@ -54,7 +55,7 @@ def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build
     return register
 
 
-def reason(name: str, device: str | torch.device, dtype: str | None = None) -> str | None:
+def unavailable_reason(name: str, device: str | torch.device, dtype: str | None = None) -> str | None:
     """Why the runtime `name` cannot run here, on a device and in a type, or None if it can.
 
     Raises InputError for an unknown name or type.
@@ -70,12 +71,14 @@ def reason(name: str, device: str | torch.device, dtype: str | None = None) -> s
         return f"is for {', '.join(found.dtypes)}, not for {dtype}"
     if kind == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA GPU on this machine"
-    return found.needs()
+    return found.unavailable_reason()
 
 
 def available(device: str | torch.device) -> list[str]:
     """The names of the runtimes that can run here and give the same answers, dense first; but for those by name."""
-    return [name for name, r in REGISTRY.items() if r.exact and not r.by_name and reason(name, device) is None]
+    return [
+        name for name, r in REGISTRY.items() if r.exact and not r.opt_in and unavailable_reason(name, device) is None
+    ]
 
 
 def best(device: str | torch.device) -> str:
@@ -89,8 +92,8 @@ def kernel(module: nn.Module) -> str:
     Where it is torch because the operator is not there, it says so.
     """
     sets = {part.instructions for part in module.modules() if hasattr(part, "instructions")}
-    reason = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
-    return ", ".join(sorted(sets)) + reason
+    why = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
+    return ", ".join(sorted(sets)) + why
 
 
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
@@ -99,8 +102,8 @@ def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu",
     The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a runtime that cannot
     run here.
     """
-    if (missing := reason(name, device, dtype)) is not None:
-        raise InputError(f"runtime {name}: {missing}")
+    if (reason := unavailable_reason(name, device, dtype)) is not None:
+        raise InputError(f"runtime {name}: {reason}")
     return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
 
 
@@ -125,7 +128,7 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     "as block-sparse, in int8, which changes a few answers",
     devices=("cpu",),
     exact=False,
-    needs=block_sparse.int8_missing,
+    unavailable_reason=block_sparse.int8_missing,
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     instructions = block_sparse.int8_instructions()
@@ -141,7 +144,7 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
     "block-sparse-triton",
     "compact, and of what is left only the kept blocks multiplied, by a Triton kernel (GPU)",
     devices=("cuda",),
-    needs=triton_blocks.missing,
+    unavailable_reason=triton_blocks.unavailable_reason,
 )
 def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
@@ -152,18 +155,18 @@ def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: to
     "torch-bsr",
     "compact, and of what is left the kept blocks by torch.sparse, tuned (GPU)",
     devices=("cuda",),
-    by_name=True,
-    needs=triton_blocks.missing,
+    opt_in=True,
+    unavailable_reason=triton_blocks.unavailable_reason,
 )
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
     return bsr.convert(model, checkpoint.block)
 
 
-_PEER = {"devices": ("cpu",), "by_name": True, "sparse": False, "peer": True}
+_PEER = {"devices": ("cpu",), "opt_in": True, "sparse": False, "peer": True}
 
 
-@runtime("openvino", "OpenVINO, dense", needs=baselines.missing("openvino"), **_PEER)
+@runtime("openvino", "OpenVINO, dense", unavailable_reason=baselines.not_installed("openvino"), **_PEER)
 def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return baselines.openvino(copy.deepcopy(checkpoint.model), dtype)
 
@@ -173,7 +176,7 @@ def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) 
     "ONNX Runtime, dense, dynamic int8",
     exact=False,
     dtypes=("fp32",),
-    needs=baselines.missing("onnx", "onnxscript", "onnxruntime"),
+    unavailable_reason=baselines.not_installed("onnx", "onnxscript", "onnxruntime"),
     **_PEER,
 )
 def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -181,7 +184,11 @@ def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch
 
 
 @runtime(
-    "torchao-int8", "torchao, dense, dynamic int8, compiled", exact=False, needs=baselines.missing("torchao"), **_PEER
+    "torchao-int8",
+    "torchao, dense, dynamic int8, compiled",
+    exact=False,
+    unavailable_reason=baselines.not_installed("torchao"),
+    **_PEER,
 )
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return baselines.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
@@ -191,15 +198,15 @@ def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     "pytorch-block-sparse",
     "compact, and of what is left the kept blocks by the library of that name (GPU, fp32)",
     devices=("cuda",),
-    by_name=True,
+    opt_in=True,
     dtypes=("fp32",),
-    needs=pytorch_block_sparse.missing,
+    unavailable_reason=pytorch_block_sparse.unavailable_reason,
 )
 def _pytorch_block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
     return pytorch_block_sparse.convert(model, checkpoint.block)
 
 
-@runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", by_name=True, sparse=False)
+@runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", opt_in=True, sparse=False)
 def _dense_compiled(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return compiled.Compiled(_dense(checkpoint, device, dtype).eval(), device)

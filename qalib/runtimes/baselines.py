@@ -21,14 +21,14 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Run = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
 
-def missing(*packages: str) -> Callable[[], str | None]:
+def not_installed(*packages: str) -> Callable[[], str | None]:
     """A function that says which of the packages are not installed, and how to get them, or None."""
 
-    def reason() -> str | None:
+    def unavailable_reason() -> str | None:
         absent = [name for name in packages if importlib.util.find_spec(name) is None]
         return f"not installed: {', '.join(absent)} (make peers)" if absent else None
 
-    return reason
+    return unavailable_reason
 
 
 class Session(nn.Module):

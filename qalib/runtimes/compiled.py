@@ -10,7 +10,7 @@ from qalib.utils.errors import InputError, one_line
 
 
 @cache
-def failure(kind: str) -> str | None:
+def unavailable_reason(kind: str) -> str | None:
     """Why torch.compile does not work on a kind of device (no C++ compiler, no Triton), or None: it is tried."""
     try:
         torch.compile(torch.cos, dynamic=False)(torch.zeros(64, device=kind))
@@ -24,7 +24,7 @@ class Compiled(nn.Module):
 
     def __init__(self, model: nn.Module, device: torch.device):
         super().__init__()
-        if (reason := failure(device.type)) is not None:
+        if (reason := unavailable_reason(device.type)) is not None:
             raise InputError(f"torch.compile does not work on {device} here: {reason}")
         self.model = model
         self.run = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")

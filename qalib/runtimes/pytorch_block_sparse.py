@@ -18,7 +18,7 @@ from qalib.utils.errors import InputError, one_line
 BLOCK = (32, 32)
 
 
-def missing() -> str | None:
+def unavailable_reason() -> str | None:
     """Why the library cannot be used here, or None if it can: it and its compiled part, which it imports late."""
     try:
         importlib.import_module("pytorch_block_sparse")

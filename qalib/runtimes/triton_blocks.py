@@ -33,7 +33,7 @@ class Tile:
         return "x".join(map(str, astuple(self)))
 
 
-def missing() -> str | None:
+def unavailable_reason() -> str | None:
     """Why Triton cannot be used here, or None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install 'qalib[gpu]'"

@@ -8,7 +8,7 @@ from qalib.teaching.common import Board, board
 
 
 def plot_speedups(table: pd.DataFrame) -> Board:
-    """Speedups of `profile.side_by_side` with their bounds by multiply-adds."""
+    """Speedups of `profile.compare_zero_patterns` with their bounds by multiply-adds."""
     figure, axes = board(1.6 + 0.62 * len(table))
     places = range(len(table))
     colours = [GREY if name.startswith("dense") else BLUE for name in table.candidate]
@@ -37,7 +37,7 @@ def plot_speedups(table: pd.DataFrame) -> Board:
 
 
 def plot_parts(times: pd.DataFrame) -> Board:
-    """Where the time of a pass goes (`profile.parts`): a row a part, a column a runtime, in milliseconds."""
+    """Where the time of a pass goes (`profile.breakdown`): a row a part, a column a runtime, in milliseconds."""
     figure, axes = board(3.4)
     shares, left = 100 * times / times.iloc[:, 0].sum(), np.zeros(times.shape[1])
     shades = [BLUE, ORANGE, GREEN, PURPLE, GREY]

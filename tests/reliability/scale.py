@@ -17,7 +17,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib.model import checkpoint
-from qalib.qa import evaluation
+from qalib.qa import answering
 from qalib.utils.files import read_json
 from reliability import sameness, speeds, trial
 from reliability.trial import Section
@@ -50,7 +50,7 @@ def memory(few: int = 2500, all_of_train: bool = True) -> Section:
             if bound:
                 section.expect(peak <= bound * first, f"{data.name}: {peak:.0f} MB, {first:.0f} for {few:,} questions")
     section.notes.append(
-        f"questions are cut into windows {evaluation.CHUNK:,} at a time; what grows are the texts of questions and "
+        f"questions are cut into windows {answering.CHUNK:,} at a time; what grows are the texts of questions and "
         "answers; expected: at most a quarter more for four times the questions, half more for all of train"
     )
     if all_of_train and not TRAIN.exists():

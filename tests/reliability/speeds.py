@@ -17,7 +17,7 @@ from builders import squad_file
 
 from qalib import runtimes, sparsity
 from qalib.model import checkpoint, hub, synthetic
-from qalib.qa import evaluation, metric, squad, windows
+from qalib.qa import answering, evaluation, metric, squad, windows
 from reliability import trial
 from reliability.trial import Section
 
@@ -75,7 +75,7 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
         asked = squad.read(path)
         reading = _median(lambda: squad.read(path), repeats)
     model = runtimes.build(runtimes.best("cpu"), loaded, "cpu")
-    answers = [evaluation.answer(model, loaded.tokenizer, asked, progress=False) for _ in range(repeats)]
+    answers = [answering.answer(model, loaded.tokenizer, asked, progress=False) for _ in range(repeats)]
     whole = statistics.median(a.seconds for a in answers)
     section.row("the evaluation, texts in to answers out", f"{whole:.3f}", "100", "")
     section.row("of it the model", f"{statistics.median(a.model_seconds for a in answers):.3f}", "", "")
@@ -83,12 +83,12 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
     texts = [q.question for q in asked], [q.context for q in asked]
     add("windows", _median(lambda: windows.windows(loaded.tokenizer, *texts), repeats), whole)
     cut = windows.windows(loaded.tokenizer, *texts)
-    batches = list(evaluation.batches(cut, evaluation.OURS))
+    batches = list(answering.batches(cut, answering.LENGTH_SORTED))
     logits = [torch.randn(2, len(batch), max(map(len, batch))) for batch in batches]
     add(
         "decoding (best spans)",
         _median(
-            lambda: [evaluation.best_spans(*pair, batch) for pair, batch in zip(logits, batches, strict=True)], repeats
+            lambda: [answering.best_spans(*pair, batch) for pair, batch in zip(logits, batches, strict=True)], repeats
         ),
         whole,
     )
@@ -102,9 +102,9 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
 def _structure(section: Section, add: Callable, asked: tuple, count: int, few: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         base = checkpoint.load(synthetic.make(Path(name) / "twin", vocabulary=hub.BUNDLED))
-        analysis = _median(lambda: (sparsity.summary(base), sparsity.tables(base), sparsity.patterns(base)), repeats)
+        analysis = _median(lambda: (sparsity.summary(base), sparsity.tables(base), sparsity.block_masks(base)), repeats)
         model = runtimes.build(runtimes.best("cpu"), base, "cpu")
-        seconds = evaluation.answer(model, base.tokenizer, asked[:few], progress=False).seconds * count / few
+        seconds = answering.answer(model, base.tokenizer, asked[:few], progress=False).seconds * count / few
     parameters = sum(p.numel() for p in base.model.parameters()) / 1e6
     what = f"evaluation with a BERT-base twin ({parameters:.0f} M parameters), from {few} questions to {count:,}"
     section.row(what, f"{seconds:.3f}", "100", "")

@@ -58,7 +58,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
 
 @styled
 def evaluation_time(rows: pd.DataFrame) -> Figure:
-    """Seconds of a whole evaluation by way (`benchmark.evaluation_time`)."""
+    """Seconds of a whole evaluation by way (`end_to_end.evaluation_time`)."""
     figure, axes = blank(1.9)
     bars = axes.barh(
         rows.way, rows.median_seconds, 0.6, color=[GREY] + [BLUE] * (len(rows) - 1), edgecolor=INK, linewidth=0.5
@@ -77,7 +77,7 @@ UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens"
 
 @styled
 def sweep(rows: pd.DataFrame, over: str) -> Figure:
-    """Speedup over dense of the same type against a column of a table of `sweeps`, with the bound by multiply-adds."""
+    """Speedup over dense of the same type against a column of a table of `sweep`, with the bound by multiply-adds."""
     figure, axes = blank(3.2)
     lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
     looks = zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True)

@@ -1,0 +1,196 @@
+"""Answering: a whole question set in batches of windows.
+
+Answers are found as in transformers' `run_qa.py`: windows of 384 tokens with an overlap of 128, in each the 20 best
+starts and the 20 best ends, of their pairs the best of at most 30 tokens, and over the windows the best of all by
+the sum of its two logits.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qalib.qa.squad import Question
+from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
+from qalib.utils.quantity import measure
+
+N_BEST = 20  # starts and ends of a window that are combined
+MAX_ANSWER_LENGTH = 30  # tokens
+PAD_TO_MULTIPLE_OF = 16  # tokens: with few shapes memory is used again
+CHUNK = 2048  # questions whose windows are held at a time: memory does not grow with the question set
+Span = tuple[float, int, int]  # score, first character and last + 1 in the context
+
+
+@dataclass(frozen=True)
+class BatchingConfig:
+    """How windows are put into batches: `batch_size` each, sorted by length or in file order, padded to the longest
+    window of the batch or to `pad_to` tokens. Changes the time, not the answers."""
+
+    batch_size: int = 32
+    sort_by_length: bool = True
+    pad_to: int | None = None
+
+
+LENGTH_SORTED = BatchingConfig()  # the default here
+PADDED = BatchingConfig(sort_by_length=False, pad_to=MAX_LENGTH)  # as evaluation scripts usually do
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answer texts by question id, and what finding them took."""
+
+    texts: dict[str, str]
+    windows: int = measure(
+        "count", f"windows of at most {MAX_LENGTH} tokens that overlap by {OVERLAP} and cover question and context"
+    )
+    tokens: int = measure("tokens", "tokens of all windows")
+    padded_tokens: int = measure("tokens", "tokens that the model was given, padding included")
+    seconds: float = measure("s", "wall clock of the evaluation, texts in to answers out")
+    model_seconds: float = measure("s", "wall clock of the model's forward passes, the largest over the processes")
+    processes: int = measure("count", "processes that shared the questions")
+
+
+def answer(
+    model: nn.Module,
+    tokenizer,
+    questions: Sequence[Question],
+    batching: BatchingConfig = LENGTH_SORTED,
+    progress: bool = True,
+) -> Answers:
+    """Answer every question with a model on its device and in its type.
+
+    Processes that were started together (`accelerate launch`, `distributed.run`) share the questions, and all get all
+    answers.
+    """
+    device = next(model.parameters(), torch.empty(0)).device
+    crew = PartialState(cpu=device.type == "cpu")
+    mine = questions[crew.process_index :: crew.num_processes]
+    found = _answer(model, tokenizer, mine, batching, device, progress and crew.is_main_process)
+    shares = gather_object([found]) if crew.num_processes > 1 else [found]
+    return _gathered(shares, questions)
+
+
+@dataclass
+class _Cost:
+    """What answering has taken so far (as in Answers)."""
+
+    windows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    model_seconds: float = 0.0
+
+    def add(self, batch: Sequence[Window], inputs: dict[str, Tensor], seconds: float) -> None:
+        self.windows += len(batch)
+        self.tokens += sum(map(len, batch))
+        self.padded_tokens += inputs["input_ids"].numel()
+        self.model_seconds += seconds
+
+
+def _answer(
+    model: nn.Module,
+    tokenizer,
+    questions: Sequence[Question],
+    batching: BatchingConfig,
+    device: torch.device,
+    progress: bool,
+) -> Answers:
+    """The share of one process."""
+    began = time.perf_counter()
+    texts: dict[str, str] = {}
+    cost = _Cost()
+    with tqdm(total=len(questions), unit="question", desc="answering", disable=not progress) as bar:
+        for first in range(0, len(questions), CHUNK):
+            chunk = questions[first : first + CHUNK]
+            texts |= _answer_chunk(model, tokenizer, chunk, batching, device, cost, bar)
+    return Answers(texts, seconds=time.perf_counter() - began, processes=1, **asdict(cost))
+
+
+def _answer_chunk(
+    model: nn.Module,
+    tokenizer,
+    questions: Sequence[Question],
+    batching: BatchingConfig,
+    device: torch.device,
+    cost: _Cost,
+    bar: tqdm,
+) -> dict[str, str]:
+    """The answer texts of questions whose windows are all held at once."""
+    cut = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
+    best: dict[int, Span] = {}
+    for batch in batches(cut, batching):
+        inputs = padded(batch, tokenizer.pad_token_id or 0, batching)
+        starts, ends, seconds = _timed_logits(model, inputs, device)
+        cost.add(batch, inputs, seconds)
+        before = len(best)
+        for window, span in zip(batch, best_spans(starts, ends, batch), strict=True):
+            best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
+        bar.update(len(best) - before)
+    return {question.id: question.context[slice(*best[index][1:])] for index, question in enumerate(questions)}
+
+
+def padded(batch: Sequence[Window], pad_id: int, batching: BatchingConfig) -> dict[str, Tensor]:
+    """Model inputs for a batch, each of shape `(batch, length)`, as long as the batching asks for."""
+    longest = max(map(len, batch))
+    multiple = -(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
+    return collate(batch, pad_id, batching.pad_to or min(multiple, MAX_LENGTH))
+
+
+def _timed_logits(model: nn.Module, inputs: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """Start and end logits, shape `(batch, length)`, float32 on the CPU, and the seconds that they took."""
+    started = time.perf_counter()
+    with torch.inference_mode():
+        output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        starts = output.start_logits.float().cpu()
+        ends = output.end_logits.float().cpu()
+    return starts, ends, time.perf_counter() - started
+
+
+def _gathered(shares: Sequence[Answers], questions: Sequence[Question]) -> Answers:
+    """The answers of all processes as one: counts add up, times are the longest."""
+    texts = {identifier: text for share in shares for identifier, text in share.texts.items()}
+    return Answers(
+        texts={question.id: texts[question.id] for question in questions},
+        windows=sum(share.windows for share in shares),
+        tokens=sum(share.tokens for share in shares),
+        padded_tokens=sum(share.padded_tokens for share in shares),
+        seconds=max(share.seconds for share in shares),
+        model_seconds=max(share.model_seconds for share in shares),
+        processes=len(shares),
+    )
+
+
+def batches(cut: Sequence[Window], batching: BatchingConfig) -> Iterator[list[Window]]:
+    """The windows in batches; by length the longest come first, so that what fits once fits to the end."""
+    order = sorted(cut, key=len, reverse=True) if batching.sort_by_length else cut
+    for first in range(0, len(order), batching.batch_size):
+        yield list(order[first : first + batching.batch_size])
+
+
+def best_spans(starts: Tensor, ends: Tensor, batch: Sequence[Window]) -> list[Span]:
+    """The best span of each window.
+
+    `starts` and `ends` are logits, shape `(batch, length)`. A window without a valid span scores minus infinity.
+    """
+    position = torch.arange(starts.shape[1])
+    first = torch.tensor([[w.first] for w in batch])
+    last = torch.tensor([[w.first + len(w.offsets)] for w in batch])
+    outside = (position < first) | (position >= last)
+    count = min(N_BEST, starts.shape[1])
+    top_starts, start_at = starts.masked_fill(outside, -torch.inf).topk(count)
+    top_ends, end_at = ends.masked_fill(outside, -torch.inf).topk(count)
+    length = end_at[:, None, :] - start_at[:, :, None] + 1
+    sums = top_starts[:, :, None] + top_ends[:, None, :]
+    scores, pair = sums.masked_fill((length < 1) | (length > MAX_ANSWER_LENGTH), -torch.inf).flatten(1).max(1)
+    start_at = start_at.gather(1, pair[:, None] // count) - first
+    end_at = end_at.gather(1, pair[:, None] % count) - first
+    return [
+        (score, int(window.offsets[start][0]), int(window.offsets[end][1])) if score > -torch.inf else (score, 0, 0)
+        for window, score, start, end in zip(
+            batch, scores.tolist(), start_at[:, 0].tolist(), end_at[:, 0].tolist(), strict=True
+        )
+    ]
