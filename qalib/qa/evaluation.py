@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from qalib import runtimes
-from qalib.model import checkpoint
+from qalib.model import bert, checkpoint
 from qalib.qa import metric, squad
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
 from qalib.utils import machine
+from qalib.utils.errors import InputError
 from qalib.utils.quantity import measure
 
 BEST, MAX_ANSWER = 20, 30
@@ -187,6 +188,8 @@ def run(
     dtype = machine.dtype(dtype, place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked, loaded = squad.load(data).first(questions), checkpoint.load(model)
+    if (places := bert.positions(loaded.model)) < MAX_LENGTH:
+        raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model of {places} positions")
     name = runtime or runtimes.best(place)
     module, tokenizer, unscored = runtimes.build(name, loaded, place, dtype), loaded.tokenizer, loaded.unscored
     about = {
