@@ -198,7 +198,7 @@ DISTILBERT_KEYS = {
 
 def dense(
     model_type: str = "bert", layers: int = 2, hidden: int = 64, heads: int = 4, inner: int = 128, types: int = 2,
-    seed: int = 0, **config: Any,
+    vocabulary: int = VOCABULARY, places: int = PLACES, seed: int = 0, **config: Any,
 ) -> Made:  # fmt: skip
     """A model without a zero; biases and norms have values of their own, as a constant would hide a mistake."""
     generator = torch.Generator().manual_seed(seed)
@@ -212,7 +212,7 @@ def dense(
     def norm() -> tuple[Tensor, Tensor]:
         return 0.6 + normal(hidden), normal(hidden)
 
-    weights = {"words": normal(VOCABULARY, hidden), "places": normal(PLACES, hidden), "norm": norm()}
+    weights = {"words": normal(vocabulary, hidden), "places": normal(places, hidden), "norm": norm()}
     if model_type != "distilbert":
         weights["types"] = normal(types, hidden)
     weights["layers"] = [
@@ -222,7 +222,7 @@ def dense(
     ]
     weights["answer"] = linear(2, hidden)
     sizes = {
-        "vocab_size": VOCABULARY, "max_position_embeddings": PLACES, "hidden_size": hidden, "num_hidden_layers": layers,
+        "vocab_size": vocabulary, "max_position_embeddings": places, "hidden_size": hidden, "num_hidden_layers": layers,
         "num_attention_heads": heads, "intermediate_size": inner, "type_vocab_size": types, "layer_norm_eps": 1e-12,
         "hidden_act": "gelu", "pad_token_id": PADDING if model_type == "roberta" else 0,
     }  # fmt: skip

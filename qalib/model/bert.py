@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 LINEAR_LAYERS = {
     "query": "attention.self.query",
@@ -94,6 +95,16 @@ def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int,
     return {"attention output": (width, heads), "FFN in": (inner, width), "FFN out": (width, inner)}.get(
         kind, (heads, width)
     )
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many tokens a window may have: positions, but for those up to the padding token's where they begin behind it.
+
+    None for a module whose config does not say.
+    """
+    places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    padding = next((m.padding_idx for m in model.modules() if isinstance(m, RobertaEmbeddings)), -1)
+    return places and places - padding - 1
 
 
 def head_size(model: BertForQuestionAnswering) -> int:

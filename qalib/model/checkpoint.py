@@ -72,6 +72,9 @@ class Checkpoint:
         tokenizer, known = _tokenizer(self.folder), self.model.config.vocab_size
         if len(tokenizer) > known:
             raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
+        types, known = max(tokenizer("a", "a").encodings[0].type_ids, default=0), self.model.config.type_vocab_size
+        if types >= known and self.architecture is not architectures.DISTILBERT:  # which looks at none
+            raise InputError(f"{self.folder}: the tokenizer gives token types to {types}, the model knows {known}")
         return tokenizer
 
     @cached_property
@@ -260,12 +263,13 @@ def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
 
 def has_tokenizer(folder: Path) -> bool:
     """Are there files of a fast tokenizer in the folder?"""
-    return any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt"))
+    ways = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))  # the last is RoBERTa's
+    return any(all((folder / name).exists() for name in names) for names in ways)
 
 
 def _tokenizer(folder: Path):
     if not has_tokenizer(folder):
-        wanted = "tokenizer.json and vocab.txt (`qalib twin` takes them from --vocabulary)"
+        wanted = "tokenizer.json, vocab.txt, and vocab.json with merges.txt (`qalib twin` takes them from --vocabulary)"
         raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -16,7 +16,7 @@ from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.paths import BUNDLED
 
-BESIDE = ("config.json", "model_meta.json", "*token*.json", "vocab.txt", "LICENSE", "NOTICE", "log.jsonl")
+BESIDE = ("config.json", "model_meta.json", "*token*.json", "vocab.*", "merges.txt", "LICENSE", "NOTICE", "log.jsonl")
 
 
 def locate(source: str) -> tuple[str, Path, str | None]:

@@ -10,11 +10,13 @@ from accelerate import PartialState
 from torch import nn
 
 from qalib import runtimes
-from qalib.model import checkpoint
+from qalib.model import bert, checkpoint
 from qalib.qa import metric, squad
 from qalib.qa.answering import LENGTH_SORTED, Answers, BatchingConfig, answer
 from qalib.qa.squad import Question, QuestionSet
+from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import machine
+from qalib.utils.errors import InputError
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 
@@ -69,6 +71,8 @@ def load_and_evaluate(
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked = squad.load(data).first(questions)
     loaded = checkpoint.load(model)
+    if (places := bert.positions(loaded.model)) < MAX_LENGTH:
+        raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model of {places} positions")
     name = runtime or runtimes.best(place)
     module = runtimes.build(name, loaded, place, dtype)
     tokenizer = loaded.tokenizer

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
 from qalib.model import checkpoint
+from qalib.model.bert import positions
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.windows import Window, collate, windows
 from qalib.utils.errors import InputError
@@ -148,7 +149,7 @@ class QuestionAnswering:
             raise ValueError(f"doc_stride ({overlap}) is negative or larger than max_seq_len ({longest})")
         questions, contexts = zip(*pairs, strict=True)
         cut = windows(self.tokenizer, questions, contexts, longest, overlap, max_question=None)
-        places = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        places = positions(self.model)
         if places and (length := max(map(len, cut))) > places:
             raise ValueError(f"windows of {length} tokens do not fit a model of {places} positions; lower max_seq_len")
         return cut

@@ -12,7 +12,7 @@ MAX_LENGTH, OVERLAP, MAX_QUESTION = 384, 128, 64
 
 @dataclass(frozen=True)
 class Window:
-    """One input of the model: `[CLS] question [SEP] a stretch of the context [SEP]`.
+    """One input of the model: `[CLS] question [SEP] a stretch of the context [SEP]`, in the tokenizer's own tokens.
 
     `ids` and `types` are the token and segment ids, shape `(length,)`. Tokens `first ... first+len(offsets)-1` are
     context; `offsets`, shape `(context tokens, 2)`, are their character spans in the context, and `words`, shape
@@ -43,15 +43,17 @@ def windows(
     Questions keep their first `max_question` tokens (all for None). Windows stand in the order of the pairs.
     Raises ValueError if question and overlap leave no room for context.
     """
+    special = tokenizer.num_special_tokens_to_add(pair=True)  # 3 of a BERT's, 4 of a RoBERTa's
     if max_question is None:
         for question, context in zip(questions, contexts, strict=True):
             asked = _count(tokenizer, question)
             # A context that fits into one window needs no overlap.
-            if max_length < asked + overlap + 4 and max_length < asked + _count(tokenizer, context) + 3:
-                raise _no_room(max_length, asked, overlap)
+            whole = asked + _count(tokenizer, context) + special
+            if max_length < asked + overlap + special + 1 and max_length < whole:
+                raise _no_room(max_length, asked, overlap, special)
     else:
-        if max_length < max_question + overlap + 4:
-            raise _no_room(max_length, max_question, overlap)
+        if max_length < max_question + overlap + special + 1:
+            raise _no_room(max_length, max_question, overlap, special)
         questions = [_shortened(tokenizer, question, max_question) for question in questions]
     encoded = tokenizer(
         list(questions),
@@ -72,10 +74,10 @@ def windows(
     return result
 
 
-def _no_room(max_length: int, question: int, overlap: int) -> ValueError:
+def _no_room(max_length: int, question: int, overlap: int, special: int) -> ValueError:
     return ValueError(
         f"windows of {max_length} tokens have no room for {question} question tokens, "
-        f"an overlap of {overlap} and 3 special tokens"
+        f"an overlap of {overlap} and {special} special tokens"
     )
 
 

@@ -1,0 +1,115 @@
+"""RoBERTa and DistilBERT with a tokenizer of their own: windows, answers, pipeline, as transformers has them."""
+
+import shutil
+
+import family
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForQuestionAnswering, RobertaTokenizer
+
+from qalib import pipeline, runtimes
+from qalib.model import bert, checkpoint
+from qalib.qa import evaluation, squad
+from qalib.qa.evaluation import Protocol
+from qalib.qa.windows import windows
+from qalib.utils.errors import InputError
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory, asked):
+    """A RoBERTa with a byte-level BPE learned from the questions: vocab.json and merges.txt."""
+    folder = tmp_path_factory.mktemp("roberta") / "made"
+    learned = ByteLevelBPETokenizer()
+    texts = [text for q in asked.questions for text in (q.question, q.context)]
+    learned.train_from_iterator(texts, 400, 1, False, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    size = learned.get_vocab_size()
+    made = family.dense("roberta", types=1, layer_norm_eps=1e-5, vocabulary=size, places=514)
+    family.prune_blocks(made, (*family.ATTENTION, *family.FFN), (8, 8)).write(folder, block_size=[8, 8])
+    learned.save_model(str(folder))
+    RobertaTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def distilbert(tmp_path_factory, packed_folder):
+    folder = tmp_path_factory.mktemp("distilbert") / "made"
+    size = checkpoint.load(packed_folder).model.config.vocab_size
+    family.dense("distilbert", vocabulary=size, places=512).write(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packed_folder / name, folder)
+    return folder
+
+
+def test_a_window_of_a_roberta_has_two_separators_and_no_token_types(roberta):
+    tokenizer = checkpoint.load(roberta).tokenizer
+    (window,) = windows(tokenizer, ["What is red?"], ["It is red."])
+    tokens = tokenizer.convert_ids_to_tokens(window.ids.tolist())
+    middle = tokens.index("</s>")
+    assert tokens[0] == "<s>" and tokens[middle : middle + 2] == ["</s>"] * 2 and tokens[-1] == "</s>"
+    assert window.first == middle + 2 and not window.types.any()
+    assert ["It is red."[a:b] for a, b in window.offsets][:2] == ["It", "is"]
+    with pytest.raises(ValueError, match="an overlap of 128 and 4 special tokens"):
+        windows(tokenizer, ["What?"], ["It is red."], 64 + 128 + 4)
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+def test_answers_are_those_of_transformers(name, request, asked):
+    folder = request.getfixturevalue(name)
+    loaded = checkpoint.load(folder)
+    plain = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    ignores_types = name == "distilbert"
+
+    class Plain(torch.nn.Module):
+        def forward(self, token_type_ids, **inputs):
+            return plain(**inputs) if ignores_types else plain(token_type_ids=token_type_ids, **inputs)
+
+    wanted = evaluation.answer(Plain(), loaded.tokenizer, asked.questions, progress=False).texts
+    for runtime in runtimes.available("cpu"):
+        for protocol in (Protocol(), Protocol(batch=3, by_length=False, pad_to=384)):
+            module = runtimes.build(runtime, loaded)
+            found = evaluation.answer(module, loaded.tokenizer, asked.questions, protocol, progress=False)
+            assert found.texts == wanted
+    assert any(wanted.values())
+
+
+def test_the_pipeline_and_the_command_answer(roberta, asked, asked_file):
+    ask = pipeline("question-answering", model=str(roberta))
+    question = asked.questions[3]
+    found = ask(question=question.question, context=question.context)
+    assert found["answer"] == question.context[found["start"] : found["end"]] != ""
+    about, result = evaluation.run(str(roberta), str(asked_file), device="cpu", dtype="fp32")
+    assert about["model"] == "made" and result.score.total == len(squad.read(asked_file))
+
+
+def test_positions_that_padding_takes_do_not_count(roberta):
+    loaded = checkpoint.load(roberta)
+    assert loaded.model.config.max_position_embeddings == 514 and bert.positions(loaded.model) == 512
+    with torch.inference_mode():
+        assert loaded.model(torch.full((1, 512), 5)).start_logits.isfinite().all()
+        with pytest.raises((IndexError, RuntimeError)):
+            loaded.model(torch.full((1, 513), 5))
+    ask = pipeline("question-answering", model=loaded, max_seq_len=600)
+    with pytest.raises(ValueError, match="do not fit a model of 512 positions"):
+        ask(question="What?", context="It is red. " * 300)
+
+
+def test_a_model_with_too_few_positions_is_not_evaluated(packed_folder, tmp_path, asked_file):
+    made = family.dense(vocabulary=checkpoint.load(packed_folder).model.config.vocab_size, places=100)
+    with pytest.raises(InputError, match="windows of 384 tokens do not fit a model of 100 positions"):
+        evaluation.run(str(made.write(tmp_path / "made")), str(asked_file), device="cpu")
+
+
+def test_a_tokenizer_with_more_token_types_than_the_model(packed_folder, tmp_path):
+    made = family.dense(vocabulary=checkpoint.load(packed_folder).model.config.vocab_size, types=1)
+    folder = made.write(tmp_path / "made")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packed_folder / name, folder)
+    with pytest.raises(InputError, match="the tokenizer gives token types to 1, the model knows 1"):
+        checkpoint.load(folder).tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("name, title", [("roberta", "RoBERTa"), ("distilbert", "DistilBERT")])
+def test_a_card_says_what_it_is(name, title, request):
+    found = checkpoint.describe(checkpoint.load(request.getfixturevalue(name)))
+    assert found.architecture == title and found.letter_case == ("cased" if name == "roberta" else "uncased")
