@@ -62,10 +62,18 @@ lab: install  ## open JupyterLab at the index of the notebooks
 exercises: install  ## write the teaching notebooks without their solutions to exercises/
 	$(BIN)/python -m qalib.teaching.exercises exercises
 
-site: install  ## run all notebooks, write them, glossary and report as a site to site/
+# The live page: other libraries to export the model, and npm's packages to run it in a browser.
+web/node_modules: web/package-lock.json
+	npm ci --prefix web --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+live: peers web/node_modules  ## write the page that asks the model in the browser, to live/ (python -m http.server -d live)
+	$(BIN)/python -m qalib.report.live live
+
+site: install  ## run all notebooks, write them, glossary and report as a site to site/ (after make live the live page too)
 	$(BIN)/python -m qalib.report.site site
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test reliability sanitize lab exercises site clean
+.PHONY: help install report test reliability sanitize lab exercises live site clean

@@ -229,17 +229,26 @@ def export(
     model: Model = "bundled",
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
     dtype: Annotated[str, typer.Option(help="Of the packed form: fp16 or fp32.")] = "fp16",
+    compact: Annotated[bool, typer.Option("--compact", help="ONNX: without idle heads and neurons.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
-    """Write a model for plain transformers (full size, zeros included), or packed (kept blocks only)."""
+    """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
     from qalib.model import checkpoint
+    from qalib.runtimes import onnx_folder, onnx_graph
 
+    if (compact or int8) and format is not Format.onnx:
+        raise InputError("--compact and --int8 are for --format onnx")
     loaded = checkpoint.load(model)
-    if format is Format.packed:
-        print(checkpoint.save_packed(loaded, out, dtype))
-    else:
-        print(checkpoint.save_transformers(loaded, out))
-        if reason := checkpoint.not_for_transformers(loaded):
-            print(f"for qalib only: {reason}", file=sys.stderr)
+    match format:
+        case Format.onnx:
+            graph, differs = onnx_folder.save(loaded, out, compact, int8)
+            print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
+        case Format.packed:
+            print(checkpoint.save_packed(loaded, out, dtype))
+        case Format.transformers:
+            print(checkpoint.save_transformers(loaded, out))
+            if reason := checkpoint.not_for_transformers(loaded):
+                print(f"for qalib only: {reason}", file=sys.stderr)
 
 
 @app.command()

@@ -22,6 +22,7 @@ class Format(StrEnum):
 
     transformers = "transformers"
     packed = "packed"
+    onnx = "onnx"
 
 
 Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]

@@ -214,7 +214,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with new_folder(out) as draft:
         _save_tensors(state, draft / formats.PACKED, "qalib-packed")
-        _save_beside(checkpoint, draft)
+        save_beside(checkpoint, draft)
     return Path(out)
 
 
@@ -227,7 +227,7 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
         name = checkpoint.architecture.theirs
         state = {name(key): value.contiguous() for key, value in checkpoint.model.state_dict().items()}
         _save_tensors(state, draft / formats.SAFETENSORS, "pt")
-        _save_beside(checkpoint, draft)
+        save_beside(checkpoint, draft)
     return Path(out)
 
 
@@ -249,7 +249,8 @@ def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None
     path.chmod(0o644)  # the library makes files that only their owner can read
 
 
-def _save_beside(checkpoint: Checkpoint, folder: Path) -> None:
+def save_beside(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write what stands beside weights: config, tokenizer, model_meta.json, LICENSE and NOTICE, as far as there are."""
     config = settings.written(checkpoint.model, checkpoint.architecture)
     write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
     if has_tokenizer(checkpoint.folder):

@@ -4,6 +4,7 @@
     notebooks/[course/]X.ipynb    [course/]X.html  , run for the purpose
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, its card as a page
+    web/                            live/, the page that asks the model in the browser, where npm's packages are
     qalib/ROOM/X.py                 code/ROOM/X.html, where the glossary leads there, an anchor at every name
 
 Links are written for the repository, where they lead from file to file; each is turned into one between pages.
@@ -22,8 +23,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib.report import build, pages
-from qalib.report.progress import Progress
+from qalib.report import build, live, pages
+from qalib.report.progress import Progress, say
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
 from qalib.utils.paths import ROOT
@@ -72,6 +73,11 @@ def make(
         _page(_code(root / name, name), root / name, draft, root)
     for name in REPORTS:
         _report(root / "reports" / name, draft, root)
+    if reason := live.missing():
+        say(f"the live page is left out: {reason}")
+    else:
+        home = '<nav><a href="../index.html">home</a></nav>'
+        live.make(draft / "live", (parameters or {}).get("model", "bundled"), home)
     write_text(draft / MARK, "")
     if problems := broken(draft):
         raise InputError(f"{draft}: {len(problems)} links lead nowhere: {'; '.join(problems[:5])}")
@@ -117,7 +123,7 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "home": root / "notebooks" / "index.ipynb",
         **(beside or {}),
         "glossary": root / "notebooks" / "glossary.md",
-    }
+    } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
     html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
     target = site / place(PurePosixPath(path.relative_to(root).as_posix()))

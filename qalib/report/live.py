@@ -1,0 +1,103 @@
+"""The live page: a folder that asks a model in the browser, and prunes it there, with no server behind it.
+
+    index.html, *.js, *.css     as in web/
+    vendor/                     onnxruntime-web and the tokenizer, as npm installed them in web/node_modules
+    model.onnx                  the model with masks as inputs (`onnx_masked`)
+    tokenizer*.json             its tokenizer
+    about.json                  blocks of every matrix in the order in which they go, examples, bytes of the files
+
+Browsers load modules and models over HTTP only: the folder needs a static host, and does not work as a file.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qalib.model import bert, blocks, checkpoint
+from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes import baselines, onnx_graph, onnx_masked
+from qalib.utils.errors import InputError
+from qalib.utils.files import new_folder, read_json, read_text, write_json, write_text
+from qalib.utils.paths import ROOT, TEMPLATES
+
+WEB = ROOT / "web"
+VENDOR = {
+    "onnxruntime-web/dist": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "@huggingface/tokenizers/dist": ("tokenizers.min.mjs",),
+    "@huggingface/tokenizers": ("LICENSE",),
+}
+NAMES = ("The tower", "The composer")  # of the questions in widget.json
+
+
+def missing() -> str | None:
+    """Why the page cannot be made here, and what to do, or None."""
+    if not WEB.is_dir():
+        return f"{WEB}: not there; the page is made in a clone of the repository"
+    if absent := [name for name in VENDOR if not (WEB / "node_modules" / name).is_dir()]:
+        return f"not installed: {', '.join(absent)} (npm ci in {WEB.name}/)"
+    return baselines.missing(*onnx_graph.PACKAGES)()
+
+
+def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Path:
+    """Write the page for a model; `nav` is HTML for its top. Returns the folder.
+
+    Raises InputError if `out` is not empty, or for what `missing` says.
+    """
+    if reason := missing():
+        raise InputError(f"the live page: {reason}")
+    loaded = checkpoint.load(model)
+    about = describe(loaded)
+    with new_folder(out) as draft:
+        for path in sorted(WEB.glob("*.*")):
+            if path.suffix in (".js", ".css"):
+                shutil.copy(path, draft)
+        (draft / "vendor").mkdir()
+        for folder, names in VENDOR.items():
+            for name in names:
+                shutil.copy(WEB / "node_modules" / folder / name, draft / "vendor")
+        write_text(draft / "index.html", read_text(WEB / "index.html").replace("<!--nav-->", nav))
+        loaded.tokenizer.save_pretrained(draft)
+        for name in ("LICENSE", "NOTICE"):
+            if (loaded.folder / name).exists():
+                shutil.copy(loaded.folder / name, draft)
+        onnx_masked.write(loaded, draft / "model.onnx")  # changes the model
+        files = {path.relative_to(draft).as_posix(): path.stat().st_size for path in fetched(draft)}
+        write_json(draft / "about.json", about | {"files": files, "bytes": sum(files.values())})
+    return Path(out)
+
+
+def fetched(folder: Path) -> list[Path]:
+    """The files of the page that a browser fetches, about.json left out."""
+    others = ("LICENSE", "NOTICE", "about.json")
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in others)
+
+
+def describe(loaded: Checkpoint) -> dict[str, Any]:
+    """What the page must know of a checkpoint; `order` numbers the kept blocks of a matrix row by row, small first."""
+    matrices = []
+    for matrix in bert.matrices(loaded.model):
+        tiles = blocks.split(matrix.linear.weight.detach(), loaded.block)
+        kept = blocks.mask(matrix.linear.weight.detach(), loaded.block)
+        places = kept.flatten().nonzero()[:, 0]
+        sizes = tiles[kept].square().mean((-1, -2))
+        order = places[sizes.argsort(stable=True)]
+        matrices.append({"name": onnx_masked.mask_name(matrix), "shape": list(kept.shape), "order": order.tolist()})
+    config = loaded.model.config
+    return {
+        "model": loaded.name,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "blocks": sum(torch.Size(matrix["shape"]).numel() for matrix in matrices),
+        "kept": sum(len(matrix["order"]) for matrix in matrices),
+        "examples": [
+            {"name": name} | example for name, example in zip(NAMES, read_json(TEMPLATES / "widget.json"), strict=True)
+        ],
+        "matrices": matrices,
+    }
+
+
+if __name__ == "__main__":
+    print(make(*sys.argv[1:3]) / "index.html")

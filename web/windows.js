@@ -1,0 +1,65 @@
+// Windows, as qalib/qa/windows.py cuts them: [CLS] question [SEP] a stretch of the context [SEP].
+
+export const LONGEST = 384; // tokens of a window
+const OVERLAP = 128; // tokens that two windows share
+
+const SPACE = /[\s\u0085]/u;
+const PUNCTUATION = /[\p{P}$+<=>^`|~]/u;
+const IDEOGRAPH =
+  /[\u4E00-\u9FFF\u3400-\u4DBF\u{20000}-\u{2A6DF}\u{2A700}-\u{2B73F}\u{2B740}-\u{2B81F}\u{2B920}-\u{2CEAF}\uF900-\uFAFF\u{2F800}-\u{2FA1F}]/u;
+
+/** The words of a text as BERT tells them apart, [start, end] in UTF-16 units; a sign or ideograph is one by itself. */
+export function words(text) {
+  const found = [];
+  let start = -1;
+  let at = 0;
+  const close = () => start >= 0 && found.push([start, at]) && (start = -1);
+  for (const character of text) {
+    if (SPACE.test(character)) close();
+    else if (PUNCTUATION.test(character) || IDEOGRAPH.test(character)) {
+      close();
+      found.push([at, at + character.length]);
+    } else if (start < 0) start = at;
+    at += character.length;
+  }
+  close();
+  return found;
+}
+
+/** The tokens of a text: `ids`, and for each the number of its word among `spans`. */
+export function tokens(tokenizer, text) {
+  const spans = words(text);
+  const ids = [];
+  const word = [];
+  spans.forEach(([start, end], number) => {
+    for (const id of tokenizer.encode(text.slice(start, end), { add_special_tokens: false }).ids) {
+      ids.push(id);
+      word.push(number);
+    }
+  });
+  return { ids, word, spans };
+}
+
+/**
+ * The windows of a question over a context: `ids` and `types` of all tokens, `first` the place of the first context
+ * token, `word` the number of the word of each context token. Throws an Error if the question leaves no room.
+ */
+export function windows(tokenizer, question, context) {
+  const [cls, sep] = ["[CLS]", "[SEP]"].map((token) => tokenizer.token_to_id(token));
+  const asked = tokens(tokenizer, question).ids;
+  const { ids, word, spans } = tokens(tokenizer, context);
+  const room = LONGEST - asked.length - 3;
+  if (ids.length > room && room <= OVERLAP) throw new Error("The question is too long: it leaves no room for the text.");
+  const result = [];
+  for (let at = 0; ; at += room - OVERLAP) {
+    const part = ids.slice(at, at + room);
+    const head = [cls, ...asked, sep];
+    result.push({
+      ids: [...head, ...part, sep],
+      types: [...head.map(() => 0), ...part.map(() => 1), 1],
+      first: head.length,
+      word: word.slice(at, at + room),
+    });
+    if (at + room >= ids.length) return { windows: result, spans };
+  }
+}
