@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering, RobertaTokenizer
 from qalib import pipeline, runtimes
 from qalib.model import bert, checkpoint
 from qalib.qa import evaluation, squad
-from qalib.qa.evaluation import Protocol
+from qalib.qa.answering import BatchingConfig
 from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
 
@@ -66,9 +66,9 @@ def test_answers_are_those_of_transformers(name, request, asked):
 
     wanted = evaluation.answer(Plain(), loaded.tokenizer, asked.questions, progress=False).texts
     for runtime in runtimes.available("cpu"):
-        for protocol in (Protocol(), Protocol(batch=3, by_length=False, pad_to=384)):
+        for batching in (BatchingConfig(), BatchingConfig(batch_size=3, sort_by_length=False, pad_to=384)):
             module = runtimes.build(runtime, loaded)
-            found = evaluation.answer(module, loaded.tokenizer, asked.questions, protocol, progress=False)
+            found = evaluation.answer(module, loaded.tokenizer, asked.questions, batching, progress=False)
             assert found.texts == wanted
     assert any(wanted.values())
 
@@ -78,7 +78,7 @@ def test_the_pipeline_and_the_command_answer(roberta, asked, asked_file):
     question = asked.questions[3]
     found = ask(question=question.question, context=question.context)
     assert found["answer"] == question.context[found["start"] : found["end"]] != ""
-    about, result = evaluation.run(str(roberta), str(asked_file), device="cpu", dtype="fp32")
+    about, result = evaluation.load_and_evaluate(str(roberta), str(asked_file), device="cpu", dtype="fp32")
     assert about["model"] == "made" and result.score.total == len(squad.read(asked_file))
 
 
@@ -97,7 +97,7 @@ def test_positions_that_padding_takes_do_not_count(roberta):
 def test_a_model_with_too_few_positions_is_not_evaluated(packed_folder, tmp_path, asked_file):
     made = family.dense(vocabulary=checkpoint.load(packed_folder).model.config.vocab_size, places=100)
     with pytest.raises(InputError, match="windows of 384 tokens do not fit a model of 100 positions"):
-        evaluation.run(str(made.write(tmp_path / "made")), str(asked_file), device="cpu")
+        evaluation.load_and_evaluate(str(made.write(tmp_path / "made")), str(asked_file), device="cpu")
 
 
 def test_a_tokenizer_with_more_token_types_than_the_model(packed_folder, tmp_path):

@@ -13,7 +13,7 @@ from qalib.model import checkpoint
 from qalib.runtimes import baselines, onnx_folder, onnx_graph
 from qalib.utils.errors import InputError
 
-if absent := baselines.missing(*onnx_graph.PACKAGES)():
+if absent := baselines.not_installed(*onnx_graph.PACKAGES)():
     pytest.skip(absent, allow_module_level=True)
 
 ALONE = """

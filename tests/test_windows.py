@@ -34,9 +34,9 @@ def test_one_character_can_be_several_tokens(sparse):
     assert window.first <= 1 + 64 + 1
 
 
-def test_no_room():
+def test_no_room(sparse):
     with pytest.raises(ValueError, match="windows of 100 tokens have no room for 64 question tokens, an overlap of 64"):
-        windows(None, ["q"], ["c"], max_length=100, overlap=64)
+        windows(sparse.tokenizer, ["q"], ["c"], max_length=100, overlap=64)
 
 
 def test_collate_pads(sparse):

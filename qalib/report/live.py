@@ -38,7 +38,7 @@ def missing() -> str | None:
         return f"{WEB}: not there; the page is made in a clone of the repository"
     if absent := [name for name in VENDOR if not (WEB / "node_modules" / name).is_dir()]:
         return f"not installed: {', '.join(absent)} (npm ci in {WEB.name}/)"
-    return baselines.missing(*onnx_graph.PACKAGES)()
+    return baselines.not_installed(*onnx_graph.PACKAGES)()
 
 
 def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Path:

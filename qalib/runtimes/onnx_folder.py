@@ -9,7 +9,7 @@ from pathlib import Path
 from qalib.model import checkpoint
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import compact, onnx_graph
-from qalib.runtimes.baselines import missing
+from qalib.runtimes.baselines import not_installed
 from qalib.utils.errors import InputError
 from qalib.utils.files import new_folder
 
@@ -20,7 +20,7 @@ def save(loaded: Checkpoint, out: Path | str, cut: bool = False, int8: bool = Fa
     With `cut`, heads and FFN neurons that do not change the output are left out; with `int8`, weights are quantised.
     Raises InputError if a package is missing, `out` is not empty, or a float32 logit differs from that of torch.
     """
-    if absent := missing(*onnx_graph.PACKAGES)():
+    if absent := not_installed(*onnx_graph.PACKAGES)():
         raise InputError(f"export to ONNX: {absent}")
     model = compact.cut(copy.deepcopy(loaded.model)) if cut else loaded.model
     with new_folder(out) as draft:
