@@ -36,8 +36,8 @@ def extension() -> dict:
             except Exception as error:
                 print(f"{SOURCE} is not compiled: {error}", file=sys.stderr)
 
-    # Compiled for OpenMP, but not linked with it: at::parallel_for then uses torch's own.
-    flags = ["-O3", "-fopenmp"]
+    # Not -fopenmp: block_sparse.cpp asks torch's own OpenMP library, whichever compiler that was made for.
+    flags = ["-O3"]
     depends = [os.path.join(os.path.dirname(SOURCE), name) for name in HEADERS]
     module = CppExtension(
         "qalib.runtimes._block_sparse", [SOURCE], depends=depends, extra_compile_args=flags, optional=True

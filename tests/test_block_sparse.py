@@ -1,5 +1,6 @@
 """The block-sparse linear layer against float64, for every instruction set that this machine has."""
 
+import copy
 import subprocess
 import sys
 
@@ -13,14 +14,15 @@ from qalib import runtimes
 from qalib.model import blocks
 from qalib.runtimes import block_sparse
 from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
+from qalib.utils.errors import InputError
 
 HALF = torch.bfloat16
-INT8 = block_sparse.int8_instructions()
+INT8 = [name for name in block_sparse.instruction_sets() if name in block_sparse.INT8]
 SETS = [
     (name, dtype)
     for name in block_sparse.instruction_sets()
     for dtype in (torch.float32, HALF)
-    if name not in block_sparse.INT8 and block_sparse.supports(name, (32, 32), dtype)
+    if name not in INT8 and block_sparse.supports(name, (32, 32), dtype)
 ]
 SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (48, 6)]
 
@@ -73,16 +75,16 @@ def test_error_is_no_larger_than_that_of_the_dense_layer(instructions, dtype):
     assert errors[0] <= 1.05 * errors[1]
 
 
-@pytest.mark.skipif(INT8 not in block_sparse.instruction_sets(), reason=f"this machine has no {INT8}")
+@pytest.mark.parametrize("instructions", INT8)
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_int8_is_within_its_steps(dtype, data):
+def test_int8_is_within_its_steps(instructions, dtype, data):
     block = data.draw(st.sampled_from([(32, 32), (16, 16), (64, 64), (16, 4)]))
     rows, columns, tokens = (data.draw(st.integers(1, most)) for most in (4, 6, 40))
     density, seed = data.draw(st.sampled_from([0.0, 0.3, 1.0])), data.draw(st.integers(0, 9))
     weight, bias, x = case(rows, columns, block, density, tokens, dtype, seed)
-    found = BlockSparseLinear(weight, bias, block, False, dtype, INT8)(x).double()
+    found = BlockSparseLinear(weight, bias, block, False, dtype, instructions)(x).double()
     # By hand, in float64: each row of W and each token in steps of 1/127 of its largest value, rounded to the nearest.
     steps = [v.abs().amax(1, keepdim=True).double().clamp_min(1e-30) / 127 for v in (weight, x)]
     w, a = ((v.double() / step).round() * step for v, step in zip((weight, x), steps, strict=True))
@@ -91,6 +93,79 @@ def test_int8_is_within_its_steps(dtype, data):
     slack = of_x @ w.abs().T + (a.abs() + of_x) @ of_w.T
     expected = functional.linear(a, w, bias.double())
     assert ((found - expected).abs() <= torch.finfo(dtype).eps * expected.abs() + slack + 1e-4).all()
+
+
+@pytest.mark.parametrize("instructions", INT8)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_int8_sums_are_exact(instructions, data):
+    """Whole numbers up to 127 are their own steps; the largest of both signs would overflow 16 bits."""
+    columns, tokens = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    pick = st.sampled_from([(-127, 128), (127, 128), (-127, -126)])
+    weight, x = (
+        torch.randint(*data.draw(pick), (rows, 32 * columns), generator=random).float() for rows in (32, tokens)
+    )
+    weight[:, 0], x[:, 0] = 127, -127
+    found = BlockSparseLinear(weight, torch.zeros(32), (32, 32), False, torch.float32, instructions)(x)
+    expected = functional.linear(x.double(), weight.double())
+    assert torch.equal(found, expected.float())
+
+
+@pytest.mark.parametrize("instructions", block_sparse.instruction_sets())
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_added_and_normalised(instructions, data):
+    """What a residual and LayerNorm make of the result in the operator is what torch makes of it after."""
+    dtype = data.draw(st.sampled_from([torch.float32, HALF])) if instructions != "avx512_bf16" else HALF
+    block = data.draw(st.sampled_from([(32, 32), (16, 16), *([] if instructions in INT8 + ["avx512_bf16"] else [(3, 5)])]))
+    weight, bias, x = case(data.draw(st.integers(1, 5)), 3, block, 0.5, data.draw(st.integers(1, 40)), dtype)
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    norm = torch.nn.LayerNorm(len(weight), eps=1e-3)
+    for parameter in norm.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=random)
+    linear = BlockSparseLinear(weight, bias, block, False, dtype, instructions)
+    residual = (3 * torch.randn((len(x), len(weight)), generator=random)).to(dtype)
+    around = torch.full((len(x) + 2, len(weight)), 7.0, dtype=dtype)
+    with torch.inference_mode():
+        y = linear(x).double() + residual.double()
+        expected = copy.deepcopy(norm).double()(y)
+        found = linear(x, around[1:-1], residual, copy.deepcopy(norm).to(dtype))
+        rounded = torch.nn.utils.parameters_to_vector(norm.parameters()).abs().max()
+    deviation = (y.var(1, unbiased=False) + 1e-3).sqrt()[:, None]
+    room = torch.finfo(dtype).eps * (expected.abs() + (8 + y.abs() / deviation) * rounded) + 1e-5 * (1 + rounded)
+    assert ((found.double() - expected).abs() <= room).all()
+    assert (around[[0, -1]] == 7).all()
+
+
+@needs_operator
+def test_a_cap_on_instruction_sets(monkeypatch, sparse):
+    monkeypatch.delenv("QALIB_INSTRUCTIONS", raising=False)
+    everything = block_sparse.instruction_sets()
+    for most in ("torch", "portable", "avx2", "avx512"):
+        monkeypatch.setenv("QALIB_INSTRUCTIONS", most)
+        allowed = block_sparse.LEVELS[: block_sparse.LEVELS.index(most) + 1]
+        assert block_sparse.instruction_sets() == [n for n in everything if n.split("_int8")[0] in allowed]
+        assert block_sparse.instructions_for((32, 32), torch.float32) in allowed
+    monkeypatch.setenv("QALIB_INSTRUCTIONS", "portable")
+    module = runtimes.build("block-sparse", sparse)
+    assert {m.instructions for m in module.modules() if isinstance(m, BlockSparseLinear)} == {"portable"}
+    with pytest.raises(InputError, match="block-sparse-int8: none of avx2_int8, avx_vnni, avx512_vnni is among"):
+        runtimes.build("block-sparse-int8", sparse)
+    # as a machine of that kind has them
+    has = ["portable", "avx2", "avx2_int8", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni"]
+    monkeypatch.setattr(block_sparse, "_compiled", lambda: has)
+    for most, best in (("avx2", "avx2_int8"), ("avx_vnni", "avx_vnni"), ("avx512_vnni", "avx512_vnni")):
+        monkeypatch.setenv("QALIB_INSTRUCTIONS", most)
+        assert block_sparse.int8_instructions() == best
+    monkeypatch.setenv("QALIB_INSTRUCTIONS", "avx2")
+    assert block_sparse.instruction_sets() == ["torch", "portable", "avx2", "avx2_int8"]
+
+
+def test_an_unknown_cap_is_refused(monkeypatch):
+    monkeypatch.setenv("QALIB_INSTRUCTIONS", "mmx")
+    with pytest.raises(InputError, match="QALIB_INSTRUCTIONS: no instruction set 'mmx'; there are torch, portable, avx2"):
+        block_sparse.instruction_sets()
 
 
 @needs_operator

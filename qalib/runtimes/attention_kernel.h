@@ -60,7 +60,7 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
   std::fill(columns, columns + strips, 0);
 
   item* lefts = room.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
-  std::fill(lefts + (keys - STRIP) * size / STEP, lefts + keys * size / STEP, item(0));
+  std::memset(lefts + (keys - STRIP) * size / STEP, 0, STRIP * size / STEP * sizeof(item));
   for (int64_t k = 0; k < h.length; k += STRIP)
     pack(items(key + k * row), size / STEP, row / STEP, std::min(STRIP, h.length - k), lefts + k * size / STEP, STRIP);
   item* rights = room.take<item>(5, keys * size / STEP);  // values, [strip][keys / STEP][lanes]

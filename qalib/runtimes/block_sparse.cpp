@@ -2,18 +2,60 @@
 //
 // y = f(x W^T + b) for a weight W of which only some blocks are kept; f is nothing or GELU. After it a residual may be
 // added and the sum normalised, while it is still in the cache. Attention between the linear layers goes through the same
-// multiplication. Which instruction set runs is chosen by name. Threads are torch's own: at::parallel_for.
+// multiplication. Which instruction set runs is chosen by name. Threads are torch's own.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
+#include <exception>
+#include <mutex>
 #include <optional>
 #include <string>
 
 #include "instruction_sets.h"
 
+#ifdef __linux__
+extern "C" {  // of torch's OpenMP library: GNU's, LLVM's and Intel's have these names
+void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+int omp_get_num_threads();
+int omp_get_thread_num();
+}
+#endif
+
 namespace {
+
+// f(begin, end) for parts of 0 ... count - 1, shared among torch's threads.
+//
+// at::parallel_for is compiled here, not in torch: clang would make calls to LLVM's OpenMP library of it, where torch
+// brings GNU's, and a second one must not be loaded.
+template <class F>
+void parallel_for(int64_t count, const F& f) {
+#ifdef __linux__
+  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  if (threads < 2 || at::in_parallel_region()) return f(0, count);
+  struct Shared {
+    const F& f;
+    int64_t count;
+    std::exception_ptr error;
+  } shared{f, count, nullptr};
+  const auto part = [](void* data) {
+    Shared& s = *static_cast<Shared*>(data);
+    const int64_t parts = omp_get_num_threads(), i = omp_get_thread_num();
+    try {
+      s.f(s.count * i / parts, s.count * (i + 1) / parts);
+    } catch (...) {
+      static std::mutex one;
+      const std::lock_guard<std::mutex> lock(one);
+      s.error = std::current_exception();
+    }
+  };
+  GOMP_parallel(part, &shared, threads, 0);
+  if (shared.error) std::rethrow_exception(shared.error);
+#else
+  at::parallel_for(0, count, 1, f);
+#endif
+}
 
 constexpr int64_t TILE_BYTES = 384 * 1024;  // of packed tokens, to leave room for weights in an L2 cache of 512 KiB
 
@@ -44,7 +86,7 @@ void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<No
   const int64_t fit = std::max<int64_t>(1, TILE_BYTES / (w.inputs * path.bytes * path.rows + 1)) * path.rows;
   int64_t tiles = (tokens + fit - 1) / fit;
   tiles = std::min(tokens, (tiles + threads - 1) / threads * threads);
-  at::parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(tiles, [&](int64_t begin, int64_t end) {
     static thread_local Room room;
     for (int64_t i = begin; i < end; i++) {
       const int64_t first = tokens * i / tiles, last = tokens * (i + 1) / tiles;
@@ -116,7 +158,7 @@ void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& sta
 template <class T>
 void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
   const int64_t step = h.length * h.heads * h.size;
-  at::parallel_for(0, batch * h.heads, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(batch * h.heads, [&](int64_t begin, int64_t end) {
     static thread_local Room room;
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / h.heads;

@@ -53,8 +53,11 @@ def instruction_sets() -> list[str]:
     if most not in LEVELS:
         raise InputError(f"QALIB_INSTRUCTIONS: no instruction set {most!r}; there are {', '.join(LEVELS)}")
     allowed = LEVELS[: LEVELS.index(most) + 1]
-    found = [TORCH, *([] if unavailable() else torch.ops.qalib.instruction_sets())]
-    return [name for name in found if name.removesuffix("_int8") in allowed]
+    return [name for name in (TORCH, *_compiled()) if name.removesuffix("_int8") in allowed]
+
+
+def _compiled() -> list[str]:
+    return [] if unavailable() else torch.ops.qalib.instruction_sets()
 
 
 def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:

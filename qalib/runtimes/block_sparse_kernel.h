@@ -70,7 +70,10 @@ INLINE wholes fetch(const weight* w) {
 }
 INLINE wholes spread(item x) { return wholes{} + int32_t(x); }
 INLINE void add(vec& sum, wholes x, wholes w) {  // the intrinsics make gcc 12 spill the sums
-#if BYTES == 64
+#if defined(EMULATE_VNNI)  // for a test, where no machine has the instruction
+  for (int i = 0; i < LANES; i++)
+    for (int shift = 0; shift < 32; shift += 8) sum[i] += int32_t(uint8_t(x[i] >> shift)) * int8_t(w[i] >> shift);
+#elif BYTES == 64
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
 #else
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
