@@ -252,6 +252,28 @@ def export(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; made if it is not there.")],
+    model: Annotated[str | None, typer.Option(help="The model of the report [default: the one it names].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the folder that is uploaded there.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
+) -> None:
+    """Put a model with its card, figures and evaluation results on the model hub."""
+    import tempfile
+
+    from qalib.report import push
+
+    push.check_name(repository)
+    if dry_run and out is None:
+        raise InputError("--dry-run: name the folder to write with --out")
+    with tempfile.TemporaryDirectory() as work:
+        made = push.assemble(folder, out or Path(work) / "upload", model)
+        print(made if dry_run else push.upload(made, repository, private))
+
+
+@app.command()
 @options_of(
     PruningConfig,
     names={"eval_data": ("--eval",), "regularization_weight": ("--regularization-weight", "--regulariser")},

@@ -1,0 +1,115 @@
+"""To the hub: a report's card and figures with the checkpoint that they are of, in one folder and then in a repository.
+
+weights, config.json, tokenizer, model_meta.json, LICENSE, NOTICE    as in the checkpoint's folder
+README.md, *.svg, density_chart.html                                 the card
+results.json                                                         every number with its definition
+.eval_results/squad.yaml                                             EM and F1 as the hub reads them, if the card
+                                                                     has any: of all of SQuAD v1.1 dev only
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import yaml
+from huggingface_hub import EvalResultEntry, HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from qalib.model import checkpoint, hub
+from qalib.report import results
+from qalib.utils.errors import InputError, one_line
+from qalib.utils.files import new_folder, read_json, read_text, write_text
+
+SQUAD = "rajpurkar/squad"  # the data set's id on the hub
+EVALUATION = Path(".eval_results", "squad.yaml")
+RELATIVE = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
+
+
+def assemble(report: Path, out: Path, model: str | None = None) -> Path:
+    """Write the folder of a report and its model, which is the one that the report names unless given.
+
+    Raises InputError if `report` is none, `out` is not empty, the model is not the one that was reported on, or what
+    was written is not what the hub's loaders read (`check`).
+    """
+    manifest = read_json(report / "manifest.json")
+    try:
+        stated, finished = manifest["model"]["sha256"], manifest["finished"]
+    except (KeyError, TypeError):
+        raise InputError(f"{report / 'manifest.json'}: not that of a report") from None
+    loaded = checkpoint.load(model or str(results.read(report)["model_source"].value))
+    if loaded.sha256 != stated:
+        raise InputError(
+            f"{loaded.weight_file}: not the model of the report {report}, whose SHA-256 is {stated[:12]}...; "
+            "name it with --model"
+        )
+    with new_folder(out) as draft:
+        for pattern in (loaded.weight_file.name, *hub.BESIDE):
+            for path in loaded.folder.glob(pattern):
+                shutil.copy(path, draft)
+        for path in [*(report / "card").iterdir(), report / "results.json"]:
+            shutil.copy(path, draft)
+        if scores := _scores(read_card(draft), finished):
+            write_text(draft / EVALUATION, yaml.safe_dump(scores, sort_keys=False))
+        check(draft)
+    return Path(out)
+
+
+def check(folder: Path) -> None:
+    """Read everything as the hub's own loaders do, and load the checkpoint. Raises InputError for what they refuse."""
+    card = read_card(folder)
+    if absent := sorted(name for name in {*RELATIVE.findall(card.text)} if not (folder / name).is_file()):
+        raise InputError(f"{folder / 'README.md'}: links to what is not in the folder: {', '.join(absent)}")
+    if (path := folder / EVALUATION).exists():
+        try:
+            huggingface_hub.parse_eval_result_entries(yaml.safe_load(read_text(path)))
+        except Exception as error:  # the library raises many kinds
+            raise InputError(f"{path}: not evaluation results: {one_line(error)}") from None
+    _ = checkpoint.load(folder).tokenizer
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card by the hub's loader. Raises InputError if it refuses its metadata."""
+    path = folder / "README.md"
+    read_text(path)
+    try:
+        return ModelCard.load(path)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{path}: not a card: {one_line(error)}") from None
+
+
+def upload(folder: Path, repository: str, private: bool = False) -> str:
+    """Put a folder into a repository on the hub, made if it is not there; returns the commit's address.
+
+    Raises InputError that says what the hub or the client refused.
+    """
+    check_name(repository)
+    try:
+        HfApi().create_repo(repository, private=private, exist_ok=True)
+        return str(HfApi().upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Model, card and results by qalib"
+        ).commit_url)  # fmt: skip
+    except Exception as error:  # of the network, the hub and the library
+        raise InputError(f"{repository}: not uploaded ({one_line(error)}); to log in: hf auth login") from None
+
+
+def check_name(repository: str) -> None:
+    """Raises InputError if that cannot be the id of a repository."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise InputError(f"{repository}: cannot be an id on the hub: {one_line(error)}") from None
+
+
+def _scores(card: ModelCard, finished: str) -> list[dict[str, Any]]:
+    """The card's scores as entries of `.eval_results`; none if it has none."""
+    entries = [
+        EvalResultEntry(
+            dataset_id=SQUAD, task_id=score.metric_type, value=score.metric_value, date=finished,
+            notes=f"{score.metric_name} on all of SQuAD v1.1 dev, official metric, by qalib",
+        )
+        for score in card.data.eval_results or ()
+    ]  # fmt: skip
+    return huggingface_hub.eval_result_entries_to_yaml(entries)
