@@ -118,7 +118,8 @@ def test_int8_sums_are_exact(instructions, data):
 def test_added_and_normalised(instructions, data):
     """What a residual and LayerNorm make of the result in the operator is what torch makes of it after."""
     dtype = data.draw(st.sampled_from([torch.float32, HALF])) if instructions != "avx512_bf16" else HALF
-    block = data.draw(st.sampled_from([(32, 32), (16, 16), *([] if instructions in INT8 + ["avx512_bf16"] else [(3, 5)])]))
+    odd = [] if instructions in INT8 + ["avx512_bf16"] else [(3, 5)]
+    block = data.draw(st.sampled_from([(32, 32), (16, 16), *odd]))
     weight, bias, x = case(data.draw(st.integers(1, 5)), 3, block, 0.5, data.draw(st.integers(1, 40)), dtype)
     random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
     norm = torch.nn.LayerNorm(len(weight), eps=1e-3)
@@ -164,7 +165,7 @@ def test_a_cap_on_instruction_sets(monkeypatch, sparse):
 
 def test_an_unknown_cap_is_refused(monkeypatch):
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "mmx")
-    with pytest.raises(InputError, match="QALIB_INSTRUCTIONS: no instruction set 'mmx'; there are torch, portable, avx2"):
+    with pytest.raises(InputError, match="QALIB_INSTRUCTIONS: no instruction set 'mmx'; there are torch, portable"):
         block_sparse.instruction_sets()
 
 

@@ -1,4 +1,4 @@
-"""The kernel without torch: compiled with each compiler that is here, for Arm too, against float64 (kernel_driver.cpp)."""
+"""The kernel without torch (kernel_driver.cpp): by each compiler that is here, for Arm too, against float64."""
 
 import platform
 import shutil

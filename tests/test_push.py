@@ -164,7 +164,7 @@ def test_the_hub_gets_every_file(hub, folder, tmp_path):
     assert done.returncode == 0 and done.stdout.strip() == f"{hub.endpoint}/me/model/commit/1", done.stderr
     sent = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert hub.files == sent and push.EVALUATION.as_posix() in sent
-    assert hub.made[0]["name"] == "model" and hub.made[0]["private"] is True
+    assert hub.made[0]["name"] == "model" and hub.made[0]["visibility"] == "private"
 
 
 def test_a_wrong_token_is_one_line(hub, tmp_path):
