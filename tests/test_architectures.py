@@ -10,7 +10,7 @@ from transformers import AutoModelForQuestionAnswering, RobertaTokenizer
 
 from qalib import pipeline, runtimes
 from qalib.model import bert, checkpoint
-from qalib.qa import evaluation, squad
+from qalib.qa import answering, evaluation, squad
 from qalib.qa.answering import BatchingConfig
 from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
