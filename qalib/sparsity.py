@@ -30,7 +30,8 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
 
     Rows, columns and weights are those before pruning; blocks are those in which the checkpoint is stored.
     """
-    table, shapes = [], granularity.of_model(checkpoint.model)
+    table = []
+    shapes = granularity.of_model(checkpoint.model)
     for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
         zero = weight == 0
@@ -59,7 +60,8 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
 
 def unpruned_shape(checkpoint: Checkpoint, kind: str) -> tuple[int, int]:
     """Rows and columns of a kind of matrix before pruning, also where the whole encoder was made narrower."""
-    config, width = checkpoint.model.config, _unpruned_width(checkpoint)
+    config = checkpoint.model.config
+    width = _unpruned_width(checkpoint)
     inner = config.intermediate_size
     return {"FFN in": (inner, width), "FFN out": (width, inner)}.get(kind, (width, width))
 
@@ -131,7 +133,8 @@ def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
     kept as far as it is in the file), share and kept_share of the respective totals. `matrices` is the table of
     `per_matrix` where it is at hand."""
     matrices = per_matrix(checkpoint) if matrices is None else matrices
-    sizes, kept = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
+    sizes = dict.fromkeys(PARTS, 0)
+    kept = dict.fromkeys(PARTS, 0)
     narrow, wide = checkpoint.model.config.hidden_size, _unpruned_width(checkpoint)
     for name, parameter in checkpoint.model.named_parameters():
         part = next(p for p, marks in PARTS.items() if name.startswith(marks) or name.endswith(marks))
@@ -158,7 +161,8 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
     kept = int(parts.kept.drop("encoder matrices").sum())
     kept += int(matrices.kept_blocks.sum()) * checkpoint.block[0] * checkpoint.block[1]
     bitmaps = sum(-(-count // 8) for count in matrices.blocks)
-    width, size = _unpruned_width(checkpoint), bert.head_size(checkpoint.model)
+    width = _unpruned_width(checkpoint)
+    size = bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
     without_heads = total - removed * (4 * width * size + 3 * size)
     return pd.DataFrame(
@@ -180,7 +184,8 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
 
     Counted: encoder matrices, the two products of attention (2 * length² * head size a head), the answer layer.
     """
-    config, size = checkpoint.model.config, bert.head_size(checkpoint.model)
+    config = checkpoint.model.config
+    size = bert.head_size(checkpoint.model)
     rows = {part: [0, 0, 0] for part in ("encoder matrices", "attention products", "answer layer")}
     for layer in bert.layers(checkpoint.model):
         heads_left = ~bert.heads_removable(layer, config.num_attention_heads)

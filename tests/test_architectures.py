@@ -10,7 +10,7 @@ from transformers import AutoModelForQuestionAnswering, RobertaTokenizer
 
 from qalib import pipeline, runtimes
 from qalib.model import bert, checkpoint
-from qalib.qa import evaluation, squad
+from qalib.qa import answering, evaluation, squad
 from qalib.qa.answering import BatchingConfig
 from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
@@ -64,11 +64,11 @@ def test_answers_are_those_of_transformers(name, request, asked):
         def forward(self, token_type_ids, **inputs):
             return plain(**inputs) if ignores_types else plain(token_type_ids=token_type_ids, **inputs)
 
-    wanted = evaluation.answer(Plain(), loaded.tokenizer, asked.questions, progress=False).texts
+    wanted = answering.answer(Plain(), loaded.tokenizer, asked.questions, progress=False).texts
     for runtime in runtimes.available("cpu"):
         for batching in (BatchingConfig(), BatchingConfig(batch_size=3, sort_by_length=False, pad_to=384)):
             module = runtimes.build(runtime, loaded)
-            found = evaluation.answer(module, loaded.tokenizer, asked.questions, batching, progress=False)
+            found = answering.answer(module, loaded.tokenizer, asked.questions, batching, progress=False)
             assert found.texts == wanted
     assert any(wanted.values())
 

@@ -1,7 +1,7 @@
 """The trials of `make reliability` in short: see `reliability/`.
 
 Others have their short form beside what they try: two runs that are the same and two at once in test_report.py, several
-processes in test_crew.py (evaluating) and test_pruning.py (training), several models in test_comparison.py.
+processes in test_shared_evaluation.py and test_pruning_processes.py, several models in test_comparison.py.
 """
 
 from dataclasses import asdict

@@ -53,7 +53,8 @@ def evaluation_time(
         {way: lambda way=way: run(way, questions.questions) for way in ways}, repeats, warmup=0, progress=progress
     )
     first = next(iter(ways))
-    base, texts = timings[first].median, found[first].texts
+    base = timings[first].median
+    texts = found[first].texts
     remarks = [f"{dtype} is emulated on this device"] * machine.is_emulated(dtype, device)
     remarks += ["a single round, so without a spread"] * (repeats < 2)
     rows = [

@@ -65,7 +65,9 @@ def compare(
         row = {"runtime": name, "dtype": dtype, "device": device, "threads": torch.get_num_threads(), "batch": batch,
                "length": length, "rounds": repeats, "baseline": f"dense {dtype}"}  # fmt: skip
         if (name, dtype) in modules:
-            timing, base, kind = timings[name, dtype], timings["dense", dtype], runtimes.REGISTRY[name]
+            timing = timings[name, dtype]
+            base = timings["dense", dtype]
+            kind = runtimes.REGISTRY[name]
             speedup = base.median / timing.median
             bound = work["dense"] / work["sparse"] if kind.sparse else 1.0
             multiplied = "dense" if not kind.sparse else "compact" if name == "compact" else "sparse"

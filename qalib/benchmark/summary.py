@@ -59,7 +59,8 @@ def best(rows: pd.DataFrame) -> dict[str, Any]:
     """
     timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
     peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
-    ours, others = timed[~peers].iloc[0], timed[peers]
+    ours = timed[~peers].iloc[0]
+    others = timed[peers]
     return {
         "ours": f"{ours.runtime} {ours['dtype']}",
         "baseline": ours.best_baseline,

@@ -61,7 +61,8 @@ def report(
     """Run the notebooks and write the report: model card, tables, figures, pages."""
     from qalib.report import build, comparison
 
-    models, parameters = model or ["bundled"], dict(setting(text) for text in parameter or [])
+    models = model or ["bundled"]
+    parameters = dict(setting(text) for text in parameter or [])
     how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters, "quick": quick}
     several = len(models) > 1
     print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
@@ -121,7 +122,8 @@ def score(data: str, predictions: Path, as_json: Json = False) -> None:
     """Score a prediction file against a question set with the official SQuAD v1.1 metric."""
     from qalib.qa import metric, squad
 
-    asked, found = squad.load(data), metric.read_predictions(predictions)
+    asked = squad.load(data)
+    found = metric.read_predictions(predictions)
     try:
         result = metric.score(asked.questions, found)
     except InputError as error:
@@ -185,7 +187,8 @@ def benchmark(
     from qalib.runtimes import REGISTRY
     from qalib.utils import files, machine
 
-    loaded, place = checkpoint.load(model), device.value
+    loaded = checkpoint.load(model)
+    place = device.value
     names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
     how = {
         "names": names,
@@ -316,7 +319,9 @@ def audit(
     from qalib.report import audit, results
     from qalib.utils import machine
 
-    stated, asked, place = audit.read(card), squad.load(data), machine.device(device.value)
+    stated = audit.read(card)
+    asked = squad.load(data)
+    place = machine.device(device.value)
     training = squad.load(train, "train") if train else None
     with audit.subject(model) as loaded:
         table = audit.audit(stated, loaded, asked, training, place)

@@ -143,7 +143,8 @@ class QuestionAnswering:
         """The windows of transformers 4: unlike those of the evaluation they hold the whole question."""
         if not pairs:
             return []
-        longest, overlap = options.max_seq_len, options.doc_stride
+        longest = options.max_seq_len
+        overlap = options.doc_stride
         overlap = min(longest // 2, 128) if overlap is None else overlap
         if not 0 <= overlap <= longest:
             raise ValueError(f"doc_stride ({overlap}) is negative or larger than max_seq_len ({longest})")

@@ -89,7 +89,8 @@ def read(path: Path | str) -> tuple[Question, ...]:
 
     Raises InputError naming the file and the place of what is wrong.
     """
-    questions, seen = [], set()
+    questions = []
+    seen = set()
     data = _field(read_json(path), "data", list, str(path))
     for a, article in enumerate(data):
         for p, paragraph in enumerate(_field(article, "paragraphs", list, f"{path}: data[{a}]")):
@@ -107,7 +108,8 @@ def read(path: Path | str) -> tuple[Question, ...]:
 
 
 def _question(entry: Any, article: dict, context: str, place: str) -> Question:
-    text, identifier = _field(entry, "question", str, place), _field(entry, "id", str, place)
+    text = _field(entry, "question", str, place)
+    identifier = _field(entry, "id", str, place)
     if entry.get("is_impossible") or not _field(entry, "answers", list, place):
         raise InputError(
             f"{place}: question {_short(identifier)} has no answer (SQuAD 2.0?); only SQuAD v1.1 is supported"

@@ -13,7 +13,8 @@ def by_group(table: pd.DataFrame, title: str, scope: str) -> Figure:
     `scope` says which questions they are (`QuestionSet.scope`).
     """
     figure, axes = blank(2.9)
-    places, column = range(len(table)), table.columns[0]
+    places = range(len(table))
+    column = table.columns[0]
     for shift, measure, colour, label in ((-0.2, "exact_match", GREEN, "EM"), (0.2, "f1", BLUE, "F1")):
         bars = axes.bar([p + shift for p in places], table[measure], 0.38, color=colour, label=label)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)

@@ -21,7 +21,8 @@ def heads(table: pd.DataFrame) -> Figure:
     """Every attention head of every layer (`sparsity.heads`): working, called removed, and removable without loss."""
     layers, count = table.layer.max() + 1, table["head"].max() + 1
     figure, axes = blank(1.4 + 0.27 * layers)
-    working, called = ~table.called_removed & ~table.removable, table.called_removed & ~table.removable
+    working = ~table.called_removed & ~table.removable
+    called = table.called_removed & ~table.removable
     states = [
         ("working", working, BLUE, "s", BLUE),
         ("called removed by the card's rule, but changes the output", called, "white", "s", ORANGE),
@@ -71,7 +72,8 @@ def patterns(shares: dict[tuple[int, str], Tensor]) -> Figure:
     """
     layers = max(layer for layer, _ in shares) + 1
     upright = {(n, kind): mask.T if kind == "FFN in" else mask for (n, kind), mask in shares.items()}
-    widths, height = [upright[0, kind].shape[1] for kind in LINEAR_LAYERS], upright[0, "query"].shape[0]
+    widths = [upright[0, kind].shape[1] for kind in LINEAR_LAYERS]
+    height = upright[0, "query"].shape[0]
     scale = WIDTH * 0.86 / (sum(widths) + 6)
     figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)

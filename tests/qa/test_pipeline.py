@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import DATA, ROOT
 from torch import nn
 
 from qalib.model import checkpoint
@@ -15,12 +16,11 @@ from qalib.qa.pipeline import Options, answer, candidates, merged, pipeline, pro
 from qalib.qa.windows import Window
 from qalib.utils.errors import InputError
 
-DATA = Path(__file__).parent / "data"
 RECORDED = json.loads((DATA / "pipeline_v4.json").read_text(encoding="ascii"))
 RECORDER = runpy.run_path(str(DATA / "record_pipeline_v4.py"))
 TEXTS = RECORDED["texts"]
 SAME = [case for case in RECORDED["cases"] if "differs" not in case]
-DENSE = Path(os.environ.get("QALIB_SHARED", Path(__file__).parents[2] / "shared")) / "models" / RECORDED["dense"]
+DENSE = Path(os.environ.get("QALIB_SHARED", ROOT.parent / "shared")) / "models" / RECORDED["dense"]
 ERRORS = {"ValueError": ValueError, "KeyError": KeyError}
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -51,8 +52,10 @@ def work_on():
 
 
 def test_the_others_end_with_the_first_process():
-    code = "from qalib.utils import distributed; from test_crew import work_on; distributed.run(2, work_on)"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    code = (
+        "from qalib.utils import distributed; from test_shared_evaluation import work_on; distributed.run(2, work_on)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"}
     leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     members = [psutil.Process(int(leader.stdout.readline())) for _ in range(2)]
     leader.kill()
