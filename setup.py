@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 CARRIED = ("notebooks", "models")  # beside the package in the repository, within it in a wheel
 SOURCE = "qalib/runtimes/block_sparse.cpp"
-HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "attention_kernel.h"]
+HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "packing_kernel.h", "attention_kernel.h"]
 
 
 def extension() -> dict:

@@ -134,7 +134,8 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
     instructions = block_sparse.int8_instructions()
     if not block_sparse.supports(instructions, checkpoint.block, dtype):
         raise InputError(
-            f"runtime block-sparse-int8: not for blocks of {checkpoint.block}; 16 rows and 4 columns divide"
+            f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
+            "whole 16 rows and 4 columns fit everywhere"
         )
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block, instructions)
