@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from torch import nn
 
 from qalib.model import bert, blocks, granularity
 from qalib.model.checkpoint import Checkpoint
@@ -161,6 +162,11 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
     kept = int(parts.kept.drop("encoder matrices").sum())
     kept += int(matrices.kept_blocks.sum()) * checkpoint.block[0] * checkpoint.block[1]
     bitmaps = sum(-(-count // 8) for count in matrices.blocks)
+    quantized = int(matrices.kept_blocks.sum()) * checkpoint.block[0] * checkpoint.block[1]
+    rows = int(matrices.kept_blocks.sum()) * checkpoint.block[0]
+    for module in checkpoint.model.modules():
+        if isinstance(module, nn.Embedding):
+            quantized, rows = quantized + module.weight.numel(), rows + module.num_embeddings
     width = _unpruned_width(checkpoint)
     size = bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
@@ -173,6 +179,11 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, zero blocks stored"),
             ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a parameter stored"),
             ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a parameter stored"),
+            (
+                "packed int8",
+                2 * kept - quantized + 4 * rows + bitmaps,
+                "kept blocks and embeddings in 1 byte a parameter with 4 a row for its scale, the rest as packed fp16",
+            ),
         ],
         columns=["form", "bytes", "definition"],
     )

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import sys
@@ -12,6 +13,7 @@ import torch
 from conftest import write_2021
 from transformers import AutoModelForQuestionAnswering
 
+from qalib import sparsity
 from qalib.cli import commands
 from qalib.model import bert, blocks, checkpoint, formats
 from qalib.utils.errors import InputError
@@ -60,6 +62,55 @@ def test_packed_in_fp16_rounds_and_halves(sparse, tmp_path):
     assert packed.file_bytes < 0.56 * sparse.file_bytes
     rounded = {key: value.half().float() for key, value in sparse.model.state_dict().items()}
     assert all(torch.equal(value, rounded[key]) for key, value in packed.model.state_dict().items())
+
+
+def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp_path):
+    folder = checkpoint.save_packed(sparse, tmp_path / "int8", "int8")
+    packed = checkpoint.load(folder)
+    own, others = dict(sparse.model.named_parameters()), dict(packed.model.named_parameters())
+    for matrix in bert.matrices(sparse.model):
+        before, after = own[f"{matrix.name}.weight"], others[f"{matrix.name}.weight"]
+        assert torch.equal(before.sign(), after.sign())  # the same density, to the weight
+        tiles = blocks.split(before, sparse.block)
+        step = tiles.abs().amax(-1, keepdim=True) / 127
+        off = (tiles - blocks.split(after, sparse.block)).abs()
+        assert (off <= torch.where(tiles.abs() < step / 2, step, step / 2) * 1.001).all() and off.any()
+    words, again = (p["bert.embeddings.word_embeddings.weight"] for p in (own, others))
+    assert ((words - again).abs() <= words.abs().amax(-1, keepdim=True) / 127 * 1.001).all()
+    others_kept = "bert.encoder.layer.0.output.LayerNorm.weight"
+    assert torch.equal(own[others_kept].half().float(), others[others_kept])
+    sizes = sparsity.file_sizes(packed).set_index("form").bytes
+    header = packed.file_bytes - sizes["packed int8"]
+    assert 0 < header < 30_000 and sizes["packed int8"] < 0.65 * sizes["packed fp16"]
+    again = checkpoint.save_packed(packed, tmp_path / "again", "int8")
+    assert same_weights(packed, checkpoint.load(again))  # packing twice loses nothing more
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda state, key: state.pop(f"{key}.scales"), "not floating point: {key} is torch.int8"),
+        (lambda state, key: state.update({f"{key}.scales": torch.ones(3)}), "{key}: (3,) scales do not fit"),
+        (lambda state, key: state.update({key: state[key].float()}), "{key}: values of torch.float32 with scales"),
+        (lambda state, key: state[f"{key}.scales"].fill_(float("nan")), "not finite in float32: {key}"),
+        (lambda state, key: state.pop(key), "unexpected: {key}.scales"),
+    ],
+)
+def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
+    key = "bert.embeddings.word_embeddings.weight"
+    path = checkpoint.save_packed(sparse, tmp_path / "int8", "int8") / formats.PACKED
+    state = safetensors.torch.load_file(path)
+    damage(state, key)
+    safetensors.torch.save_file(state, path, metadata={"format": "qalib-packed-2"})
+    with pytest.raises(InputError, match=re.escape(message.format(key=key))):
+        checkpoint.load(path.parent)
+
+
+def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
+    path = checkpoint.save_packed(sparse, tmp_path / "later", "fp32") / formats.PACKED
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata={"format": "qalib-packed-3"})
+    with pytest.raises(InputError, match='"qalib-packed-3".*; the formats read are .qalib-packed. or .qalib-packed-2.'):
+        checkpoint.load(path.parent)
 
 
 def test_a_weight_that_fp16_cannot_hold_is_refused(sparse, tmp_path):

@@ -1,5 +1,6 @@
 """Timing: candidates in turn, round after round; medians, and the rounds themselves."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,9 +35,16 @@ class Timing:
 
 
 def interleave(
-    candidates: dict[Key, Callable[[], object]], repeats: int = 7, warmup: int = 1, progress: bool = True
+    candidates: dict[Key, Callable[[], object]],
+    repeats: int = 7,
+    warmup: int = 1,
+    progress: bool = True,
+    slow: float = math.inf,
 ) -> dict[Key, Timing]:
     """Time the candidates in turn: `warmup` rounds that do not count, then `repeats` that do. Seconds.
+
+    A candidate whose last warm-up took more than `slow` times as long as the first candidate's sits out all rounds but
+    two: it would take most of the run's time.
 
     Raises InputError for less than one repeat.
     """
@@ -44,14 +52,19 @@ def interleave(
         raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")
     seconds: dict[Key, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
+    brief: set[Key] = set()
     with tqdm(total=(warmup + repeats) * len(order), unit="pass", desc="timing", disable=not progress) as bar:
-        for round_number in range(warmup + repeats):
+        for round_number in range(-warmup, repeats):
             for name in order:
-                bar.set_postfix_str(f"round {round_number + 1} of {warmup + repeats}: {name}")
+                if name in brief and round_number >= 2:
+                    continue
+                bar.set_postfix_str(f"round {round_number + warmup + 1} of {warmup + repeats}: {name}")
                 started = time.perf_counter()
                 candidates[name]()
-                if round_number >= warmup:
-                    seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(time.perf_counter() - started)
                 bar.update()
+            if round_number == -1:
+                brief = {name for name in order if seconds[name][-1] > slow * seconds[next(iter(candidates))][-1]}
+                bar.total -= len(brief) * max(0, repeats - 2)
             order = order[1:] + order[:1]
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    return {name: Timing(tuple(values[warmup:])) for name, values in seconds.items()}

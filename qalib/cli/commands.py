@@ -231,7 +231,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
     model: Model = "bundled",
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
-    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16 or fp32.")] = "fp16",
+    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16, fp32 or int8.")] = "fp16",
     compact: Annotated[bool, typer.Option("--compact", help="ONNX: without idle heads and neurons.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:

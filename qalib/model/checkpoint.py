@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
-from qalib.model import architectures, bert, blocks, formats, hub, restore, settings
+from qalib.model import architectures, bert, blocks, formats, hub, quantization, restore, settings
 from qalib.model.architectures import Architecture
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import new_folder, read_json, sha256, write_json
@@ -23,7 +23,8 @@ from qalib.utils.quantity import measure
 
 NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
 SHORTEST = 16  # tokens of a window that a tokenizer must allow for
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# Of a packed file; in int8 are its blocks and embeddings, in fp16 the little that is left.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
 # What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
 STATED = {
     "license": ("text", "licence of the weights (SPDX name)", ("license",)),
@@ -195,25 +196,30 @@ def load(source: str | Path = "bundled") -> Checkpoint:
 
 
 def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") -> Path:
-    """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16 or fp32.
+    """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16, fp32 or int8.
 
     Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
-    (see `blocks.pack`). Raises InputError if `out` is not empty or a weight does not fit the type.
+    (see `blocks.pack`). In int8 blocks and embeddings have a scale a row, `X.scales` (see `quantization`). Raises
+    InputError if `out` is not empty or a weight does not fit the type.
     """
     if dtype not in DTYPES:
         raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(DTYPES)}")
     name = checkpoint.architecture.theirs
     state = {name(key): value for key, value in checkpoint.model.state_dict().items()}
+    many = {name(key) for key in state if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
     for matrix in bert.matrices(checkpoint.model):
         key = name(f"{matrix.name}.weight")
         state[f"{key}.blocks"], state[f"{key}.bitmap"] = blocks.pack(state.pop(key), checkpoint.block)
-    for key, value in state.items():
-        if value.is_floating_point():
+        many.add(f"{key}.blocks")
+    for key, value in list(state.items()):
+        if dtype == "int8" and key in many:
+            state[key], state[f"{key}.scales"] = quantization.quantize(value)
+        elif value.is_floating_point():
             state[key] = value.to(DTYPES[dtype]).contiguous()
             if not state[key].isfinite().all():
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with new_folder(out) as draft:
-        _save_tensors(state, draft / formats.PACKED, "qalib-packed")
+        _save_tensors(state, draft / formats.PACKED, "qalib-packed-2" if dtype == "int8" else "qalib-packed")
         save_beside(checkpoint, draft)
     return Path(out)
 

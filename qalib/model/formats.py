@@ -7,6 +7,9 @@
 | `resized`      | the same, smaller than config.json says    | what the shapes leave out, see `restore`         |
 | `packed`       | `model.packed.safetensors`                 | of the encoder matrices the kept blocks only    |
 
+A packed file is of version 1 (`X.weight.blocks`, `X.weight.bitmap`, floating point) or 2 (int8 blocks and embeddings,
+each with `.scales`, see `quantization`); both are read, and its header says which.
+
 Nothing in a checkpoint is ever executed, and no weight is made up: a missing, unexpected or mismatched key is an error.
 """
 
@@ -22,12 +25,13 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qalib.model import bert, blocks
+from qalib.model import bert, blocks, quantization
 from qalib.model.architectures import Architecture
 from qalib.model.settings import NO_NORM
 from qalib.utils.errors import InputError, one_line
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
+PACKED_VERSIONS = {"qalib-packed": 1, "qalib-packed-2": 2}  # by what the header of a packed file calls its format
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # What a 2019-2021 file may hold beside the weights of BertForQuestionAnswering, which has no use for it; the last two
 # are CoFi's, of its training.
@@ -85,9 +89,16 @@ def unpack(
     """The tensors of a packed file with the encoder matrices at full size. Raises InputError for what does not fit."""
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata() or {}
-    if header.get("format") != "qalib-packed":
-        raise InputError(f"{path}: its header says {json.dumps(header)}, not format 'qalib-packed'")
+    if header.get("format") not in PACKED_VERSIONS:
+        known = " or ".join(map(repr, PACKED_VERSIONS))
+        raise InputError(f"{path}: its header says {json.dumps(header)}; the formats read are {known}")
     state = dict(state)
+    for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
+        if key in state:  # else `fill` calls the scales unexpected
+            try:
+                state[key] = quantization.dequantize(state[key], state.pop(f"{key}.scales"))
+            except ValueError as error:
+                raise InputError(f"{path}: {architecture.theirs(key)}: {error}") from None
     for layer in range(config.num_hidden_layers):
         for kind, suffix in bert.LINEAR_LAYERS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"

@@ -1,5 +1,6 @@
 import copy
 import json
+import time
 
 import pandas as pd
 import pytest
@@ -26,6 +27,20 @@ def test_candidates_take_turns_and_warm_up_does_not_count():
     assert calls == list("abbaabbaab") and [len(t.seconds) for t in timings.values()] == [3, 3]
     with pytest.raises(InputError, match="0 repeats"):
         interleave({}, repeats=0)
+
+
+def test_what_takes_far_longer_than_the_first_is_timed_twice_only():
+    seconds, calls = {"dense": 0.002, "slow": 0.05, "fast": 0.0}, []
+
+    def run(name):
+        calls.append(name)
+        time.sleep(seconds[name])
+
+    candidates = {name: lambda name=name: run(name) for name in seconds}
+    timings = interleave(candidates, repeats=4, progress=False, slow=5)
+    assert {name: len(t.seconds) for name, t in timings.items()} == {"dense": 4, "slow": 2, "fast": 4}
+    assert calls.count("slow") == 3 and timings["slow"].median >= 0.05
+    assert len(interleave(candidates, repeats=1, progress=False, slow=5)["slow"].seconds) == 1
 
 
 def test_compare(sparse):
