@@ -6,7 +6,7 @@ from qalib.qa.squad import load as load_questions
 
 __getattr__, __dir__, _public = lazy_loader.attach(
     __name__,
-    {"answering", "evaluation", "metric", "pipeline", "squad", "windows"},
+    {"answering", "evaluation", "limitations", "metric", "pipeline", "squad", "windows"},
     {
         "answering": ["LENGTH_SORTED", "PADDED", "BatchingConfig"],
         "evaluation": ["by_group", "evaluate", "worst"],
