@@ -49,7 +49,7 @@ class NoAnswers:
 
     null_score_diff_threshold: float = measure(
         "1",
-        "a question is answered with nothing if its null score (logits of [CLS] as start and as end, the least sum over "
+        "a question is answered with nothing if its null score (logits of [CLS] as start and end, the least sum over "
         "its windows) exceeds the best answer's score by more than this",
     )
     no_answer_training: str = measure("text", "training on questions without an answer, as far as it is stated")
@@ -105,9 +105,11 @@ def load_and_evaluate(
     dtype = machine.dtype(dtype, place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked = squad.load(data).first(questions)
-    if asked.version != squad.V2 and null_score_diff_threshold is not None:
-        raise InputError(f"{data}: every question has an answer (SQuAD v1.1), there is no threshold to choose")
-    threshold = null_score_diff_threshold or 0.0
+    if null_score_diff_threshold is not None and asked.version != squad.V2:
+        raise InputError(f"{data}: of SQuAD v1.1, where every question has an answer; null scores are for v2.0")
+    threshold = 0.0 if null_score_diff_threshold is None else null_score_diff_threshold
+    if not math.isfinite(threshold):
+        raise InputError(f"--null-score-diff-threshold {threshold}: expected a finite number")
     loaded = checkpoint.load(model)
     if (places := bert.positions(loaded.model)) < MAX_LENGTH:
         raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model of {places} positions")

@@ -87,7 +87,9 @@ class QuestionAnswering:
     def __init__(self, model: nn.Module, tokenizer, options: Options):
         if options.max_seq_len is None:
             options = replace(options, max_seq_len=min(tokenizer.model_max_length, 384))
-        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.model = model
+        self.tokenizer = tokenizer
+        self.options = options
 
     @property
     def device(self) -> torch.device:
@@ -195,9 +197,11 @@ def pipeline(
         same = isinstance(model, (str, Path)) and str(tokenizer) == str(model)
         tokenizer = None if same else _tokenizer(str(tokenizer))
     if isinstance(model, (str, Path)):
-        model, device = checkpoint.load(model), 0 if device is None else device
+        model = checkpoint.load(model)
+        device = 0 if device is None else device
     if isinstance(model, Checkpoint):
-        model, tokenizer = model.model, model.tokenizer if tokenizer is None else tokenizer
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        model = model.model
     if tokenizer is None:
         raise ValueError("a model that is no checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
     if not getattr(tokenizer, "is_fast", False):
