@@ -36,6 +36,42 @@ def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
     assert (score["missing"], score["unknown"]) == (7, 1)
 
 
+def test_what_evaluate_says_of_questions_without_an_answer_is_what_score_says(
+    packed_folder, unanswerable_file, tmp_path
+):
+    predictions = tmp_path / "predictions.json"
+    odds = tmp_path / "odds.json"
+    given = ["--model", packed_folder, "--data", unanswerable_file, "--null-score-diff-threshold", "-0.5"]
+    result = as_json("evaluate", *given, "--predictions", predictions, "--null-odds", odds)
+    assert (result["HasAns_total"], result["NoAns_total"], result["null_score_diff_threshold"]) == (8, 4, -0.5)
+    assert result["no_answer_training"].startswith("not stated; ")
+    assert {key: text == "" for key, text in read_json(predictions).items()} == {
+        key: diff > -0.5 for key, diff in read_json(odds).items()
+    }
+    score = as_json("score", unanswerable_file, predictions, "--na-prob-file", odds)
+    assert score == {key: result[key] for key in score} and len(score) == 15 and score["best_f1"] is not None
+    score = as_json("score", unanswerable_file, predictions, "--na-prob-file", odds, "--na-prob-thresh", "-1e9")
+    assert (score["HasAns_exact"], score["NoAns_exact"], score["best_f1"]) == (0, 100, result["best_f1"])
+    assert as_json("score", unanswerable_file, predictions)["best_exact"] is None
+
+
+def test_no_answer_options_are_for_v2(packed_folder, asked_file, unanswerable_file, tmp_path):
+    write_json(tmp_path / "p.json", {"q0": "x"})
+    for arguments, message in {
+        ("evaluate", "--null-odds", "o.json"): "eight.json: of SQuAD v1.1, where every question has an answer",
+        ("evaluate", "--null-score-diff-threshold", "0"): "eight.json: of SQuAD v1.1, where every question has an ans",
+        ("score", asked_file, "p.json", "--na-prob-file", "p.json"): "the no-answer score for 'q0' is str",
+        ("score", asked_file, "p.json", "--na-prob-thresh", "0"): "--na-prob-thresh 0.0: needs --na-prob-file",
+        ("score", asked_file, "p.json", "--na-prob-file", "n.json"): "eight.json is of SQuAD v1.1",
+        ("score", unanswerable_file, "p.json", "--na-prob-file", "n.json"): "p.json, n.json: no no-answer probability ",
+    }.items():
+        write_json(tmp_path / "n.json", {"other": 0.5})
+        given = ["--model", packed_folder, "--data", asked_file] * (arguments[0] == "evaluate")
+        done = qalib(*arguments, *given, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "n.json"}
+
+
 def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     answers = as_json("answer", "What is it?", "It is a red cat.", "--model", packed_folder, "--top-k", "2")["answers"]
     assert len(answers) == 2 and all("It is a red cat."[a["start"] : a["end"]] == a["answer"] for a in answers)

@@ -137,8 +137,8 @@ def per_question(questions: Sequence[Question], texts: dict[str, str], version: 
     """One row a question; one without a prediction has an empty one and scores 0.
 
     The columns are id, question, context, prediction, references (a tuple), exact_match (0 or 1), f1 (0 to 1),
-    question_word, answer_words (shortest reference) and context_words; for SQuAD v2.0 also answerable ("yes" or "no")
-    and plausible_answers (a tuple).
+    question_word, answer_words (shortest reference), context_words and answerable ("yes" or "no"); for SQuAD v2.0 also
+    plausible_answers (a tuple).
     """
     measured = (metric_v2 if version == squad.V2 else metric).exact_match_and_f1
     rows = pd.DataFrame(
@@ -152,11 +152,11 @@ def per_question(questions: Sequence[Question], texts: dict[str, str], version: 
             "question_word": question_word(q.question),
             "answer_words": min((len(a.split()) for a in q.answers), default=0),
             "context_words": len(q.context.split()),
+            "answerable": "yes" if q.answers else "no",
         }
         for q in questions
     )
     if version == squad.V2:
-        rows["answerable"] = ["yes" if q.answers else "no" for q in questions]
         rows["plausible_answers"] = [q.plausible_answers for q in questions]
     return rows
 
