@@ -31,17 +31,16 @@ def squad_file(path: Path, questions: Iterable[Question], version: str = "1.1") 
 
 
 def put_to_other_contexts(questions: Sequence[Question]) -> list[Question]:
-    """The same questions without an answer: each put to a context of another title where none of its answers stands."""
+    """The same questions without an answer: each put to the next context of another title that holds none of its
+    answers. One whose answers stand everywhere is left out."""
     result = []
     for number, q in enumerate(questions):
-        others = [*questions[number:], *questions[:number]]
-        context = next(
-            other.context
-            for other in others
-            if other.title != q.title and not any(text in other.context for text in q.answers)
-        )
-        plausible = (context.split()[0],)
-        result.append(replace(q, id=f"{q.id}-no", context=context, answers=(), starts=(), plausible_answers=plausible))
+        for other in (*questions[number:], *questions[:number]):
+            if other.title != q.title and not any(text in other.context for text in q.answers):
+                plausible = (other.context.split()[0],)
+                without = replace(q, id=f"{q.id}-no", context=other.context, answers=(), starts=())
+                result.append(replace(without, plausible_answers=plausible))
+                break
     return result
 
 

@@ -101,8 +101,8 @@ def test_rows_of_the_hub(monkeypatch):
 
 @pytest.fixture(scope="module")
 def mixed():
-    """12 questions of the sample, and the same put to other contexts."""
-    answerable = squad.load("sample").questions[:120:10]
+    """8 questions of the sample, and the same put to other contexts."""
+    answerable = squad.load("sample").questions[:120:15]
     return squad.QuestionSet((*answerable, *put_to_other_contexts(answerable)), "mixed", "mixed", "0" * 64, "2.0")
 
 
@@ -111,8 +111,8 @@ def test_a_file_made_of_v1_questions_put_to_other_contexts(mixed, tmp_path):
     path = squad_file(tmp_path / "mixed.json", mixed.questions, "v2.0")
     asked = squad.load(str(path))
     assert [q.answers for q in asked.questions] == [q.answers for q in mixed.questions]
-    assert all(q.plausible_answers and not q.answers for q in asked.questions[12:])
-    old = replace(asked, questions=asked.questions[:12], version="1.1")
+    assert all(q.plausible_answers and not q.answers for q in asked.questions[8:])
+    old = replace(asked, questions=asked.questions[:8], version="1.1")
     plain = evaluation.evaluate(bundled.model, bundled.tokenizer, old, progress=False)
     assert type(plain.score) is metric.Score
     runs = {
@@ -122,7 +122,7 @@ def test_a_file_made_of_v1_questions_put_to_other_contexts(mixed, tmp_path):
         for threshold in (-1e9, 0.0, 1e9)
     }
     kept = runs[1e9].score  # every question is answered: v1.1's figures, and nothing right where there is no answer
-    assert (kept.HasAns_exact, kept.HasAns_total) == (pytest.approx(plain.score.exact_match), 12)
+    assert (kept.HasAns_exact, kept.HasAns_total) == (pytest.approx(plain.score.exact_match), 8)
     assert kept.HasAns_f1 == pytest.approx(plain.score.f1) and kept.NoAns_exact == kept.NoAns_f1 == 0
     none = runs[-1e9].score
     assert (none.exact_match, none.HasAns_exact, none.NoAns_exact, none.best_exact) == (50, 0, 100, 50)
@@ -132,7 +132,8 @@ def test_a_file_made_of_v1_questions_put_to_other_contexts(mixed, tmp_path):
     assert all((text == "") == (diffs[key] > 0) for key, text in usual.answers.texts.items())
     assert diffs == runs[1e9].answers.null_score_diffs and all(map(math.isfinite, diffs.values()))
     by_answer = evaluation.by_group(usual.rows, "answerable").set_index("answerable")
-    assert by_answer.exact_match.to_dict() == {"yes": usual.score.HasAns_exact, "no": usual.score.NoAns_exact}
+    expected = {"yes": usual.score.HasAns_exact, "no": usual.score.NoAns_exact}
+    assert by_answer.exact_match.to_dict() == pytest.approx(expected)
     assert by_answer.f1["yes"] == pytest.approx(usual.score.HasAns_f1)
     assert usual.rows.f1.mean() * 100 == pytest.approx(usual.score.f1)
     assert "plausible_answers" in evaluation.worst(usual.rows, 3) and "plausible_answers" not in plain.rows
