@@ -45,7 +45,7 @@ def evaluate(
         Path | None, typer.Option(help="v2.0: write null score - best answer's there, {question id: number}.")
     ] = None,
     null_score_diff_threshold: Annotated[
-        float | None, typer.Option(help="v2.0: no answer where that difference is above it [default: 0].")
+        float | None, typer.Option(help="v2.0: no answer where that difference is above this, 0 unless given.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="How many share the questions, each with its cores.")] = 1,
     as_json: Json = False,
@@ -76,7 +76,7 @@ def score(
         Path | None, typer.Option(help="v2.0: {question id: number}, how sure it is that there is no answer.")
     ] = None,
     na_prob_thresh: Annotated[
-        float | None, typer.Option(help="v2.0: above it a prediction counts as empty [default: 1].")
+        float | None, typer.Option(help="v2.0: above this a prediction counts as empty, 1 unless given.")
     ] = None,
     as_json: Json = False,
 ) -> None:
