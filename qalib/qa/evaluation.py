@@ -83,11 +83,12 @@ def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float =
     stated = checkpoint.stated(loaded)
     data, version = stated["train_data"], stated["train_data_version"] or squad.V1
     if not data:
-        training = "not stated; if it was trained on SQuAD v1.1 alone, its null score is untrained"
+        training = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
     elif version == squad.V2:
         training = f"yes, on {data} (SQuAD v2.0)"
-    else:
-        training = f"none: in {data} (SQuAD v{version}) every question has an answer; its null score is untrained"
+    else:  # there some windows of long contexts lack the answer, and point at [CLS]
+        seen = "its null score has seen windows without theirs at most"
+        training = f"none: in {data} (SQuAD v{version}) every question has an answer; {seen}"
     return NoAnswers(null_score_diff_threshold, training)
 
 

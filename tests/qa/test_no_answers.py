@@ -199,10 +199,10 @@ def test_training_points_at_the_first_token(sparse):
     [
         (
             {"name": "train-v1.1.json"},
-            "none: in train-v1.1.json (SQuAD v1.1) every question has an answer; its null sco",
+            "none: in train-v1.1.json (SQuAD v1.1) every question has an answer; its null sc",
         ),
         ({"name": "train-v2.0.json", "version": "2.0"}, "yes, on train-v2.0.json (SQuAD v2.0)"),
-        (None, "not stated; if it was trained on SQuAD v1.1 alone, its null score is untrained"),
+        (None, "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"),
     ],
 )
 def test_whether_a_model_knows_of_questions_without_an_answer(sparse, data, text):
