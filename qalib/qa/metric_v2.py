@@ -26,6 +26,7 @@ BEST = (
     "the most that {} reaches if answers are kept up to some no-answer score (null score - best answer's, or a "
     "probability) and all others count as empty; predictions that are empty stay so"
 )
+UP_TO = "the no-answer score up to which {} keeps answers; 0 if it is best to keep none (as in the official script)"
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Score(metric.Score):
     NoAns_f1: float | None = measure("%", f"F1 over the {NO_ANSWER}; it is their exact match")
     NoAns_total: int = measure("count", "questions that have no answer")
     best_exact: float | None = measure("%", BEST.format("exact match"))
-    best_exact_thresh: float | None = measure("1", "the no-answer score up to which best_exact keeps answers")
+    best_exact_thresh: float | None = measure("1", UP_TO.format("best_exact"))
     best_f1: float | None = measure("%", BEST.format("F1"))
-    best_f1_thresh: float | None = measure("1", "the no-answer score up to which best_f1 keeps answers")
+    best_f1_thresh: float | None = measure("1", UP_TO.format("best_f1"))
 
 
 def f1(prediction: str, reference: str) -> float:
