@@ -1,6 +1,7 @@
 """What tests are given, built in one place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,39 @@ from qalib.qa.squad import Question
 from qalib.utils.files import write_json
 
 
-def squad_value(questions: Iterable[Question]) -> dict[str, Any]:
-    """Questions as the value of a SQuAD v1.1 file, each in a paragraph of its own."""
+def squad_value(questions: Iterable[Question], version: str = "1.1") -> dict[str, Any]:
+    """Questions as the value of a SQuAD file, "1.1" or "v2.0", each in a paragraph of its own."""
     paragraphs = []
     for q in questions:
         answers = [{"text": text, "answer_start": start} for text, start in zip(q.answers, q.starts, strict=True)]
-        paragraphs.append({"context": q.context, "qas": [{"id": q.id, "question": q.question, "answers": answers}]})
-    return {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
+        entry = {"id": q.id, "question": q.question, "answers": answers}
+        if version == "v2.0":
+            entry["is_impossible"] = not answers
+        if not answers:
+            entry["plausible_answers"] = [
+                {"text": text, "answer_start": q.context.find(text)} for text in q.plausible_answers
+            ]
+        paragraphs.append({"context": q.context, "qas": [entry]})
+    return {"version": version, "data": [{"title": "t", "paragraphs": paragraphs}]}
 
 
-def squad_file(path: Path, questions: Iterable[Question]) -> Path:
+def squad_file(path: Path, questions: Iterable[Question], version: str = "1.1") -> Path:
     """The same as a file."""
-    return write_json(path, squad_value(questions))
+    return write_json(path, squad_value(questions, version))
+
+
+def put_to_other_contexts(questions: Sequence[Question]) -> list[Question]:
+    """The same questions without an answer: each put to the next context of another title that holds none of its
+    answers. One whose answers stand everywhere is left out."""
+    result = []
+    for number, q in enumerate(questions):
+        for other in (*questions[number:], *questions[:number]):
+            if other.title != q.title and not any(text in other.context for text in q.answers):
+                plausible = (other.context.split()[0],)
+                without = replace(q, id=f"{q.id}-no", context=other.context, answers=(), starts=())
+                result.append(replace(without, plausible_answers=plausible))
+                break
+    return result
 
 
 def towns(count: int = 48) -> list[Question]:

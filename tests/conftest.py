@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,17 @@ def asked() -> squad.QuestionSet:
 def asked_file(asked, tmp_path_factory) -> Path:
     """The same as a SQuAD v1.1 file."""
     return squad_file(tmp_path_factory.mktemp("data") / "eight.json", asked.questions)
+
+
+@pytest.fixture(scope="session")
+def unanswerable_file(asked, tmp_path_factory) -> Path:
+    """The same questions and, each in the context of another, four that have no answer, as a SQuAD v2.0 file."""
+    questions = list(asked.questions)
+    for number in range(4):
+        context = questions[number + 4].context
+        question = replace(questions[number], id=f"n{number}", context=context, answers=(), starts=())
+        questions.append(replace(question, plausible_answers=(context.split()[2],)))
+    return squad_file(tmp_path_factory.mktemp("data") / "twelve.json", questions, "v2.0")
 
 
 @pytest.fixture

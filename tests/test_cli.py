@@ -36,6 +36,58 @@ def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
     assert (score["missing"], score["unknown"]) == (7, 1)
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """A function that runs a command in this process and gives its exit code, its JSON and its errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qalib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        printed = capsys.readouterr()
+        return ended.value.code, json.loads(printed.out) if printed.out else None, printed.err
+
+    return run
+
+
+def test_evaluate_and_score_agree_on_questions_without_an_answer(here, packed_folder, unanswerable_file, tmp_path):
+    predictions = tmp_path / "predictions.json"
+    odds = tmp_path / "odds.json"
+    given = ["--model", packed_folder, "--data", unanswerable_file, "--null-score-diff-threshold", "-0.5", "--json"]
+    code, result, error = here("evaluate", *given, "--predictions", predictions, "--null-odds", odds)
+    assert code == 0, error
+    assert (result["HasAns_total"], result["NoAns_total"], result["null_score_diff_threshold"]) == (8, 4, -0.5)
+    assert result["no_answer_training"].startswith("not stated; ")
+    expected = {key: diff > -0.5 for key, diff in read_json(odds).items()}
+    assert {key: text == "" for key, text in read_json(predictions).items()} == expected
+    scored = ["score", unanswerable_file, predictions, "--json"]
+    _, score, _ = here(*scored, "--na-prob-file", odds)
+    assert score == {key: result[key] for key in score} and len(score) == 15 and score["best_f1"] is not None
+    _, score, _ = here(*scored, "--na-prob-file", odds, "--na-prob-thresh", "-1e9")
+    assert (score["HasAns_exact"], score["NoAns_exact"], score["best_f1"]) == (0, 100, result["best_f1"])
+    assert here(*scored)[1]["best_exact"] is None
+
+
+def test_no_answer_options_are_for_v2(here, packed_folder, asked_file, unanswerable_file, tmp_path):
+    texts = write_json(tmp_path / "p.json", {"q0": "x"})
+    other = write_json(tmp_path / "n.json", {"other": 0.5})
+    v1 = ["evaluate", "--model", packed_folder, "--data", asked_file]
+    v2 = ["evaluate", "--model", packed_folder, "--data", unanswerable_file]
+    odds = tmp_path / "odds.json"
+    for arguments, message in [
+        ([*v1, "--null-odds", odds], "eight.json: of SQuAD v1.1, where every question has an answer"),
+        ([*v1, "--null-score-diff-threshold", "0"], "eight.json: of SQuAD v1.1, where every question has an answer"),
+        ([*v2, "--null-score-diff-threshold", "nan"], "--null-score-diff-threshold nan: expected a finite number"),
+        (["score", asked_file, texts, "--na-prob-file", texts], "the no-answer score for 'q0' is str"),
+        (["score", asked_file, texts, "--na-prob-thresh", "0"], "--na-prob-thresh 0.0: needs --na-prob-file"),
+        (["score", asked_file, texts, "--na-prob-file", other], "eight.json is of SQuAD v1.1"),
+        (["score", unanswerable_file, texts, "--na-prob-file", other], "n.json: no no-answer probability for 'q0'"),
+    ]:
+        code, printed, error = here(*arguments)
+        assert code == 2 and printed is None and message in error, error
+    assert not odds.exists()
+
+
 def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     answers = as_json("answer", "What is it?", "It is a red cat.", "--model", packed_folder, "--top-k", "2")["answers"]
     assert len(answers) == 2 and all("It is a red cat."[a["start"] : a["end"]] == a["answer"] for a in answers)

@@ -38,7 +38,7 @@ def test_the_folder_is_what_the_hubs_loaders_read(folder):
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert {score.metric_type for score in card.data.eval_results} == {"exact_match", "f1"}
     entries = huggingface_hub.parse_eval_result_entries(yaml.safe_load((folder / push.EVALUATION).read_text()))
-    assert [(e.dataset_id, e.task_id) for e in entries] == [(push.SQUAD, "exact_match"), (push.SQUAD, "f1")]
+    assert [(e.dataset_id, e.task_id) for e in entries] == [("rajpurkar/squad", name) for name in ("exact_match", "f1")]
     assert [e.value for e in entries] == [score.metric_value for score in card.data.eval_results]
     assert checkpoint.load(folder).sha256 == checkpoint.load().sha256
     names = {path.name for path in folder.iterdir()}

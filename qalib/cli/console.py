@@ -33,7 +33,7 @@ Models = Annotated[
         help="As of other commands [default: bundled]; more than one --model: a report each, compared.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="'sample', 'squad' (the hub's), or a SQuAD v1.1 JSON file.")]
+Data = Annotated[str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD JSON file.")]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the fastest that the device computes in hardware.")]

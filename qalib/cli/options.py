@@ -26,7 +26,8 @@ def options_of(settings: type, names: Mapping[str, Sequence[str]]) -> Callable[[
             command(settings(**given | {name: _pair(name, given[name]) for name in pairs}))
 
         run.__signature__ = inspect.Signature(_parameters(settings, types, names))
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__name__ = command.__name__
+        run.__doc__ = command.__doc__
         return run
 
     return decorate

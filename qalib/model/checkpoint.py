@@ -36,6 +36,7 @@ STATED = {
     "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
     "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
     "train_data": ("text", "question set it was trained on", ("data", "name")),
+    "train_data_version": ("text", "version of SQuAD that the training set is of", ("data", "version")),
     "train_questions": ("count", "questions of the training set", ("data", "questions")),
     "train_windows": ("count", "windows of the training set", ("data", "windows")),
     "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),

@@ -28,7 +28,7 @@ class PruningConfig:
     """Checkpoint whose logits are distilled: a folder or a hub id."""
 
     data: str
-    """Training questions: a SQuAD v1.1 file, 'sample', or 'squad' (the hub's)."""
+    """Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."""
 
     out: Path
     """The folder to write; it must not hold anything yet."""

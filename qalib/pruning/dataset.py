@@ -20,12 +20,15 @@ PAD_TO_MULTIPLE_OF = 8  # tokens: 6 % fewer than with 32, and still whole vector
 class SquadDataset(Dataset):
     """Windows of questions with `positions`, shape `(windows, 2)`: the tokens where the answer begins and ends.
 
-    A window without the whole answer points at its first token, `[CLS]`. Of several references the first counts.
+    A window without the whole answer points at its first token, `[CLS]`, as do those of a question that has none
+    (SQuAD v2.0). Of several references the first counts.
     Raises InputError for an answer that does not stand in its context where the file says.
     """
 
     def __init__(self, questions: Sequence[Question], tokenizer):
         for q in questions:
+            if not q.answers:
+                continue
             start, answer = q.starts[0], q.answers[0]
             if not answer or start < 0 or q.context[start : start + len(answer)] != answer:
                 raise InputError(f"question {q.id!r}: {answer!r} does not stand at character {start} of its context")
@@ -59,7 +62,9 @@ class SquadDataset(Dataset):
 
 
 def answer_position(window: Window, question: Question) -> tuple[int, int]:
-    """First and last token of the answer in a window, (0, 0) where it is not all there."""
+    """First and last token of the answer in a window, (0, 0) where it is not all there, or there is none."""
+    if not question.answers:
+        return 0, 0
     start, end = question.starts[0], question.starts[0] + len(question.answers[0])
     inside = np.flatnonzero((window.offsets[:, 1] > start) & (window.offsets[:, 0] < end))
     if not len(inside) or window.offsets[0, 0] > start or window.offsets[-1, 1] < end:

@@ -164,6 +164,7 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
         "student": {"name": student.name, "sha256": student.sha256} | made_by,
         "data": {
             "name": run.questions.description,
+            "version": run.questions.version,
             "sha256": run.questions.sha256,
             "questions": len(run.questions),
             "windows": len(trainer.train_dataset),

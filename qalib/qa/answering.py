@@ -2,12 +2,13 @@
 
 Answers are found as in transformers' `run_qa.py`: windows of 384 tokens with an overlap of 128, in each the 20 best
 starts and the 20 best ends, of their pairs the best of at most 30 tokens, and over the windows the best of all by
-the sum of its two logits.
+the sum of its two logits. A window's null score is the sum of both logits of its first token, [CLS]; the least over
+the windows is the question's, held against the best answer's score where a question may have none (SQuAD v2.0).
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from accelerate import PartialState
@@ -42,9 +43,13 @@ PADDED = BatchingConfig(sort_by_length=False, pad_to=MAX_LENGTH)  # as evaluatio
 
 @dataclass(frozen=True)
 class Answers:
-    """Answer texts by question id, and what finding them took."""
+    """Answer texts and null score differences (null score - best answer's) by question id, and what finding them took.
+
+    A question without any candidate has the text "", and as its difference the null score, as in transformers.
+    """
 
     texts: dict[str, str]
+    null_score_diffs: dict[str, float]
     windows: int = measure(
         "count", f"windows of at most {MAX_LENGTH} tokens that overlap by {OVERLAP} and cover question and context"
     )
@@ -53,6 +58,12 @@ class Answers:
     seconds: float = measure("s", "wall clock of the evaluation, texts in to answers out")
     model_seconds: float = measure("s", "wall clock of the model's forward passes, the largest over the processes")
     processes: int = measure("count", "processes that shared the questions")
+
+    def with_no_answers(self, null_score_diff_threshold: float = 0.0) -> "Answers":
+        """These answers, the empty text for questions whose null score difference is above the threshold."""
+        diffs = self.null_score_diffs
+        texts = {key: "" if diffs[key] > null_score_diff_threshold else text for key, text in self.texts.items()}
+        return replace(self, texts=texts)
 
 
 def answer(
@@ -102,12 +113,15 @@ def _answer(
     """The share of one process."""
     began = time.perf_counter()
     texts: dict[str, str] = {}
+    diffs: dict[str, float] = {}
     cost = _Cost()
     with tqdm(total=len(questions), unit="question", desc="answering", disable=not progress) as bar:
         for first in range(0, len(questions), CHUNK):
             chunk = questions[first : first + CHUNK]
-            texts |= _answer_chunk(model, tokenizer, chunk, batching, device, cost, bar)
-    return Answers(texts, seconds=time.perf_counter() - began, processes=1, **asdict(cost))
+            found = _answer_chunk(model, tokenizer, chunk, batching, device, cost, bar)
+            texts |= {question.id: text for question, (text, _) in zip(chunk, found, strict=True)}
+            diffs |= {question.id: diff for question, (_, diff) in zip(chunk, found, strict=True)}
+    return Answers(texts, diffs, seconds=time.perf_counter() - began, processes=1, **asdict(cost))
 
 
 def _answer_chunk(
@@ -118,19 +132,26 @@ def _answer_chunk(
     device: torch.device,
     cost: _Cost,
     bar: tqdm,
-) -> dict[str, str]:
-    """The answer texts of questions whose windows are all held at once."""
+) -> list[tuple[str, float]]:
+    """The answer texts and null score differences of questions whose windows are all held at once."""
     cut = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
     best: dict[int, Span] = {}
+    null: dict[int, float] = {}
     for batch in batches(cut, batching):
         inputs = padded(batch, tokenizer.pad_token_id or 0, batching)
         starts, ends, seconds = _timed_logits(model, inputs, device)
         cost.add(batch, inputs, seconds)
         before = len(best)
-        for window, span in zip(batch, best_spans(starts, ends, batch), strict=True):
+        null_scores = (starts[:, 0] + ends[:, 0]).tolist()
+        for window, span, null_score in zip(batch, best_spans(starts, ends, batch), null_scores, strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
+            null[window.index] = min(null.get(window.index, null_score), null_score)
         bar.update(len(best) - before)
-    return {question.id: question.context[slice(*best[index][1:])] for index, question in enumerate(questions)}
+    return [
+        (question.context[start:end], null[index] - score if score > -torch.inf else null[index])
+        for index, question in enumerate(questions)
+        for score, start, end in [best[index]]
+    ]
 
 
 def padded(batch: Sequence[Window], pad_id: int, batching: BatchingConfig) -> dict[str, Tensor]:
@@ -153,8 +174,10 @@ def _timed_logits(model: nn.Module, inputs: dict[str, Tensor], device: torch.dev
 def _gathered(shares: Sequence[Answers], questions: Sequence[Question]) -> Answers:
     """The answers of all processes as one: counts add up, times are the longest."""
     texts = {identifier: text for share in shares for identifier, text in share.texts.items()}
+    diffs = {identifier: diff for share in shares for identifier, diff in share.null_score_diffs.items()}
     return Answers(
         texts={question.id: texts[question.id] for question in questions},
+        null_score_diffs={question.id: diffs[question.id] for question in questions},
         windows=sum(share.windows for share in shares),
         tokens=sum(share.tokens for share in shares),
         padded_tokens=sum(share.padded_tokens for share in shares),

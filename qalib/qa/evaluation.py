@@ -1,7 +1,8 @@
 """Evaluation: answers to a whole question set, and how good they are."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -11,14 +12,16 @@ from torch import nn
 
 from qalib import runtimes
 from qalib.model import bert, checkpoint
-from qalib.qa import metric, squad
+from qalib.qa import metric, metric_v2, squad
 from qalib.qa.answering import LENGTH_SORTED, Answers, BatchingConfig, answer
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import machine
 from qalib.utils.errors import InputError
+from qalib.utils.quantity import measure
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
+MEASURES = ("exact_match", "f1")
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,25 @@ class Evaluation:
 
     @property
     def comparable_score(self) -> metric.Score:
-        """The score as it may stand beside published ones: EM and F1 are None unless they are of all of SQuAD dev."""
-        whole = self.question_set.is_all_of("validation")
-        return self.score if whole else replace(self.score, exact_match=None, f1=None)
+        """The score as it may stand beside published ones: EM and F1 are None but for all of SQuAD v1.1 dev."""
+        return self.score if self.question_set.is_all_of("validation") else self.score.withheld()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """One row a question (`per_question`), made when first asked for: with many questions it takes memory."""
-        return per_question(self.question_set.questions, self.answers.texts)
+        return per_question(self.question_set.questions, self.answers.texts, self.question_set.version)
+
+
+@dataclass(frozen=True)
+class NoAnswers:
+    """How questions without an answer were treated, and whether the model has learnt that there are any."""
+
+    null_score_diff_threshold: float = measure(
+        "1",
+        "a question is answered with nothing if its null score (logits of [CLS] as start and end, the least sum over "
+        "its windows) exceeds the best answer's score by more than this",
+    )
+    no_answer_training: str = measure("text", "training on questions without an answer, as far as it is stated")
 
 
 def evaluate(
@@ -48,13 +62,34 @@ def evaluate(
     batching: BatchingConfig = LENGTH_SORTED,
     progress: bool = True,
     scored: bool = True,
+    null_score_diff_threshold: float = 0.0,
 ) -> Evaluation:
-    """Answer a question set and score the answers; unless `scored`, as for random weights, EM and F1 are None."""
+    """Answer a question set and score the answers; unless `scored`, as for random weights, there are counts only.
+
+    The version of the question set decides: in v2.0 a question whose null score difference is above the threshold has
+    no answer, and the score is a `metric_v2.Score`, its best thresholds those of the differences.
+    """
     answers = answer(model, tokenizer, questions.questions, batching, progress)
-    score = metric.score(questions.questions, answers.texts)
-    if not scored:
-        score = replace(score, exact_match=None, f1=None)
-    return Evaluation(score, answers, questions)
+    if questions.version == squad.V2:
+        answers = answers.with_no_answers(null_score_diff_threshold)
+        score = metric_v2.score(questions.questions, answers.texts, answers.null_score_diffs, na_prob_thresh=math.inf)
+    else:
+        score = metric.score(questions.questions, answers.texts)
+    return Evaluation(score if scored else score.withheld(), answers, questions)
+
+
+def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float = 0.0) -> NoAnswers:
+    """What stands beside the v2.0 figures of a model, by what its checkpoint states of its training data."""
+    stated = checkpoint.stated(loaded)
+    data, version = stated["train_data"], stated["train_data_version"] or squad.V1
+    if not data:
+        training = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
+    elif version == squad.V2:
+        training = f"yes, on {data} (SQuAD v2.0)"
+    else:  # there some windows of long contexts lack the answer, and point at [CLS]
+        seen = "its null score has seen windows without theirs at most"
+        training = f"none: in {data} (SQuAD v{version}) every question has an answer; {seen}"
+    return NoAnswers(null_score_diff_threshold, training)
 
 
 def load_and_evaluate(
@@ -64,12 +99,18 @@ def load_and_evaluate(
     dtype: str = "auto",
     device: str = "auto",
     questions: int | None = None,
+    null_score_diff_threshold: float | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """Load, answer and score: what was run on what, and how it went. For the arguments see `qalib evaluate --help`."""
     place = machine.device(device)
     dtype = machine.dtype(dtype, place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked = squad.load(data).first(questions)
+    if null_score_diff_threshold is not None and asked.version != squad.V2:
+        raise InputError(f"{data}: of SQuAD v1.1, where every question has an answer; null scores are for v2.0")
+    threshold = 0.0 if null_score_diff_threshold is None else null_score_diff_threshold
+    if not math.isfinite(threshold):
+        raise InputError(f"--null-score-diff-threshold {threshold}: expected a finite number")
     loaded = checkpoint.load(model)
     if (places := bert.positions(loaded.model)) < MAX_LENGTH:
         raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model of {places} positions")
@@ -86,40 +127,39 @@ def load_and_evaluate(
     }
     if unscored:
         about["scores"] = unscored
+    if asked.version == squad.V2:
+        about |= asdict(no_answers(loaded, threshold))
     del loaded  # its weights are in the module, or not needed
     machine.trim()
-    return about, evaluate(module, tokenizer, asked, scored=not unscored)
+    return about, evaluate(module, tokenizer, asked, scored=not unscored, null_score_diff_threshold=threshold)
 
 
-def per_question(questions: Sequence[Question], texts: dict[str, str]) -> pd.DataFrame:
+def per_question(questions: Sequence[Question], texts: dict[str, str], version: str = squad.V1) -> pd.DataFrame:
     """One row a question; one without a prediction has an empty one and scores 0.
 
     The columns are id, question, context, prediction, references (a tuple), exact_match (0 or 1), f1 (0 to 1),
-    question_word, answer_words (shortest reference) and context_words.
+    question_word, answer_words (shortest reference), context_words and answerable ("yes" or "no"); for SQuAD v2.0 also
+    plausible_answers (a tuple).
     """
-    return pd.DataFrame(
+    measured = (metric_v2 if version == squad.V2 else metric).exact_match_and_f1
+    rows = pd.DataFrame(
         {
             "id": q.id,
             "question": q.question,
             "context": q.context,
             "prediction": texts.get(q.id, ""),
             "references": q.answers,
-            "exact_match": metric.best_over_references(metric.exact_match, texts[q.id], q.answers)
-            if q.id in texts
-            else 0.0,
-            "f1": metric.best_over_references(metric.f1, texts[q.id], q.answers) if q.id in texts else 0.0,
+            **dict(zip(MEASURES, measured(texts[q.id], q.answers) if q.id in texts else (0.0, 0.0), strict=True)),
             "question_word": question_word(q.question),
-            "answer_words": min(len(a.split()) for a in q.answers),
+            "answer_words": min((len(a.split()) for a in q.answers), default=0),
             "context_words": len(q.context.split()),
+            "answerable": "yes" if q.answers else "no",
         }
         for q in questions
     )
-
-
-def _measured(measure: Callable[[str, str], float], texts: dict[str, str], question: Question) -> float:
-    if question.id not in texts:
-        return 0.0
-    return metric.best_over_references(measure, texts[question.id], question.answers)
+    if version == squad.V2:
+        rows["plausible_answers"] = [q.plausible_answers for q in questions]
+    return rows
 
 
 def question_word(question: str) -> str:
@@ -134,17 +174,20 @@ def by_group(rows: pd.DataFrame, column: str, edges: Sequence[int] | None = None
         names = [f"{a} to {b - 1}" if b - a > 1 else str(a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         keys = pd.cut(keys, [*edges, float("inf")], right=False, labels=[*names, f"{edges[-1]} or more"])
     groups = rows.groupby(keys, observed=True)
-    table = 100 * groups[["exact_match", "f1"]].mean()
+    table = 100 * groups[list(MEASURES)].mean()
     return table.assign(questions=groups.size()).reset_index()
 
 
 def worst(rows: pd.DataFrame, count: int = 20) -> pd.DataFrame:
-    """The questions with the lowest F1 (ties in file order), prediction and references side by side."""
+    """The questions with the lowest F1 (ties in file order), prediction and references (in v2.0 also plausible answers)
+    side by side."""
     chosen = rows.sort_values("f1", kind="stable").head(count)
-    return chosen[["id", "question", "prediction", "references", "f1"]].reset_index(drop=True)
+    columns = ["id", "question", "prediction", "references", "plausible_answers", "f1"]
+    return chosen[[name for name in columns if name in rows]].reset_index(drop=True)
 
 
 def summary(evaluation: Evaluation) -> dict:
     """The score and the cost as one flat dictionary."""
-    cost = {key: value for key, value in asdict(evaluation.answers).items() if key != "texts"}
+    answers = evaluation.answers
+    cost = {field.name: getattr(answers, field.name) for field in fields(answers) if field.metadata}
     return asdict(evaluation.score) | cost

@@ -11,8 +11,8 @@ True
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from qalib.qa.squad import Question
@@ -52,6 +52,12 @@ def best_over_references(measure: Callable[[str, str], float], prediction: str, 
     return max(float(measure(prediction, reference)) for reference in references)
 
 
+def exact_match_and_f1(prediction: str, references: Iterable[str]) -> tuple[float, float]:
+    """Both measures of one answer, 0 to 1, each against the reference that suits it best."""
+    references = list(references)
+    return best_over_references(exact_match, prediction, references), best_over_references(f1, prediction, references)
+
+
 @dataclass(frozen=True)
 class Score:
     """How good predictions are; EM and F1 may be None where they would say nothing."""
@@ -64,6 +70,10 @@ class Score:
     missing: int = measure("count", "questions without a prediction; they count as wrong")
     unknown: int = measure("count", "predictions for ids that are not in the question set; they count for nothing")
 
+    def withheld(self) -> "Score":
+        """The counts alone: what says how good the predictions are is None."""
+        return replace(self, **{field.name: None for field in fields(self) if field.metadata["unit"] != "count"})
+
 
 def score(questions: Iterable[Question], predictions: Mapping[str, str]) -> Score:
     """Score predictions, `{question id: answer text}`.
@@ -71,15 +81,21 @@ def score(questions: Iterable[Question], predictions: Mapping[str, str]) -> Scor
     Raises InputError if no prediction belongs to any of the questions.
     """
     questions = list(questions)
+    found = answered(questions, predictions)
+    scores = [exact_match_and_f1(predictions[q.id], q.answers) for q in found]
+    matches, overlap = map(sum, zip(*scores, strict=True))
+    total = len(questions)
+    return Score(100 * matches / total, 100 * overlap / total, total, total - len(found), len(predictions) - len(found))
+
+
+def answered(questions: Sequence[Question], predictions: Mapping[str, str]) -> list[Question]:
+    """The questions that have a prediction. Raises InputError if none has."""
     found = [q for q in questions if q.id in predictions]
     if not found:
         raise InputError(
             f"none of the {len(predictions)} predictions has the id of one of the {len(questions)} questions"
         )
-    matches = sum(best_over_references(exact_match, predictions[q.id], q.answers) for q in found)
-    overlap = sum(best_over_references(f1, predictions[q.id], q.answers) for q in found)
-    total = len(questions)
-    return Score(100 * matches / total, 100 * overlap / total, total, total - len(found), len(predictions) - len(found))
+    return found
 
 
 def read_predictions(path: Path | str) -> dict[str, str]:

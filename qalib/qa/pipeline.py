@@ -15,7 +15,6 @@ ValueError; a dict with a list of questions and one context pairs them all; othe
 options are a TypeError.
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,15 +31,15 @@ from transformers import AutoTokenizer
 from qalib.model import checkpoint
 from qalib.model.bert import positions
 from qalib.model.checkpoint import Checkpoint
+from qalib.qa import spans
+from qalib.qa.pairs import Pair, call_inputs, pairs_of
+from qalib.qa.spans import Answer
 from qalib.qa.windows import Window, collate, windows
 from qalib.utils.errors import InputError
 from qalib.utils.paths import BUNDLED
 
 TASK = "question-answering"
 PADDINGS = (False, True, "do_not_pad", "longest", "max_length")
-
-Pair = tuple[str, str]  # question, context
-Answer = dict[str, Any]  # score, start, end, answer; start and end are character offsets in the context
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ class QuestionAnswering:
     def __init__(self, model: nn.Module, tokenizer, options: Options):
         if options.max_seq_len is None:
             options = replace(options, max_seq_len=min(tokenizer.model_max_length, 384))
-        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.model = model
+        self.tokenizer = tokenizer
+        self.options = options
 
     @property
     def device(self) -> torch.device:
@@ -109,14 +110,14 @@ class QuestionAnswering:
         Raises ValueError for an empty question or context and for what no option allows, KeyError for a missing key.
         """
         options = self.options.updated(options)
-        inputs = _inputs(args, question, context, data)
+        inputs = call_inputs(args, question, context, data)
         if isinstance(inputs, (GeneratorType, Dataset)):
             return (self._answers([item], options) for item in inputs)
         plural = isinstance(inputs, Iterable) and not isinstance(inputs, Mapping)
         return self._answers(list(inputs) if plural else [inputs], options)
 
     def _answers(self, items: list, options: Options) -> Answer | list:
-        answers = self._by_pair([pair for item in items for pair in _pairs(item)], options)
+        answers = self._by_pair([pair for item in items for pair in pairs_of(item)], options)
         return answers[0] if len(items) == 1 and isinstance(items[0]["question"], str) else answers
 
     def _by_pair(self, pairs: Sequence[Pair], options: Options) -> list[Answer | list[Answer]]:
@@ -124,20 +125,21 @@ class QuestionAnswering:
         null = [1.0] * len(pairs)
         cut = self._windows(pairs, options)
         for window, (start, end) in zip(cut, self._logits(cut, options), strict=True):
-            start, no_start = probabilities(start, window)
-            end, no_end = probabilities(end, window)
+            start, no_start = spans.probabilities(start, window)
+            end, no_end = spans.probabilities(end, window)
             null[window.index] = min(null[window.index], float(no_start * no_end))
             # Several candidates may turn out to be the same words.
             most = 2 * options.top_k + 10 if options.align_to_words else options.top_k
-            spans = word_spans(window) if options.align_to_words else window.offsets
-            for first, last, score in zip(*candidates(start, end, most, options.max_answer_len), strict=True):
-                place = int(spans[first, 0]), int(spans[last, 1])
+            characters = spans.word_spans(window) if options.align_to_words else window.offsets
+            for first, last, score in zip(*spans.candidates(start, end, most, options.max_answer_len), strict=True):
+                place = int(characters[first, 0]), int(characters[last, 1])
                 text = pairs[window.index][1][slice(*place)]
-                found[window.index].append(_as_answer(score, *place, text))
-        return [
-            _best(merged(answers) + [_as_answer(none, 0, 0, "")] * options.handle_impossible_answer, options.top_k)
-            for answers, none in zip(found, null, strict=True)
-        ]
+                found[window.index].append(spans.as_answer(score, *place, text))
+        merged = [spans.merged(answers) for answers in found]
+        if options.handle_impossible_answer:
+            for answers, score in zip(merged, null, strict=True):
+                answers.append(spans.as_answer(score, 0, 0, ""))
+        return [spans.best(answers, options.top_k) for answers in merged]
 
     def _windows(self, pairs: Sequence[Pair], options: Options) -> list[Window]:
         """The windows of transformers 4: unlike those of the evaluation they hold the whole question."""
@@ -171,100 +173,6 @@ class QuestionAnswering:
         return result
 
 
-def probabilities(logits: np.ndarray, window: Window) -> tuple[np.ndarray, np.floating]:
-    """Softmax over [CLS] and the context: the context tokens' part of it, shape `(context tokens,)`, and that of [CLS].
-
-    `logits` has the shape `(window's length,)`. As in transformers 4 the softmax takes in every [CLS] a text contains.
-    """
-    context = slice(window.first, window.first + len(window.offsets))
-    allowed = window.ids == window.ids[0]
-    allowed[context] = True
-    logits = np.where(allowed, logits, -np.inf)
-    weights = np.exp(logits - logits.max())
-    weights /= weights.sum()
-    return weights[context], weights[0]
-
-
-def candidates(
-    start: np.ndarray, end: np.ndarray, most: int, longest: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The spans of at most `longest` tokens with the highest `start[first] * end[last]`, best first.
-
-    `start` and `end` are probabilities, shape `(tokens,)`. Gives first tokens, last tokens and scores, each of shape
-    `(at most most,)`. Of equal scores the earlier span comes first; those of score 0 are left out.
-    """
-    first = np.arange(len(start))[:, None]
-    last = first + np.arange(min(longest, len(start)))
-    end = np.append(end, np.zeros_like(end))  # no span ends behind the last token
-    scores = start[:, None] * end[last]
-    best = np.argsort(-scores, axis=None, kind="stable")[:most]
-    best = best[scores.ravel()[best] > 0]
-    row, column = best // max(last.shape[1], 1), best % max(last.shape[1], 1)
-    return row, row + column, scores[row, column]
-
-
-def word_spans(window: Window) -> np.ndarray:
-    """For each context token the characters of its word, as far as the window holds it; shape `(context tokens, 2)`."""
-    first = np.searchsorted(window.words, window.words, side="left")
-    last = np.searchsorted(window.words, window.words, side="right") - 1
-    return np.stack([window.offsets[first, 0], window.offsets[last, 1]], axis=1)
-
-
-def merged(answers: Iterable[Answer]) -> list[Answer]:
-    """One answer for those with the same text (but for case): the place of the first, the sum of the scores."""
-    result: dict[str, Answer] = {}
-    for answer in answers:
-        known = result.setdefault(answer["answer"].lower(), answer | {"score": 0.0})
-        known["score"] += answer["score"]
-    return list(result.values())
-
-
-def _best(answers: list[Answer], top_k: int) -> Answer | list[Answer]:
-    best = sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k] or [_as_answer(0, 0, 0, "")]
-    return best[0] if len(best) == 1 else best
-
-
-def _as_answer(score: float, start: int, end: int, text: str) -> Answer:
-    return {"score": float(score), "start": start, "end": end, "answer": text}
-
-
-def _inputs(args: tuple, question, context, data) -> Any:
-    """What a call was given, as one thing: a dict, a collection of dicts, or a generator of them."""
-    if args:
-        strings = len(args) == 2 and all(isinstance(arg, str) for arg in args)
-        return dict(question=args[0], context=args[1]) if strings else args[0] if len(args) == 1 else args
-    if data is not None:
-        return data
-    if question is None or context is None:
-        raise ValueError("needed: question= and context=, or a dict or a list of dicts with these keys")
-    return [{"question": q, "context": c} for q, c in _pairs({"question": question, "context": context})]
-
-
-def _pairs(item: Any) -> list[Pair]:
-    """The pairs of question and context in one dict, whose values are strings or lists of strings."""
-    if not isinstance(item, Mapping):
-        raise ValueError(f"{item!r} is not a dict with the keys question and context")
-    for key in ("question", "context"):
-        if key not in item:
-            raise KeyError(f"a dict with the keys question and context is needed, {key} is missing")
-    questions, contexts = item["question"], item["context"]
-    if isinstance(questions, list):
-        contexts = [contexts] * len(questions) if isinstance(contexts, str) else contexts
-    else:
-        questions, contexts = [questions], [contexts]
-    if not isinstance(contexts, list) or len(questions) != len(contexts):
-        raise ValueError("questions and contexts do not have the same length")
-    for key, texts in (("question", questions), ("context", contexts)):
-        for text in texts:
-            if not isinstance(text, str):
-                raise ValueError(f"`{key}` cannot be {text!r}, it must be a string")
-            if not text:
-                raise ValueError(f"`{key}` cannot be empty")
-            if half := re.search("[\ud800-\udfff]", text):
-                raise ValueError(f"`{key}` holds half of a character, {half.group()!r} at {half.start()}")
-    return list(zip(questions, contexts, strict=True))
-
-
 def pipeline(
     task: str = TASK,
     model: str | Path | Checkpoint | nn.Module = "bundled",
@@ -289,9 +197,11 @@ def pipeline(
         same = isinstance(model, (str, Path)) and str(tokenizer) == str(model)
         tokenizer = None if same else _tokenizer(str(tokenizer))
     if isinstance(model, (str, Path)):
-        model, device = checkpoint.load(model), 0 if device is None else device
+        model = checkpoint.load(model)
+        device = 0 if device is None else device
     if isinstance(model, Checkpoint):
-        model, tokenizer = model.model, model.tokenizer if tokenizer is None else tokenizer
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        model = model.model
     if tokenizer is None:
         raise ValueError("a model that is no checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
     if not getattr(tokenizer, "is_fast", False):

@@ -1,8 +1,12 @@
-"""SQuAD v1.1 question sets: read, checked, and named by what they are."""
+"""SQuAD question sets, v1.1 and v2.0: read, checked, and named by what they are.
+
+In v2.0 (Rajpurkar et al. 2018, arXiv 1806.03822) a question may have no answer: it is marked `is_impossible` and has
+`plausible_answers`, which are wrong, in place of `answers`.
+"""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +14,20 @@ from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import read_json, sha256
 from qalib.utils.paths import SAMPLE
 
-HUB_NAME = "rajpurkar/squad"
-SIZES = {"train": 87_599, "validation": 10_570}  # questions of SQuAD v1.1; validation is what papers call dev
+V1, V2 = "1.1", "2.0"
+ON_HUB = {"squad": ("rajpurkar/squad", V1), "squad_v2": ("rajpurkar/squad_v2", V2)}
+SIZES = {  # questions; validation is what papers call dev
+    V1: {"train": 87_599, "validation": 10_570},
+    V2: {"train": 130_319, "validation": 11_873},
+}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one paragraph; `answers` are the reference texts, `starts` their character offsets."""
+    """One question about one paragraph; `answers` are the reference texts, `starts` their character offsets.
+
+    Both are empty if the question has no answer; `plausible_answers` are then texts that look like one.
+    """
 
     id: str
     title: str
@@ -24,16 +35,21 @@ class Question:
     context: str
     answers: tuple[str, ...]
     starts: tuple[int, ...]
+    plausible_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions in file order, with the name they were asked for by, a description and a hash of the data."""
+    """Questions in file order, with the name they were asked for by, a description and a hash of the data.
+
+    `version` is that of SQuAD, "1.1" or "2.0", and decides how answers are found and scored.
+    """
 
     questions: tuple[Question, ...]
     name: str
     description: str
     sha256: str
+    version: str = V1
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -41,11 +57,11 @@ class QuestionSet:
     @property
     def scope(self) -> str:
         """What EM and F1 over these questions are of."""
-        return scope(len(self), self.description)
+        return scope(len(self), self.description, self.version)
 
     def is_all_of(self, split: str) -> bool:
         """As many questions as that split of SQuAD v1.1 has? Only then can scores stand beside published ones."""
-        return len(self) == SIZES[split]
+        return self.version == V1 and len(self) == SIZES[V1][split]
 
     def first(self, count: int | None) -> "QuestionSet":
         """The first `count` questions (all for None); the description says so."""
@@ -54,10 +70,10 @@ class QuestionSet:
         if count < 1:
             raise InputError(f"--questions {count}: at least 1 question is needed")
         description = f"{self.description}, the first {count:,} of {len(self):,} questions"
-        return QuestionSet(self.questions[:count], self.name, description, self.sha256)
+        return replace(self, questions=self.questions[:count], description=description)
 
 
-def scope(count: int, description: str) -> str:
+def scope(count: int, description: str, version: str = V1) -> str:
     """What EM and F1 over `count` questions of a data set are of.
 
     >>> scope(235, "the bundled sample questions")
@@ -65,55 +81,64 @@ def scope(count: int, description: str) -> str:
     >>> scope(10570, "dev-v1.1.json")
     'all 10,570 questions of SQuAD v1.1 dev'
     """
-    whole = count == SIZES["validation"]
-    return f"all {count:,} questions of SQuAD v1.1 dev" if whole else f"{count:,} questions ({description})"
+    whole = count == SIZES[version]["validation"]
+    return f"all {count:,} questions of SQuAD v{version} dev" if whole else f"{count:,} questions ({description})"
 
 
 def load(source: str, split: str = "validation") -> QuestionSet:
-    """The question set `sample` (bundled), `squad` (hub or its cache, through `datasets`), or a SQuAD v1.1 file.
+    """The question set `sample` (bundled), `squad` or `squad_v2` (hub or its cache, through `datasets`), or a file in
+    the format of SQuAD v1.1 or v2.0.
 
     Raises InputError if it cannot be had as asked; never another set in its place.
     """
     if source == "sample":
         return QuestionSet(read(SAMPLE), source, "the bundled sample questions", sha256(SAMPLE))
-    if source == "squad":
-        return _from_hub(split)
+    if source in ON_HUB:
+        return _from_hub(source, split)
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{source}: no such file (a question set is 'sample', 'squad' or a SQuAD v1.1 JSON file)")
-    return QuestionSet(read(path), str(source), path.name, sha256(path))
+        kinds = f"'sample', {', '.join(map(repr, ON_HUB))} or a SQuAD v1.1 or v2.0 JSON file"
+        raise InputError(f"{source}: no such file (a question set is {kinds})")
+    questions, version = _read(path)
+    return QuestionSet(questions, str(source), path.name, sha256(path), version)
 
 
 def read(path: Path | str) -> tuple[Question, ...]:
-    """The questions of a file in the official SQuAD v1.1 JSON format.
+    """The questions of a file in the official JSON format of SQuAD v1.1 or v2.0.
 
     Raises InputError naming the file and the place of what is wrong.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path | str) -> tuple[tuple[Question, ...], str]:
+    """The questions and the version of SQuAD: what the file says, or if it says neither, what its questions are."""
     questions = []
     seen = set()
-    data = _field(read_json(path), "data", list, str(path))
+    value = read_json(path)
+    data = _field(value, "data", list, str(path))
+    stated = str(value.get("version")).removeprefix("v")
     for a, article in enumerate(data):
         for p, paragraph in enumerate(_field(article, "paragraphs", list, f"{path}: data[{a}]")):
             place = f"{path}: data[{a}].paragraphs[{p}]"
             context = _field(paragraph, "context", str, place)
             for q, entry in enumerate(_field(paragraph, "qas", list, place)):
-                question = _question(entry, article, context, f"{place}.qas[{q}]")
+                question = _question(entry, article, context, f"{place}.qas[{q}]", stated)
                 if question.id in seen:
                     raise InputError(f"{place}.qas[{q}]: the id {_short(question.id)} stands twice")
                 seen.add(question.id)
                 questions.append(question)
     if not questions:
         raise InputError(f"{path}: no questions in it")
-    return tuple(questions)
+    if stated not in SIZES:
+        stated = V1 if all(question.answers for question in questions) else V2
+    return tuple(questions), stated
 
 
-def _question(entry: Any, article: dict, context: str, place: str) -> Question:
+def _question(entry: Any, article: dict, context: str, place: str, version: str) -> Question:
     text = _field(entry, "question", str, place)
     identifier = _field(entry, "id", str, place)
-    if entry.get("is_impossible") or not _field(entry, "answers", list, place):
-        raise InputError(
-            f"{place}: question {_short(identifier)} has no answer (SQuAD 2.0?); only SQuAD v1.1 is supported"
-        )
+    impossible = _is_impossible(entry, f"{place}: question {_short(identifier)}", place, version)
     if not text.strip() or not context.strip():
         raise InputError(f"{place}: question {_short(identifier)} has an empty question or context")
     answers = [_field(answer, "text", str, f"{place}.answers[{k}]") for k, answer in enumerate(entry["answers"])]
@@ -126,7 +151,28 @@ def _question(entry: Any, article: dict, context: str, place: str) -> Question:
                 f"{place}.answers[{k}]: question {_short(identifier)}: {_short(answer)} does not stand at character "
                 f"{start} of its context{_found(context, answer)}"
             )
-    return Question(identifier, str(article.get("title", "")), text, context, tuple(answers), tuple(starts))
+    plausible = _plausible_answers(entry, place) if impossible else ()
+    return Question(identifier, str(article.get("title", "")), text, context, tuple(answers), tuple(starts), plausible)
+
+
+def _is_impossible(entry: dict, name: str, place: str, version: str) -> bool:
+    """Whether a question has no answer. Raises InputError if its mark, its answers and the version do not agree."""
+    answers = _field(entry, "answers", list, place)
+    impossible = entry.get("is_impossible") or False
+    if version == V1 and (impossible or not answers):
+        raise InputError(f"{name} has no answer (SQuAD 2.0?), but the file's version is that of SQuAD v1.1")
+    if not isinstance(impossible, bool):
+        raise InputError(f"{name}: 'is_impossible' is {type(impossible).__name__}, expected bool")
+    if impossible and answers:
+        raise InputError(f"{name}: 'is_impossible' is true, but there are answers ({len(answers)})")
+    if not impossible and not answers:
+        raise InputError(f"{name} has no answer, but 'is_impossible' is not true")
+    return impossible
+
+
+def _plausible_answers(entry: dict, place: str) -> tuple[str, ...]:
+    found = _field({"plausible_answers": []} | entry, "plausible_answers", list, place)
+    return tuple(_field(answer, "text", str, f"{place}.plausible_answers[{k}]") for k, answer in enumerate(found))
 
 
 def _found(context: str, answer: str) -> str:
@@ -142,21 +188,22 @@ def _field(value: Any, key: str, kind: type, place: str) -> Any:
     if not isinstance(value, dict):
         raise InputError(f"{place}: expected an object with {key!r}, found {type(value).__name__}")
     if key not in value:
-        raise InputError(f"{place}: {key!r} is missing (SQuAD v1.1 format expected)")
+        raise InputError(f"{place}: {key!r} is missing (SQuAD format expected)")
     if not isinstance(value[key], kind) or isinstance(value[key], bool):
         raise InputError(f"{place}: {key!r} is {type(value[key]).__name__}, expected {kind.__name__}")
     return value[key]
 
 
-def _from_hub(split: str) -> QuestionSet:
+def _from_hub(source: str, split: str) -> QuestionSet:
     import datasets
 
+    name, version = ON_HUB[source]
     try:
-        rows = datasets.load_dataset(HUB_NAME, split=split)
+        rows = datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds; each means that the data cannot be had
         raise InputError(
-            f"squad: {HUB_NAME} ({split}) is neither in the cache nor in reach "
-            f"({one_line(error)}); name a SQuAD v1.1 file with --data instead"
+            f"{source}: {name} ({split}) is neither in the cache nor in reach "
+            f"({one_line(error)}); name a SQuAD v{version} file with --data instead"
         ) from error
     questions = tuple(
         Question(r["id"], r["title"], r["question"], r["context"],
@@ -164,4 +211,4 @@ def _from_hub(split: str) -> QuestionSet:
         for r in rows
     )  # fmt: skip
     digest = hashlib.sha256(json.dumps([[q.id, q.context, q.question, q.answers] for q in questions]).encode())
-    return QuestionSet(questions, "squad", f"SQuAD v1.1 {split} ({HUB_NAME})", digest.hexdigest())
+    return QuestionSet(questions, source, f"SQuAD v{version} {split} ({name})", digest.hexdigest(), version)

@@ -21,6 +21,7 @@ from qalib.utils.paths import TEMPLATES
 from qalib.utils.quantity import Number
 
 WIDGET = TEMPLATES / "widget.json"
+HUB_NAMES = {version: name for name, (_, version) in squad.ON_HUB.items()}
 FIGURES = ("heads.svg", "density.svg", "patterns.svg", "published.svg", "speedup.svg", "density_chart.html")
 
 
@@ -69,13 +70,31 @@ def render(numbers: dict[str, Number]) -> str:
         "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
     }
     try:
-        scope = squad.scope(numbers["questions"].value, numbers["data_description"].value)
         body = environment.get_template("card.md.j2").render(
-            n=numbers, scope=scope, widget=read_json(WIDGET)[1], figures={Path(name).stem: name for name in FIGURES}
+            n=numbers,
+            scope=scope(numbers),
+            v2=version(numbers) == squad.V2,
+            widget=read_json(WIDGET)[1],
+            figures={Path(name).stem: name for name in FIGURES},
         )
         return ModelCard(f"---\n{_metadata(numbers).to_yaml()}\n---\n\n{body}").content
     except (jinja2.UndefinedError, KeyError) as error:
         raise InputError(f"the card needs a number that results.json has not: {error}") from None
+
+
+def version(numbers: dict[str, Number]) -> str:
+    """The version of SQuAD that the evaluation was of, "1.1" or "2.0": the one has scores that the other has not."""
+    return squad.V2 if "NoAns_total" in numbers else squad.V1
+
+
+def scope(numbers: dict[str, Number]) -> str:
+    """What EM and F1 are of."""
+    return squad.scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
+
+
+def is_all_of_dev(numbers: dict[str, Number]) -> bool:
+    """Whether EM and F1 are of as many questions as dev has: only then can they stand beside published ones."""
+    return numbers["questions"].value == squad.SIZES[version(numbers)]["validation"]
 
 
 def show(number: Number, decimals: int | None = None) -> str:
@@ -109,10 +128,12 @@ def _tags(numbers: dict[str, Number]) -> list[str]:
 def _metadata(numbers: dict[str, Number]) -> ModelCardData:
     name = numbers["model_name"].value
     data = numbers["data_description"].value
-    whole = numbers["questions"].value == squad.SIZES["validation"]  # the hub lists scores beside published ones
+    whole = is_all_of_dev(numbers)  # the hub lists scores beside published ones
+    evaluated = HUB_NAMES[version(numbers)]
+    trained = numbers.get("train_data_version")  # reports of earlier versions have none
     scores = [
         EvalResult(
-            task_type="question-answering", dataset_type="squad", dataset_name=data, dataset_split="validation",
+            task_type="question-answering", dataset_type=evaluated, dataset_name=data, dataset_split="validation",
             metric_type=key, metric_name=title, metric_value=round(numbers[key].value, 4),
         )
         for key, title in (("exact_match", "EM"), ("f1", "F1"))
@@ -123,8 +144,8 @@ def _metadata(numbers: dict[str, Number]) -> ModelCardData:
         license=numbers["license"].value,
         base_model=numbers["base_model"].value,
         tags=_tags(numbers),
-        datasets=["squad"],
-        metrics=["squad"],
+        datasets=[HUB_NAMES[squad.V2 if trained and trained.value == squad.V2 else squad.V1]],
+        metrics=[evaluated],
         pipeline_tag="question-answering",
         widget=[{"text": entry["question"], "context": entry["context"]} for entry in read_json(WIDGET)],
         model_name=name,

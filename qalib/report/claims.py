@@ -143,7 +143,7 @@ def _eval_samples(evidence: Evidence) -> Found:
 
 def _samples(evidence: Evidence, asked: QuestionSet | None, split: str) -> Found:
     if asked is None or not asked.is_all_of(split):
-        why = f"needs all {squad.SIZES[split]:,} questions of SQuAD v1.1 {split}; name the file"
+        why = f"needs all {squad.SIZES[squad.V1][split]:,} questions of SQuAD v1.1 {split}; name the file"
         return Found(None, why, NOT_CHECKABLE)
     questions = [q.question for q in asked.questions]
     contexts = [q.context for q in asked.questions]

@@ -9,7 +9,6 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from qalib.qa import squad
 from qalib.report import card, results
 from qalib.utils import quantity
 from qalib.utils.files import read_json, write_text
@@ -71,9 +70,8 @@ def headline(numbers: dict[str, quantity.Number]) -> list[tuple[str, str, int | 
 
     Scores come first if they are of all of SQuAD dev, and can be held against published ones.
     """
-    scope = squad.scope(numbers["questions"].value, numbers["data_description"].value)
-    scores = [(name, f"{label} on {scope}", decimals) for name, label, decimals in SCORES]
-    if numbers["questions"].value == squad.SIZES["validation"]:
+    scores = [(name, f"{label} on {card.scope(numbers)}", decimals) for name, label, decimals in SCORES]
+    if card.is_all_of_dev(numbers):
         return [*scores, *HEADLINE]
     return [*HEADLINE, *scores]
 

@@ -4,7 +4,7 @@ weights, config.json, tokenizer, model_meta.json, LICENSE, NOTICE    as in the c
 README.md, *.svg, density_chart.html                                 the card
 results.json                                                         every number with its definition
 .eval_results/squad.yaml                                             EM and F1 as the hub reads them, if the card
-                                                                     has any: of all of SQuAD v1.1 dev only
+                                                                     has any: of all of SQuAD dev only
 """
 
 import re
@@ -19,11 +19,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from qalib.model import checkpoint, hub
+from qalib.qa import squad
 from qalib.report import results
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import new_folder, read_json, read_text, write_text
 
-SQUAD = "rajpurkar/squad"  # the data set's id on the hub
 EVALUATION = Path(".eval_results", "squad.yaml")
 RELATIVE = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
 
@@ -107,9 +107,10 @@ def _scores(card: ModelCard, finished: str) -> list[dict[str, Any]]:
     """The card's scores as entries of `.eval_results`; none if it has none."""
     entries = [
         EvalResultEntry(
-            dataset_id=SQUAD, task_id=score.metric_type, value=score.metric_value, date=finished,
-            notes=f"{score.metric_name} on all of SQuAD v1.1 dev, official metric, by qalib",
+            dataset_id=dataset, task_id=score.metric_type, value=score.metric_value, date=finished,
+            notes=f"{score.metric_name} on all of SQuAD v{version} dev, official metric, by qalib",
         )
         for score in card.data.eval_results or ()
+        for dataset, version in [squad.ON_HUB[score.dataset_type]]
     ]  # fmt: skip
     return huggingface_hub.eval_result_entries_to_yaml(entries)

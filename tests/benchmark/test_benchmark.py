@@ -109,7 +109,7 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
 
     def answer(module, tokenizer, questions, batching, progress):
         calls.append((batching.sort_by_length, len(questions)))
-        return Answers({q.id: "" for q in questions}, 1, 1, 1, 1.0, 1.0, 1)
+        return Answers({q.id: "" for q in questions}, {}, 1, 1, 1, 1.0, 1.0, 1)
 
     monkeypatch.setattr(end_to_end, "answer", answer)
     ways = {"usual": ("dense", PADDED), "sorted": ("dense", LENGTH_SORTED)}

@@ -12,7 +12,8 @@ from conftest import DATA, ROOT
 from torch import nn
 
 from qalib.model import checkpoint
-from qalib.qa.pipeline import Options, answer, candidates, merged, pipeline, probabilities, word_spans
+from qalib.qa.pipeline import Options, answer, pipeline
+from qalib.qa.spans import candidates, merged, probabilities, word_spans
 from qalib.qa.windows import Window
 from qalib.utils.errors import InputError
 

@@ -56,6 +56,26 @@ def test_scores_on_other_data_say_so_and_are_not_listed_beside_published_ones(nu
     assert ModelCard(text).data.eval_results is None
 
 
+def test_scores_over_questions_without_an_answer(numbers):
+    assert "HasAns" not in card.render(numbers)
+    numbers["NoAns_total"] = Number("NoAns_total", 5945, "count", "d", "test")
+    numbers["no_answer_training"] = Number("no_answer_training", "none: <x>", "text", "d", "test")
+    for name in ("HasAns_total", "HasAns_exact", "HasAns_f1", "NoAns_exact", "best_exact", "best_f1"):
+        numbers[name] = Number(name, 61.5, "%", "d", "test")
+    for name in ("best_exact_thresh", "best_f1_thresh", "null_score_diff_threshold"):
+        numbers[name] = Number(name, -1.25, "1", "d", "test")
+    numbers["questions"] = Number("questions", 11_873, "count", "d", "test")
+    text = card.render(numbers)
+    assert "on all 11,873 questions of SQuAD v2.0 dev |" in text and "none (NoAns) | 61.50 % | |" in text
+    assert "| Best F1 by threshold | 61.50 %, at -1.250 | |" in text and "**none: &lt;x&gt;**" in text
+    data = ModelCard(text).data
+    assert {score.dataset_type for score in data.eval_results} == {"squad_v2"} and data.datasets == ["squad"]
+    numbers["train_data_version"] = Number("train_data_version", "2.0", "text", "d", "test")
+    assert ModelCard(card.render(numbers)).data.datasets == ["squad_v2"]
+    numbers["questions"] = Number("questions", 10_570, "count", "d", "test")
+    assert ModelCard(card.render(numbers)).data.eval_results is None
+
+
 def test_what_was_not_measured_says_so(numbers):
     numbers["gpu_speedup"] = Number("gpu_speedup", None, "x", "d", "test", "no CUDA device was used")
     assert "not measured (no CUDA device was used)" in card.render(numbers)

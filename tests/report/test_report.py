@@ -132,6 +132,23 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
     assert "Made from a structural twin of org/&lt;b&gt;model" in index and index.count("<b>needs weights</b>") == 2
 
 
+def test_questions_without_an_answer_are_reported(made, packed_folder, unanswerable_file, tmp_path):
+    out = shutil.copytree(made, tmp_path / "r")
+    given = {"model": str(packed_folder), "data": str(unanswerable_file), "device": "cpu", "out": str(out)}
+    notebook = build.NOTEBOOKS / "03_squad_evaluation.ipynb"
+    build.execute(notebook, tmp_path / "03.ipynb", given | {"null_score_diff_threshold": -0.5})
+    numbers = results.read(out)
+    assert (numbers["HasAns_total"].value, numbers["NoAns_total"].value) == (8, 4)
+    assert numbers["null_score_diff_threshold"].value == -0.5 and numbers["best_f1"].value >= numbers["f1"].value
+    assert (out / "tables" / "by_answerable.csv").exists() and (out / "figures" / "by_answerable.svg").exists()
+    assert "plausible_answers" in (out / "tables" / "worst_answers.csv").read_text().splitlines()[0]
+    text = card.write(out).text
+    assert "| EM and F1 of the 4 that have none (NoAns) |" in text and "by more than\n-0.5;" in text
+    said = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
+    assert said in text and said in pages.index(out, read_json(made / "manifest.json"))
+    assert not (made / "tables" / "by_answerable.csv").exists()
+
+
 def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path):
     again = build.run(
         str(packed_folder),

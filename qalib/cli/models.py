@@ -1,0 +1,94 @@
+"""Commands that take a model apart, write it in another form, or make one."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qalib.cli.console import Format, Json, Model, show
+from qalib.cli.options import options_of
+from qalib.pruning.config import PruningConfig
+from qalib.utils.errors import InputError
+
+
+def sparsity(
+    model: Model = "bundled",
+    out: Annotated[Path | None, typer.Option(help="Write tables (CSV) and figures (SVG) there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count what is left of a model: blocks, heads, neurons, parameters, bytes, multiply-adds."""
+    from qalib import sparsity
+    from qalib.model import checkpoint
+    from qalib.report import plots, results
+
+    loaded = checkpoint.load(model)
+    tables = sparsity.tables(loaded)
+    summary = sparsity.summary(loaded, tables)
+    if out is not None:
+        kept = results.Results(out, "qalib sparsity")
+        kept.measured(summary)
+        for name, table in tables.items():
+            kept.table(name, table)
+        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.fills(loaded)).items():
+            kept.figure(name, figure)
+    removed = tables["heads"].groupby("layer").called_removed.sum()
+    show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+          | asdict(summary)
+          | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
+          | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
+          | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
+
+
+def export(
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    model: Model = "bundled",
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
+    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16, fp32 or int8.")] = "fp16",
+    compact: Annotated[bool, typer.Option("--compact", help="ONNX: without idle heads and neurons.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
+) -> None:
+    """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
+    from qalib.model import checkpoint
+    from qalib.runtimes import onnx_folder, onnx_graph
+
+    if (compact or int8) and format is not Format.onnx:
+        raise InputError("--compact and --int8 are for --format onnx")
+    loaded = checkpoint.load(model)
+    match format:
+        case Format.onnx:
+            graph, differs = onnx_folder.save(loaded, out, compact, int8)
+            print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
+        case Format.packed:
+            print(checkpoint.save_packed(loaded, out, dtype))
+        case Format.transformers:
+            print(checkpoint.save_transformers(loaded, out))
+            if reason := checkpoint.not_for_transformers(loaded):
+                print(f"for qalib only: {reason}", file=sys.stderr)
+
+
+@options_of(
+    PruningConfig,
+    names={"eval_data": ("--eval",), "regularization_weight": ("--regularization-weight", "--regulariser")},
+)
+def prune(config: PruningConfig) -> None:
+    """Prune a model by movement pruning in blocks while it learns from data and a teacher."""
+    from qalib.pruning import run
+
+    print(run.prune(config))
+
+
+def twin(
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")],
+    published: Annotated[str, typer.Option(help="The published model whose structure is taken.")] = "0.32",
+    masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
+    density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and places of blocks.")] = 0,
+    format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
+    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to put beside them.")] = None,
+) -> None:
+    """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
+    from qalib.model import synthetic
+
+    print(synthetic.make(out, published, masks, density, seed, format, vocabulary))

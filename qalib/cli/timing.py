@@ -1,0 +1,73 @@
+"""The command that times the runtimes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qalib.cli.console import Device, Json, Model, Sweep, print_json
+
+
+def benchmark(
+    model: Model = "bundled",
+    runtimes: Annotated[
+        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
+    ] = "dense,compact,block-sparse",
+    dtype: Annotated[
+        str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
+    ] = "auto",
+    batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
+    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
+    device: Device = Device.auto,
+    sweep: Annotated[
+        Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the runtimes side by side, interleaved in one run."""
+    from qalib.benchmark import latency, summary
+    from qalib.benchmark.sweep import SWEEPS
+    from qalib.model import checkpoint
+    from qalib.report import plots, results
+    from qalib.runtimes import REGISTRY
+    from qalib.utils import files, machine
+
+    loaded = checkpoint.load(model)
+    place = device.value
+    names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
+    how = {
+        "names": names,
+        "dtypes": None if dtype == "auto" else dtype.split(","),
+        "batch": batch,
+        "device": machine.device(place),
+        "repeats": repeats,
+    }
+    how |= {} if sweep is Sweep.length else {"length": length}
+    rows = SWEEPS[sweep.value](loaded, **how) if sweep else latency.compare(loaded, **how)
+    if out is not None:
+        name, figure = (
+            (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
+        )
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | summary.report(rows))
+        results.Results(out, "qalib benchmark").figure(name, figure)
+    if as_json:
+        print_json(summary.report(rows))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
+        shown = [
+            "runtime",
+            "dtype",
+            "median_seconds",
+            "spread_seconds",
+            "speedup_over_best",
+            "speedup",
+            "bound_reached",
+            "note",
+            "remark",
+        ]
+        print(
+            f"speedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of the same type"
+        )
+        print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))

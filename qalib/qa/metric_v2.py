@@ -1,0 +1,144 @@
+"""The official SQuAD v2.0 metric: v1.1's, for questions of which some have no answer, which the empty text stands for.
+
+After Rajpurkar et al. 2018 (arXiv 1806.03822) and the `evaluate-v2.0.py` published with it.
+
+>>> exact_match_and_f1("", ())  # a question without an answer
+(1.0, 1.0)
+>>> exact_match_and_f1("in 1889", ())
+(0.0, 0.0)
+"""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from qalib.qa import metric
+from qalib.qa.metric import best_over_references, exact_match, normalize
+from qalib.qa.squad import Question
+from qalib.utils.errors import InputError
+from qalib.utils.files import read_json
+from qalib.utils.quantity import measure
+
+HAS_ANSWER, NO_ANSWER = "questions that have an answer", "questions that have none; right is the empty text alone"
+BEST = (
+    "the most that {} reaches if answers are kept up to some no-answer score (null score - best answer's, or a "
+    "probability) and all others count as empty; predictions that are empty stay so"
+)
+UP_TO = "the no-answer score up to which {} keeps answers; 0 if it is best to keep none (as in the official script)"
+
+
+@dataclass(frozen=True)
+class Score(metric.Score):
+    """How good predictions are. What there are no such questions or no no-answer scores for is None."""
+
+    exact_match: float | None = measure(
+        "%", "answers equal to a reference after normalising / all questions (official SQuAD v2.0 metric)"
+    )
+    f1: float | None = measure(
+        "%", "mean word overlap with the best reference; without an answer it is EM (official SQuAD v2.0 metric)"
+    )
+    HasAns_exact: float | None = measure("%", f"exact match over the {HAS_ANSWER}")
+    HasAns_f1: float | None = measure("%", f"F1 over the {HAS_ANSWER}")
+    HasAns_total: int = measure("count", HAS_ANSWER)
+    NoAns_exact: float | None = measure("%", f"exact match over the {NO_ANSWER}")
+    NoAns_f1: float | None = measure("%", f"F1 over the {NO_ANSWER}; it is their exact match")
+    NoAns_total: int = measure("count", "questions that have no answer")
+    best_exact: float | None = measure("%", BEST.format("exact match"))
+    best_exact_thresh: float | None = measure("1", UP_TO.format("best_exact"))
+    best_f1: float | None = measure("%", BEST.format("F1"))
+    best_f1_thresh: float | None = measure("1", UP_TO.format("best_f1"))
+
+
+def f1(prediction: str, reference: str) -> float:
+    """F1 as in v1.1, but 1 for two texts that are both empty after normalising."""
+    if not normalize(prediction) and not normalize(reference):
+        return 1.0
+    return metric.f1(prediction, reference)
+
+
+def exact_match_and_f1(prediction: str, references: Iterable[str]) -> tuple[float, float]:
+    """Both measures of one answer, 0 to 1. References that normalise to nothing count only if there is no other."""
+    references = [reference for reference in references if normalize(reference)] or [""]
+    return best_over_references(exact_match, prediction, references), best_over_references(f1, prediction, references)
+
+
+def score(
+    questions: Iterable[Question],
+    predictions: Mapping[str, str],
+    na_probs: Mapping[str, float] | None = None,
+    na_prob_thresh: float = 1.0,
+) -> Score:
+    """Score predictions, `{question id: answer text}`, the empty text for "no answer".
+
+    `na_probs` says of each prediction how sure it is that there is no answer: a probability, or a difference of scores.
+    Above `na_prob_thresh` the prediction counts as empty. Where the official script stops, at a question without a
+    prediction, it counts as wrong here.
+
+    Raises InputError if no prediction belongs to any of the questions, or one that does has no number in `na_probs`.
+    """
+    questions = list(questions)
+    found = metric.answered(questions, predictions)
+    raw = {q.id: exact_match_and_f1(predictions[q.id], q.answers) for q in found}
+    kept, best = raw, (None, None, None, None)
+    if na_probs is not None:
+        if absent := [q.id for q in found if q.id not in na_probs]:
+            raise InputError(f"no no-answer probability for {absent[0]!r}, which has a prediction")
+        kept = {q.id: _emptied(q) if na_probs[q.id] > na_prob_thresh else raw[q.id] for q in found}
+        best = _best(found, predictions, raw, na_probs, len(questions))
+    has_answer, no_answer = [q for q in questions if q.answers], [q for q in questions if not q.answers]
+    missing, unknown = len(questions) - len(found), len(predictions) - len(found)
+    return Score(
+        *_mean(kept, questions), len(questions), missing, unknown,
+        *_mean(kept, has_answer), len(has_answer), *_mean(kept, no_answer), len(no_answer), *best,
+    )  # fmt: skip
+
+
+def _emptied(question: Question) -> tuple[float, float]:
+    right = float(not question.answers)
+    return right, right
+
+
+def _mean(scores: Mapping[str, tuple[float, float]], questions: Sequence[Question]) -> tuple[float | None, ...]:
+    """EM and F1 in percent over some questions, None over none; one without a score counts as wrong."""
+    if not questions:
+        return None, None
+    return tuple(100 * sum(scores[q.id][k] for q in questions if q.id in scores) / len(questions) for k in (0, 1))
+
+
+def _best(
+    found: Sequence[Question],
+    predictions: Mapping[str, str],
+    scores: Mapping[str, tuple[float, float]],
+    na_probs: Mapping[str, float],
+    total: int,
+) -> tuple[float, float, float, float]:
+    """The best EM, its threshold, the best F1 and its threshold.
+
+    As in the official script equal no-answer scores come one after the other, in the order of `na_probs`, and a
+    threshold may fall between them; where keeping no answer at all is best, the threshold is 0.
+    """
+    asked = {q.id: q for q in found}
+    order = [identifier for identifier in sorted(na_probs, key=na_probs.get) if identifier in asked]
+    no_answer = sum(not q.answers for q in found)
+    result = []
+    for which in (0, 1):
+        gains = (scores[k][which] if asked[k].answers else -bool(predictions[k]) for k in order)
+        sums = list(accumulate(gains, initial=no_answer))
+        place = sums.index(max(sums))
+        result += [100 * sums[place] / total, float(na_probs[order[place - 1]]) if place else 0.0]
+    return tuple(result)
+
+
+def read_na_probs(path: Path | str) -> dict[str, float]:
+    """Read no-answer scores: a JSON object `{question id: number}`. Raises InputError naming file and entry."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object {{question id: number}}, found {type(value).__name__}")
+    for key, number in value.items():
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise InputError(f"{path}: the no-answer score for {key!r} is {type(number).__name__}, expected a number")
+        if not abs(number) <= sys.float_info.max:
+            raise InputError(f"{path}: the no-answer score for {key!r} is {number}, expected a finite number")
+    return value

@@ -1,0 +1,69 @@
+"""Spans: the answers that one window's logits speak for, by the rules of the pipeline of transformers 4."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from qalib.qa.windows import Window
+
+Answer = dict[str, Any]  # score, start, end, answer; start and end are character offsets in the context
+
+
+def probabilities(logits: np.ndarray, window: Window) -> tuple[np.ndarray, np.floating]:
+    """Softmax over [CLS] and the context: the context tokens' part of it, shape `(context tokens,)`, and that of [CLS].
+
+    `logits` has the shape `(window's length,)`. As in transformers 4 the softmax takes in every [CLS] a text contains.
+    """
+    context = slice(window.first, window.first + len(window.offsets))
+    allowed = window.ids == window.ids[0]
+    allowed[context] = True
+    logits = np.where(allowed, logits, -np.inf)
+    weights = np.exp(logits - logits.max())
+    weights /= weights.sum()
+    return weights[context], weights[0]
+
+
+def candidates(
+    start: np.ndarray, end: np.ndarray, most: int, longest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The spans of at most `longest` tokens with the highest `start[first] * end[last]`, best first.
+
+    `start` and `end` are probabilities, shape `(tokens,)`. Gives first tokens, last tokens and scores, each of shape
+    `(at most most,)`. Of equal scores the earlier span comes first; those of score 0 are left out.
+    """
+    first = np.arange(len(start))[:, None]
+    last = first + np.arange(min(longest, len(start)))
+    end = np.append(end, np.zeros_like(end))  # no span ends behind the last token
+    scores = start[:, None] * end[last]
+    order = np.argsort(-scores, axis=None, kind="stable")[:most]
+    order = order[scores.ravel()[order] > 0]
+    row, column = order // max(last.shape[1], 1), order % max(last.shape[1], 1)
+    return row, row + column, scores[row, column]
+
+
+def word_spans(window: Window) -> np.ndarray:
+    """For each context token the characters of its word, as far as the window holds it; shape `(context tokens, 2)`."""
+    first = np.searchsorted(window.words, window.words, side="left")
+    last = np.searchsorted(window.words, window.words, side="right") - 1
+    return np.stack([window.offsets[first, 0], window.offsets[last, 1]], axis=1)
+
+
+def merged(answers: Iterable[Answer]) -> list[Answer]:
+    """One answer for those with the same text (but for case): the place of the first, the sum of the scores."""
+    result: dict[str, Answer] = {}
+    for answer in answers:
+        known = result.setdefault(answer["answer"].lower(), answer | {"score": 0.0})
+        known["score"] += answer["score"]
+    return list(result.values())
+
+
+def best(answers: list[Answer], top_k: int) -> Answer | list[Answer]:
+    """The `top_k` answers with the highest scores, an only one without the list; without any, the empty one."""
+    found = sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k] or [as_answer(0, 0, 0, "")]
+    return found[0] if len(found) == 1 else found
+
+
+def as_answer(score: float, start: int, end: int, text: str) -> Answer:
+    """An answer as the pipeline gives it."""
+    return {"score": float(score), "start": start, "end": end, "answer": text}
