@@ -45,6 +45,13 @@ def test_the_folder_is_what_the_hubs_loaders_read(folder):
     assert {"NOTICE", "LICENSE", "results.json", "patterns.svg", "tokenizer.json"} <= names
 
 
+def test_scores_of_v2_are_entered_as_such():
+    score = huggingface_hub.EvalResult("question-answering", "squad_v2", "squad_v2", "f1", 70.5, metric_name="F1")
+    data = huggingface_hub.ModelCardData(model_name="m", eval_results=[score])
+    (entry,) = push._scores(huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n"), "2026-01-01T00:00:00+00:00")
+    assert entry["dataset"]["id"] == "rajpurkar/squad_v2" and "all of SQuAD v2.0 dev" in entry["notes"]
+
+
 def test_what_is_refused(folder, packed_folder, tmp_path):
     with pytest.raises(InputError, match="not the model of the report .*name it with --model"):
         push.assemble(REPORT, tmp_path / "other", str(packed_folder))

@@ -8,6 +8,7 @@ import pytest
 from qalib.model import bert, blocks, checkpoint
 from qalib.pruning import run
 from qalib.pruning.config import PruningConfig
+from qalib.qa import evaluation
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 
@@ -50,6 +51,13 @@ def test_hybrid_magnitude_and_scores(pruning_settings):
     scores = checkpoint.load(out).meta["scores"]
     assert scores["data"]["questions"] == 4 and 0 <= scores["teacher"]["f1"] <= 100 and scores["model"]["f1"] >= 0
     assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
+
+
+def test_a_model_that_learnt_from_questions_without_an_answer_says_so(pruning_settings, unanswerable_file):
+    given = {"data": str(unanswerable_file), "eval_data": str(unanswerable_file)}
+    found = checkpoint.load(prune(pruning_settings, **given, epochs=1))
+    assert found.meta["data"]["version"] == "2.0" and found.meta["scores"]["model"].keys() == {"exact_match", "f1"}
+    assert evaluation.no_answers(found).no_answer_training == "yes, on twelve.json (SQuAD v2.0)"
 
 
 def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(pruning_settings, tmp_path):

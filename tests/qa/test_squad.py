@@ -122,7 +122,9 @@ def test_all_of_dev(shared):
     assert len(dev) == 10570 and len({q.context for q in dev.questions}) == 2067
 
 
-KEYS = st.sampled_from("data paragraphs context qas id question answers text answer_start is_impossible".split())
+KEYS = st.sampled_from(
+    "data paragraphs context qas id question answers text answer_start is_impossible plausible_answers".split()
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4),
@@ -143,10 +145,10 @@ def test_any_json_is_read_or_refused_by_name(tmp_path, value):
 
 
 @ANY
-@given(st.sampled_from(["answer", "entry", "paragraph"]), KEYS, VALUES)
-def test_any_value_in_a_question_is_read_or_refused_by_name(tmp_path, where, key, value):
+@given(st.sampled_from(["answer", "entry", "paragraph"]), KEYS, VALUES, st.sampled_from(["1.1", "v2.0", "", None]))
+def test_any_value_in_a_question_is_read_or_refused_by_name(tmp_path, where, key, value, version):
     try:
-        questions = squad.read(file(tmp_path, **{where: {key: value}}))
+        questions = squad.read(file(tmp_path, **{where: {key: value}}, version=version))
     except InputError as error:
         assert "questions.json" in str(error) and "\n" not in str(error)
     else:
