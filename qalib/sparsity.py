@@ -180,7 +180,7 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("as stored", checkpoint.file_bytes, f"the weight file itself, {checkpoint.weight_file.name}"),
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
-            ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, zero blocks stored"),
+            ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),
             ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a parameter stored"),
             ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a parameter stored"),
         ],
@@ -281,14 +281,14 @@ class Summary:
     file_bytes: int = measure("bytes", "size of the weight file")
     dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
     heads_cut_out_fp32_bytes: int = measure(
-        "bytes", "4 bytes a parameter with the heads called removed cut out and zero blocks stored, as in 2021"
+        "bytes", "4 bytes a parameter with the heads called removed cut out and other zeros stored, as in 2021"
     )
     packed_fp16_bytes: int = measure("bytes", "2 bytes a parameter outside zero blocks, and one bit a block")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
     )
     multiply_adds_sparse: int = measure(
-        "multiply-adds", "the same with kept blocks only, and without heads that can go"
+        "multiply-adds", "the same with kept blocks only, and without heads and neurons that can go"
     )
 
 
