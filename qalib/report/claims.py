@@ -204,7 +204,7 @@ def _samples(evidence: Evidence, asked: QuestionSet | None, split: str) -> Found
 def _usage_example(evidence: Evidence) -> Found:
     task = evidence.stated.get("usage example")
     there = task in SUPPORTED_TASKS
-    explanation = "with `from qalib import pipeline` in place of its import it runs as it is"
+    explanation = "with `from qalib import pipeline` in place of its imports it runs, and needs no `optimize_model`"
     if there:
         return Found("runs", explanation, REPRODUCED)
     return Found(f"transformers has no {task!r} pipeline", explanation, DIFFERS)
@@ -223,8 +223,8 @@ def _speedup(evidence: Evidence) -> Found:
         f"{best}, same run; median of 3, {asked.description}, {device}",
         verdict=None if device == "cuda" else NEEDS_GPU,
         explanation=f"cutting out heads and neurons alone gives {times.speedup['compact, card']:.2f}x; in batches of "
-        f"like length without needless padding, which dense gets too, {best} gives {ours:.2f}x over dense; the runtime "
-        "of the card was not released, and its figure is one run on a GPU",
+        f"like length without needless padding, which dense gets too, {best} gives {ours:.2f}x over dense; the card's "
+        "figure is one run on a GPU, with a runtime of its own",
     )
 
 
