@@ -80,6 +80,16 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
     return sums.assign(density=sums.kept_weights / sums.weights, block_density=sums.kept_blocks / sums.blocks)
 
 
+def block_misfits(kinds: pd.DataFrame, block: blocks.Block) -> list[str]:
+    """The kinds of matrix, of `grouped`, that were not pruned in whole blocks: there are zeros in blocks that are kept.
+
+    Strays do not count, see `granularity`.
+    """
+    area = block[0] * block[1]
+    zeros = kinds.kept_blocks * area - kinds.kept_weights
+    return list(kinds.kind[zeros > granularity.STRAY * kinds.blocks * area])
+
+
 def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
     """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`.
 
@@ -176,7 +186,7 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("as stored", checkpoint.file_bytes, f"the weight file itself, {checkpoint.weight_file.name}"),
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
-            ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, zero blocks stored"),
+            ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),
             ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a parameter stored"),
             ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a parameter stored"),
             (
@@ -282,14 +292,14 @@ class Summary:
     file_bytes: int = measure("bytes", "size of the weight file")
     dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
     heads_cut_out_fp32_bytes: int = measure(
-        "bytes", "4 bytes a parameter with the heads called removed cut out and zero blocks stored, as in 2021"
+        "bytes", "4 bytes a parameter with the heads called removed cut out and other zeros stored, as in 2021"
     )
     packed_fp16_bytes: int = measure("bytes", "2 bytes a parameter outside zero blocks, and one bit a block")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
     )
     multiply_adds_sparse: int = measure(
-        "multiply-adds", "the same with kept blocks only, and without heads that can go"
+        "multiply-adds", "the same with kept blocks only, and without heads and neurons that can go"
     )
 
 
@@ -301,15 +311,15 @@ def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = No
     all_heads = counted["heads"]
     per_layer = counted["neurons"]
     work = counted["multiply_adds"]
-    sizes = counted["file_sizes"].set_index("form").bytes
+    sizes, kinds = counted["file_sizes"].set_index("form").bytes, counted["kinds"]
     total = int(parts.parameters.sum())
     kept = int(parts.kept.sum())
     called = int(all_heads.called_removed.sum())
     hidden = _unpruned_width(checkpoint)
     pooler = hidden * hidden + hidden
     return Summary(
-        granularity=granularity.in_words(granularity.of_model(checkpoint.model)),
-        block_misfits=", ".join(granularity.misfits(checkpoint.model, checkpoint.block)) or "none",
+        granularity=granularity.in_words(dict(zip(kinds.kind, kinds.granularity, strict=True))),
+        block_misfits=", ".join(block_misfits(kinds, checkpoint.block)) or "none",
         linear_density_percent=float(100 * matrices.kept_weights.sum() / matrices.weights.sum()),
         blocks=int(matrices.blocks.sum()),
         kept_blocks=int(matrices.kept_blocks.sum()),

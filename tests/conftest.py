@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import family
 import pytest
 import torch
 from builders import squad_file, towns
+from tokenizers import ByteLevelBPETokenizer
+from transformers import RobertaTokenizer
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.qa import squad
@@ -158,3 +161,29 @@ def pruning_settings(dense_folder, tmp_path) -> dict[str, Any]:
         "precision": "fp32",
         "log_steps": 1,
     }
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory, asked) -> Path:
+    """A RoBERTa with a byte-level BPE learned from the questions: vocab.json and merges.txt."""
+    folder = tmp_path_factory.mktemp("roberta") / "made"
+    learned = ByteLevelBPETokenizer()
+    texts = [text for q in asked.questions for text in (q.question, q.context)]
+    learned.train_from_iterator(texts, 400, 1, False, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    size = learned.get_vocab_size()
+    made = family.dense("roberta", types=1, layer_norm_eps=1e-5, vocabulary=size, places=514)
+    family.prune_blocks(made, (*family.ATTENTION, *family.FFN), (8, 8)).write(folder, block_size=[8, 8])
+    learned.save_model(str(folder))
+    RobertaTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def distilbert(tmp_path_factory, packed_folder) -> Path:
+    """A DistilBERT with the tiny model's tokenizer."""
+    folder = tmp_path_factory.mktemp("distilbert") / "made"
+    size = checkpoint.load(packed_folder).model.config.vocab_size
+    family.dense("distilbert", vocabulary=size, places=512).write(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(packed_folder / name, folder)
+    return folder

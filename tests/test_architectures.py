@@ -5,8 +5,7 @@ import shutil
 import family
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoModelForQuestionAnswering, RobertaTokenizer
+from transformers import AutoModelForQuestionAnswering
 
 from qalib import pipeline, runtimes
 from qalib.model import bert, checkpoint
@@ -14,31 +13,6 @@ from qalib.qa import answering, evaluation, squad
 from qalib.qa.answering import BatchingConfig
 from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
-
-
-@pytest.fixture(scope="session")
-def roberta(tmp_path_factory, asked):
-    """A RoBERTa with a byte-level BPE learned from the questions: vocab.json and merges.txt."""
-    folder = tmp_path_factory.mktemp("roberta") / "made"
-    learned = ByteLevelBPETokenizer()
-    texts = [text for q in asked.questions for text in (q.question, q.context)]
-    learned.train_from_iterator(texts, 400, 1, False, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    size = learned.get_vocab_size()
-    made = family.dense("roberta", types=1, layer_norm_eps=1e-5, vocabulary=size, places=514)
-    family.prune_blocks(made, (*family.ATTENTION, *family.FFN), (8, 8)).write(folder, block_size=[8, 8])
-    learned.save_model(str(folder))
-    RobertaTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def distilbert(tmp_path_factory, packed_folder):
-    folder = tmp_path_factory.mktemp("distilbert") / "made"
-    size = checkpoint.load(packed_folder).model.config.vocab_size
-    family.dense("distilbert", vocabulary=size, places=512).write(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(packed_folder / name, folder)
-    return folder
 
 
 def test_a_window_of_a_roberta_has_two_separators_and_no_token_types(roberta):

@@ -70,7 +70,7 @@ def audit(
     asked = squad.load(data)
     place = machine.device(device.value)
     training = squad.load(train, "train") if train else None
-    with audit.subject(model) as loaded:
+    with audit.subject(model, stated=stated) as loaded:
         table = audit.audit(stated, loaded, asked, training, place)
     if out is not None:
         results.Results(out, "qalib audit").table("audit", table)

@@ -21,6 +21,8 @@ SIZES = {
     "vocab_size": 10_000_000, "hidden_size": 65_536, "num_hidden_layers": 1_000, "num_attention_heads": 65_536,
     "intermediate_size": 1_000_000, "max_position_embeddings": 1_000_000, "type_vocab_size": 65_536,
 }  # fmt: skip
+# Of training only, with the largest that is believed; they are written again, and so must be numbers.
+RANDOM = {"hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}
 ACTIVATIONS = sorted(ACT2CLS.keys() - {"prelu", "xielu"})  # these two have weights of their own
 NO_NORM = "no_norm"  # nn_pruning's: weight * x + bias in place of LayerNorm
 # Understood by what they may be; the first value is what is meant by a key that is not there.
@@ -149,6 +151,12 @@ def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> 
             f"{path}: pad_token_id is {padding!r}; positions are counted from there, "
             f"and max_position_embeddings is {found['max_position_embeddings']}"
         )
+    for ours, most in RANDOM.items():
+        value = found[ours]
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise InputError(
+                f"{path}: {architecture.setting(ours)} is {value}, expected at least 0 and at most {most:g}"
+            )
     if settings.get("gelu_patch"):
         found["hidden_act"] = "relu"  # what GELU had become by the end of the training
     try:

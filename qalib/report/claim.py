@@ -1,12 +1,4 @@
-"""The claims that cards of madlag's block-sparse models make, and how each is checked.
-
-A claim joins by a decorator on the function that computes ours:
-
-    @claim("name", r"where a card states it: ([\\d.]+)", "unit", "by which definition")
-    def name(evidence: Evidence) -> Found: ...
-
-Where two definitions are plausible the same name and pattern stand twice, each with a label of its own.
-"""
+"""What a claim of a card is, what it is held against, and the verdicts; the claims themselves stand in `claims`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,11 +9,12 @@ from qalib import runtimes, sparsity
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa import evaluation
 from qalib.qa.squad import QuestionSet
+from qalib.report.wordings import CUES, NOT_UNDERSTOOD
 
-# Verdicts, beside NEEDS_WEIGHTS of a structural twin.
+# Verdicts, beside NEEDS_WEIGHTS of a structural twin and NOT_UNDERSTOOD.
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
-ABSENT = "absent from the card"
+NOT_STATED = "not stated"
 NEEDS_GPU = "needs a GPU"
 NOT_CHECKABLE = "not checkable"
 
@@ -90,38 +83,47 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """What cards state under a name: where in their text (the pattern's first group), and the function that checks it.
+    """What cards state under a name of WORDINGS, and the function that checks it.
 
-    A card that suggests the claim and does not print it has no pattern; `implied` then takes it from its other claims.
+    What a card suggests and does not print, `implied` takes from its other claims.
     """
 
     name: str
-    pattern: str | None
     unit: str
     definition: str
     check: Callable[[Evidence], Found]
     label: str
     implied: Callable[[Stated], str | None] | None = None
 
-    def read(self, card: str) -> str | None:
-        """The claim as the text of a card states it, or None."""
-        match = re.search(self.pattern, card, re.DOTALL) if self.pattern else None
-        return match.group(1) if match else None
-
     def finding(self, evidence: Evidence) -> Finding:
         """The claim checked."""
-        text = self.implied(evidence.stated) if self.implied else evidence.stated[self.name]
+        text = self.implied(evidence.stated) if self.implied else evidence.stated.get(self.name)
         found = self.check(evidence)
-        verdict = found.verdict or (REPRODUCED if text and prints_as(found.ours, text) else DIFFERS)
+        verdict = found.verdict or (
+            REPRODUCED if text and found.ours is not None and prints_as(found.ours, text) else DIFFERS
+        )
+        explanation = found.explanation
+        if not text:
+            text = unread(evidence.stated, self.name)
+            verdict = NOT_UNDERSTOOD if text else NOT_STATED
+            explanation = "the card's words are none that are known" if text else "the card does not say"
         return Finding(
             claim=self.label,
             stated=text or "",
             ours=_shown(found.ours),
             unit=self.unit,
             definition=found.definition or self.definition,
-            verdict=verdict if text else ABSENT,
-            explanation=found.explanation if text else "the card does not say",
+            verdict=verdict,
+            explanation=explanation,
         )
+
+
+def unread(stated: Stated, name: str) -> str | None:
+    """The first sentence that speaks of a claim and was not understood, or None."""
+    if name not in CUES or stated.get(name):
+        return None
+    sentences = (stated.get(NOT_UNDERSTOOD) or "").splitlines()
+    return next((sentence for sentence in sentences if re.search(CUES[name], sentence)), None)
 
 
 def prints_as(value: float, text: str) -> bool:

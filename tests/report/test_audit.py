@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from qalib.qa import squad
-from qalib.report import audit, claim, claims
+from qalib.report import audit, claim, claims, wordings
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_json
 
@@ -20,7 +20,7 @@ qa = pipeline(
 
 
 def test_claims_and_what_a_card_does_not_say():
-    found = audit.stated_by(CARD)
+    found = wordings.read(CARD)
     assert found["linear density"] == "39.1" and found["overall density"] == "70.0" and found["heads in total"] == "8"
     assert found["F1"] == "86.70" and found["original F1"] == "88.5" and found["file size"] == "355"
     assert found["usage example"] == "question-answering" and found["speedup"] is None and found["exact match"] is None
@@ -31,7 +31,9 @@ def test_the_shared_card_says_what_is_kept_as_facts(shared):
 
 
 def test_what_is_kept_as_facts_are_the_claims_that_can_be_checked():
-    assert audit.read().keys() == {each.name for each in claims.CLAIMS if each.pattern}
+    assert audit.read().keys() == {*wordings.WORDINGS, wordings.NOT_UNDERSTOOD}
+    assert wordings.WORDINGS.keys() == {each.name for each in claims.CLAIMS if not each.implied}
+    assert wordings.CUES.keys() <= wordings.WORDINGS.keys()
     assert audit.read()["share of heads removed"] == "55.6"
     assert len({each.label for each in claims.CLAIMS}) == len(claims.CLAIMS)
 
@@ -57,14 +59,14 @@ def test_a_value_is_reproduced_if_it_prints_as_stated(text, value, holds):
 
 
 def test_verdicts(sparse, asked):
-    stated = audit.stated_by(CARD)
+    stated = wordings.read(CARD)
     table = audit.audit(stated, sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
     assert table.verdict["linear density"] == "reproduced" and table.ours["linear density"] == "39.06"
     assert table.verdict["overall density, of the model itself"] == "differs"
     assert table.verdict["heads removed"] == table.verdict["heads in total"] == "reproduced"
     assert table.ours["share of heads removed"] == "25" and table.verdict["share of heads removed"] == "reproduced"
     assert table.stated["saving of the file"] == "18.9" and table.verdict["saving of the file"] == "differs"
-    assert table.verdict["speedup"] == table.verdict["exact match"] == "absent from the card"
+    assert table.verdict["speedup"] == table.verdict["exact match"] == "not stated"
     assert table.verdict["eval samples"] == "not checkable" and "needs all 10,570" in table.explanation["eval samples"]
     assert table.verdict["F1"] == "not checkable" and float(table.ours["F1"]) >= 0
     assert table.verdict["usage example"] == "differs"
@@ -77,12 +79,15 @@ def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(pa
     published = "bert-base-uncased-squad1.1-block-sparse-0.32-v1"
     shutil.copytree(packed_folder, tmp_path / published)
     write_json(shutil.copytree(packed_folder, tmp_path / "mine") / "model_meta.json", {"twin_of": f"x/{published}"})
-    monkeypatch.setattr(audit.synthetic, "make", lambda folder, vocabulary: packed_folder)
+    monkeypatch.setattr(audit.synthetic, "make", lambda folder, published, vocabulary: packed_folder)
     for reported, taken in ((published, published), ("mine", "mine"), (packed_folder, "tiny-sparse")):
         with audit.subject(None, str(tmp_path / reported)) as loaded:
             assert loaded.name == taken
     with audit.subject(str(packed_folder), str(tmp_path / published)) as loaded:
         assert loaded.name == "tiny-sparse"
+    with pytest.raises(InputError, match="the card is that of another, of which no twin can be made; name its"):
+        with audit.subject(None, str(tmp_path / published), {"model": "madlag/another"}):
+            pass
 
 
 def test_window_counts_of_dev(sparse, shared):

@@ -125,7 +125,7 @@ def test_a_model_that_was_not_pruned_in_blocks_is_not_said_to_be(numbers):
     numbers["block_misfits"] = Number("block_misfits", "FFN in", "text", "d", "test")
     card_of = card.render(numbers)
     assert card_of.count("32x32") == 2 == card_of.count("query: blocks of 32x32; FFN in: whole rows")
-    assert "block-sparse" not in ModelCard(card_of).data.tags
+    assert "block-sparse" not in ModelCard(card_of).data.tags and "kept blocks" not in card_of
     for name in ("block_misfits", "kept_blocks", "blocks"):
         numbers[name] = Number(name, "none" if name == "block_misfits" else 7, "count", "d", "test")
     assert "7 of 7 blocks of 32x32 are kept." in (text := card.render(numbers))

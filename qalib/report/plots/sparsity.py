@@ -132,7 +132,7 @@ def _picture(share: Tensor, scale: int = 4) -> str:
 def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor]) -> str:
     """The density of every matrix as one self-contained interactive HTML page.
 
-    The pointer on a matrix shows its name, density and what is left of its blocks, as on the published cards.
+    The pointer on a matrix shows its name, its density and a picture of what is left, as on the published cards.
     """
     rows = matrices.assign(
         matrix=[f"layer {m.layer}, {m.kind}" for m in matrices.itertuples()],
@@ -140,7 +140,7 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
         image=[_picture(shares[m.layer, m.kind]) for m in matrices.itertuples()],
     )
     chart = (
-        altair.Chart(rows, title="Density of every encoder matrix: point at one to see its blocks")
+        altair.Chart(rows, title="Density of every encoder matrix: point at one to see what is left of it")
         .mark_bar(size=9)
         .encode(
             x=altair.X("layer:O", title="layer"),
