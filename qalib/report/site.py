@@ -14,7 +14,9 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,9 +132,20 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "API": root / "api" / "index.html",
     } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
+    if path.suffix == ".ipynb" and (url := repository(root)):
+        inside, first = path.relative_to(root).as_posix(), f"there, first of all: %pip install git+{url}"
+        there = url.replace("https://github.com", "https://colab.research.google.com/github")
+        nav += f' <a href="{escape(there)}/blob/main/{inside}" title="{escape(first)}">open in Colab</a>'
     html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
     target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
     write_text(target, relinked(html, path, target, site, root))
+
+
+def repository(root: Path) -> str | None:
+    """Where the repository is on GitHub, by `project.urls.Repository` in pyproject.toml; None if it does not say."""
+    urls = tomllib.loads(read_text(root / "pyproject.toml"))["project"].get("urls", {})
+    found = re.fullmatch(r"(https://github\.com/[\w.-]+/[\w.-]+?)(\.git|/)?", urls.get("Repository", ""))
+    return found and found[1]
 
 
 def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str:

@@ -53,6 +53,25 @@ def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     assert 'href="api/qalib/runtimes/compact.html#cut"' in turned
 
 
+@pytest.mark.parametrize(
+    "urls, found",
+    [
+        ('Repository = "https://github.com/someone/qalib.git"', "https://github.com/someone/qalib"),
+        ('Repository = "https://github.com/someone/qalib"', "https://github.com/someone/qalib"),
+        ('Repository = "https://example.org/someone/qalib"', None),
+        ("", None),
+    ],
+)
+def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, found):
+    (tmp_path / "pyproject.toml").write_text(f"[project]\n[project.urls]\n{urls}\n")
+    assert site.repository(tmp_path) == found
+    notebook = shutil.copytree(site.ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
+    site._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
+    page = (tmp_path / "site" / "course" / "01_weights.html").read_text()
+    address = "https://colab.research.google.com/github/someone/qalib/blob/main/notebooks/course/01_weights.ipynb"
+    assert (f'href="{address}"' in page) == bool(found) == ("open in Colab" in page)
+
+
 def test_what_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<body id="x"><a href="b.html#y">b</a><a href="#x">x</a><a href="c.html">c</a>')
     (tmp_path / "b.html").write_text('<body><img src="https://example.org/a.png"><a href="https://example.org">e</a>')
