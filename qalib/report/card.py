@@ -58,15 +58,19 @@ def write(out: Path | str) -> Card:
     return Card(out / "card", text)
 
 
-def render(numbers: dict[str, Number]) -> str:
-    """The card as text. Raises InputError naming a number that the template needs and `numbers` has not."""
+def render(numbers: dict[str, Number], linked: bool = False) -> str:
+    """The card as text; if `linked`, every number in it is a link to `#NAME`.
+
+    Raises InputError naming a number that the template needs and `numbers` has not.
+    """
+    link = _linked if linked else lambda number, text: text
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {
-        "show": lambda number, decimals=None: _plain(show(number, decimals)),
+        "show": lambda number, decimals=None: link(number, _plain(show(number, decimals))),
         "plain": _plain,
-        "size": lambda number: _plain(size(number)),
+        "size": lambda number: link(number, _plain(size(number))),
         "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
     }
     try:
@@ -117,6 +121,10 @@ def _plain(text: str) -> str:
     return (
         text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;").replace("\n", " ")
     )
+
+
+def _linked(number: Number, text: str) -> str:
+    return f"[{text.replace('[', '&#91;').replace(']', '&#93;')}](#{number.name})"
 
 
 def _tags(numbers: dict[str, Number]) -> list[str]:

@@ -9,19 +9,12 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from qalib.report import card, results
+from qalib.report import card
 from qalib.utils import quantity
-from qalib.utils.files import read_json, write_text
+from qalib.utils.files import write_text
 from qalib.utils.paths import TEMPLATES
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-SCORES = (("f1", "F1", 1), ("exact_match", "exact match", 1))
-HEADLINE = (
-    ("linear_density_percent", "of the linear weights left", 1),
-    ("heads_left", "attention heads left", None),
-    ("embeddings_percent", "of what is left are embeddings", 0),
-    ("block_sparse_speedup", "block-sparse over the fastest dense, forward pass", 2),
-)
 
 
 def render_html(notebook: Path, out: Path) -> str:
@@ -49,42 +42,16 @@ def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = F
     return exporter.from_notebook_node(node, resources={"nav": nav, "unfolded": unfolded})[0]
 
 
-def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
-    """The index of a report; what is not there (any more) is named without a link."""
-    manifest = manifest or read_json(folder / "manifest.json")
-    numbers = results.read(folder)
-    return _render(
-        "index.html.j2",
-        title=f"Report on {manifest['model']['name']}",
-        manifest=manifest,
-        numbers=numbers,
-        headline=headline(numbers),
-        figures=sorted(path.stem for path in (folder / "figures").glob("*.svg")),
-        tables=sorted(path.stem for path in (folder / "tables").glob("*.csv")),
-        pages={path.relative_to(folder).as_posix() for path in folder.rglob("*.html")},
-    )
-
-
-def headline(numbers: dict[str, quantity.Number]) -> list[tuple[str, str, int | None]]:
-    """The figures at the top of a report: names, labels that say what scores are of, and decimals.
-
-    Scores come first if they are of all of SQuAD dev, and can be held against published ones.
-    """
-    scores = [(name, f"{label} on {card.scope(numbers)}", decimals) for name, label, decimals in SCORES]
-    if card.is_all_of_dev(numbers):
-        return [*scores, *HEADLINE]
-    return [*HEADLINE, *scores]
-
-
 def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None = None) -> str:
     """The page of a comparison (`comparison.table`); `about` is its manifest, `not_drawn` why it has no figure."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return _render(
+    return render(
         "comparison.html.j2", title=f"{len(rows)} models compared", rows=rows, about=about, not_drawn=not_drawn
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template filled; values are text unless they are Markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True
     )

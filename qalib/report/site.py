@@ -3,19 +3,20 @@
     notebooks/index.ipynb           index.html
     notebooks/[course/]X.ipynb    [course/]X.html  , run for the purpose
     notebooks/glossary.md           glossary.html
-    reports/NAME/                   reports/NAME/, its card as a page
+    reports/NAME/                   reports/NAME/, with its front page
     web/                            live/, the page that asks the model in the browser, where npm's packages are
-    qalib/ROOM/X.py                 code/ROOM/X.html, where the glossary leads there, an anchor at every name
+    qalib/ROOM/X.py                 api/qalib/ROOM/X.html, the API reference, an anchor at every name
 
 Links are written for the repository, where they lead from file to file; each is turned into one between pages.
 """
 
-import ast
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib.report import build, live, pages
+from qalib.report import api, execution, front, live, pages
 from qalib.report.progress import Progress, say
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
@@ -51,6 +52,7 @@ def make(
         raise InputError(f"{out}: exists already and is not a site; choose another folder")
     if not (root / "reports").is_dir():
         raise InputError(f"{root}: no reports there; the site is made in a clone of the repository, not from a wheel")
+    api.check()
     if notebooks is None:
         notebooks = [*sorted(source.glob("course/[0-9]*.ipynb")), *sorted(source.glob("[0-9]*.ipynb"))]
     draft = out.parent / f".{out.name}.draft"
@@ -59,20 +61,19 @@ def make(
         given = {"out": str(Path(work) / "report")} | (parameters or {})
         progress = Progress(notebooks)
         for number, path in enumerate(notebooks):
-            declared = build.check_parameters(path, {})
+            declared = execution.check_parameters(path, {})
             executed = Path(work) / path.name
             with progress.running(path.stem):
-                seconds = build.execute(path, executed, {name: given[name] for name in given if name in declared})
+                seconds = execution.execute(path, executed, {name: given[name] for name in given if name in declared})
             progress.done(path.stem, seconds)
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
             _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
-    glossary = read_text(source / "glossary.md")
-    _page(_text(glossary), source / "glossary.md", draft, root)
-    for name in sorted({*re.findall(r"\(\.\./(qalib/[\w/]+\.py)\)", glossary)}):
-        _page(_code(root / name, name), root / name, draft, root)
+    glossary = nbformat.v4.new_markdown_cell(read_text(source / "glossary.md"))
+    _page(nbformat.v4.new_notebook(cells=[glossary]), source / "glossary.md", draft, root)
+    api.make(draft / "api")
     for name in REPORTS:
-        _report(root / "reports" / name, draft, root)
+        _report(root / "reports" / name, draft)
     if reason := live.missing():
         say(f"the live page is left out: {reason}")
     else:
@@ -91,12 +92,17 @@ def place(path: PurePosixPath) -> PurePosixPath:
     >>> str(place(PurePosixPath("notebooks/course/01_weights.ipynb")))
     'course/01_weights.html'
     >>> str(place(PurePosixPath("qalib/model/blocks.py")))
-    'code/model/blocks.html'
+    'api/qalib/model/blocks.html'
+    >>> str(place(PurePosixPath("reports/bundled-dev-v1.1/card/README.md")))
+    'reports/bundled-dev-v1.1/index.html'
     """
+    if path.match("reports/*/card/README.md"):  # opens the report's front page
+        return path.parents[1] / "index.html"
     if path.suffix in (".ipynb", ".md", ".py"):
         path = path.with_suffix(".html")
-    first, *rest = path.parts
-    return PurePosixPath("code" if first == "qalib" else "" if first == "notebooks" else first, *rest)
+    if path.parts[0] == "notebooks":
+        return path.relative_to("notebooks")
+    return PurePosixPath("api", path) if path.parts[0] == "qalib" else path
 
 
 def broken(site: Path) -> list[str]:
@@ -123,11 +129,23 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "home": root / "notebooks" / "index.ipynb",
         **(beside or {}),
         "glossary": root / "notebooks" / "glossary.md",
+        "API": root / "api" / "index.html",
     } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
+    if path.suffix == ".ipynb" and (url := repository(root)):
+        inside, first = path.relative_to(root).as_posix(), f"there, first of all: %pip install git+{url}"
+        there = url.replace("https://github.com", "https://colab.research.google.com/github")
+        nav += f' <a href="{escape(there)}/blob/main/{inside}" title="{escape(first)}">open in Colab</a>'
     html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
     target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
     write_text(target, relinked(html, path, target, site, root))
+
+
+def repository(root: Path) -> str | None:
+    """Where the repository is on GitHub, by `project.urls.Repository` in pyproject.toml; None if it does not say."""
+    urls = tomllib.loads(read_text(root / "pyproject.toml"))["project"].get("urls", {})
+    found = re.fullmatch(r"(https://github\.com/[\w.-]+/[\w.-]+?)(\.git|/)?", urls.get("Repository", ""))
+    return found and found[1]
 
 
 def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
@@ -145,45 +163,16 @@ def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str
         return f'{match[1]}="{PurePosixPath(to)}{"#" if anchor else ""}{anchor}"'
 
     body = re.sub(r"(<body.*)", lambda m: LINK.sub(turn, m[1]), html, flags=re.DOTALL)
-    return re.sub(r'(href="[^"#]*code/[\w/]+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
+    return re.sub(r'(href="[^"#]*api/[\w/]+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
 
 
-def _text(markdown: str) -> NotebookNode:
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown)])
-
-
-def _code(path: Path, title: str) -> NotebookNode:
-    """A source file as a page under a title: a piece for each name at its top level."""
-    text = read_text(path)
-    lines = text.splitlines()
-    starts = {0: []}
-    for node in ast.parse(text).body:
-        names = [getattr(node, "name", None), *(getattr(t, "id", None) for t in _targets(node))]
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
-        starts[first] = [name for name in names if name]
-    bounds = [*sorted(starts), len(lines)]
-    pieces = [f"# {title}"]
-    for first, last in zip(bounds, bounds[1:], strict=False):
-        anchors = "".join(f'<a id="{name}"></a>' for name in starts[first])
-        code = "\n".join(lines[first:last]).rstrip()
-        pieces.append(f"{anchors}\n\n````python\n{code}\n````" if code else "")
-    return _text("\n\n".join(pieces))
-
-
-def _targets(node: ast.stmt) -> Iterable[ast.expr]:
-    return node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-
-
-def _report(folder: Path, site: Path, root: Path) -> None:
-    """Copy a report; make its card a page, and write the index, which is not kept in the repository."""
+def _report(folder: Path, site: Path) -> None:
+    """Copy a report and write its front page, which is not kept in the repository."""
     target = site / "reports" / folder.name
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("notebooks", "index.html"))
-    card = read_text(folder / "card" / "README.md").split("\n---\n", 1)[-1]
-    _page(_text(card), folder / "card" / "README.md", site, root)
-    index = pages.index(target)
-    home = f'<body>\n<nav><a href="{os.path.relpath(root / "notebooks" / "index.ipynb", folder)}">home</a></nav>'
-    write_text(target / "index.html", relinked(index.replace("<body>", home), folder / "index.html",
-                                               target / "index.html", site, root))  # fmt: skip
+    front.write(target)
+    page = read_text(target / "index.html")
+    write_text(target / "index.html", page.replace("<body>", '<body>\n<nav><a href="../../index.html">home</a></nav>'))
 
 
 if __name__ == "__main__":

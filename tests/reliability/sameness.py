@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from qalib.report import build, card, results
+from qalib.report import build, card, execution, results
 from qalib.utils.errors import ReportError
 from qalib.utils.files import read_json
 from reliability import trial
@@ -76,9 +76,9 @@ def alone(notebook: Path, out: Path, draft: Path, place: Path) -> str:
     dense, packed = trial.tiny(place)
     given = {"model": str(packed), "data": str(trial.asked(place / "eight.json")), "out": str(out), "questions": 5,
              "device": "cpu", "audited": str(packed)} | trial.QUICK  # fmt: skip
-    declared = build.check_parameters(notebook, {})
+    declared = execution.check_parameters(notebook, {})
     try:
-        build.execute(notebook, draft / notebook.name, {k: v for k, v in given.items() if k in declared})
+        execution.execute(notebook, draft / notebook.name, {k: v for k, v in given.items() if k in declared})
     except ReportError as error:
         return str(error)
     return ""

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 
-from qalib.report import build
+from qalib.report import build, execution, front
 from qalib.report import pages as html_pages
 from qalib.utils.files import read_json, write_json, write_text
 from qalib.utils.paths import TEMPLATES
@@ -119,13 +119,13 @@ def card_page() -> Section:
             number["definition"] += HOSTILE
         write_json(out / "results.json", kept)
         page = place / "card.ipynb"
-        build.execute(build.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
+        execution.execute(build.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
         (out / "notebooks").mkdir()
         html_pages.render_html(page, out / "notebooks" / "05_model_card.html")
         manifest = read_json(out / "manifest.json")
         manifest["model"]["name"] = HOSTILE
         write_json(out / "manifest.json", manifest)
-        write_text(out / "index.html", html_pages.index(out))
+        write_text(out / "index.html", front.index(out))
         _look_through(section, out)
     return section
 

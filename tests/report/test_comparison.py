@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_report import notebook
 
-from qalib.report import build, comparison, pages
+from qalib.report import comparison, draft, execution, front
 from qalib.report.results import Results
 from qalib.utils import machine
 from qalib.utils.errors import InputError, ReportError
@@ -35,8 +35,8 @@ def compare(packed_folder, asked_file, tmp_path, monkeypatch):
         shutil.copy(source, output)
         return 0.0
 
-    monkeypatch.setattr(build, "execute", execute)
-    monkeypatch.setattr(pages, "index", lambda draft, manifest: "")
+    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(front, "index", lambda folder, manifest: "")
     for name in ("one", "broken", "two", "twin"):
         shutil.copytree(packed_folder, tmp_path / name)
 
@@ -93,7 +93,7 @@ def test_what_is_done_is_kept(compare, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "specs", lambda: {"CPU": "another", "threads used": 1})
     compare("one", "two")
     assert (tmp_path / "count").read_text() == "otot"  # on another machine: other speeds
-    monkeypatch.setattr(build.instruction_sets, "available", lambda: ["torch"])
+    monkeypatch.setattr(draft.instruction_sets, "available", lambda: ["torch"])
     compare("one", "two")
     assert (tmp_path / "count").read_text() == "ototot"  # with another kernel, too
     (tmp_path / "one" / "config.json").write_text((tmp_path / "one" / "config.json").read_text() + " ")

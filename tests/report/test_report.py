@@ -1,14 +1,13 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import nbformat
 import pytest
 from reliability.sameness import TIMED, TIMES
 
 from qalib.model import checkpoint
-from qalib.report import build, card, pages, results
+from qalib.report import build, card, execution, front, results
 from qalib.utils import files
 from qalib.utils.errors import InputError, ReportError
 from qalib.utils.files import read_json, write_json
@@ -78,11 +77,7 @@ def test_scores_on_other_data_have_no_star_and_say_what_they_are_of(made):
     scope = "8 questions (eight.json)"
     assert f"This model, on {scope}" in (made / "card" / "README.md").read_text()
     index = (made / "index.html").read_text()
-    assert index.index("of the linear weights left") < index.index(f"F1 on {scope}") < index.index("The model card")
-    numbers = results.read(made)
-    assert pages.headline(numbers)[-1][1] == f"exact match on {scope}"
-    numbers["questions"] = replace(numbers["questions"], value=10_570)
-    assert pages.headline(numbers)[0][1] == "F1 on all 10,570 questions of SQuAD v1.1 dev"
+    assert f"F1 on {scope}" in index and "dense teacher's F1" not in index
 
 
 def test_the_manifest_says_what_it_was_made_of(made, packed_folder):
@@ -118,8 +113,8 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
     given = {"model": str(folder), "data": str(asked_file), "device": "cpu", "out": str(out)}
     for name in ("01_load_model", "03_squad_evaluation"):
         notebook = build.NOTEBOOKS / f"{name}.ipynb"
-        declared = build.check_parameters(notebook, {})
-        build.execute(notebook, tmp_path / f"{name}.ipynb", {k: v for k, v in given.items() if k in declared})
+        declared = execution.check_parameters(notebook, {})
+        execution.execute(notebook, tmp_path / f"{name}.ipynb", {k: v for k, v in given.items() if k in declared})
     numbers = results.read(out)
     for name in ("exact_match", "f1", "widget_answer", "widget_score"):
         assert numbers[name].value is None and numbers[name].note == "needs weights"
@@ -128,15 +123,15 @@ def test_a_structural_twin_is_reported_without_scores(made, packed_folder, asked
     text = card.write(out).text
     assert "| **EM** | **needs weights** |" in text and "model-index" not in text
     assert "> **Made from a structural twin of org/&lt;b&gt;model**: heads as published." in text
-    index = pages.index(out, read_json(made / "manifest.json"))
-    assert "Made from a structural twin of org/&lt;b&gt;model" in index and index.count("<b>needs weights</b>") == 2
+    index = front.index(out, read_json(made / "manifest.json"))
+    assert "Made from a structural twin of org/&lt;b&gt;model" in index and index.count(">needs weights</a>") >= 4
 
 
 def test_questions_without_an_answer_are_reported(made, packed_folder, unanswerable_file, tmp_path):
     out = shutil.copytree(made, tmp_path / "r")
     given = {"model": str(packed_folder), "data": str(unanswerable_file), "device": "cpu", "out": str(out)}
     notebook = build.NOTEBOOKS / "03_squad_evaluation.ipynb"
-    build.execute(notebook, tmp_path / "03.ipynb", given | {"null_score_diff_threshold": -0.5})
+    execution.execute(notebook, tmp_path / "03.ipynb", given | {"null_score_diff_threshold": -0.5})
     numbers = results.read(out)
     assert (numbers["HasAns_total"].value, numbers["NoAns_total"].value) == (8, 4)
     assert numbers["null_score_diff_threshold"].value == -0.5 and numbers["best_f1"].value >= numbers["f1"].value
@@ -145,7 +140,7 @@ def test_questions_without_an_answer_are_reported(made, packed_folder, unanswera
     text = card.write(out).text
     assert "| EM and F1 of the 4 that have none (NoAns) |" in text and "by more than\n-0.5;" in text
     said = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
-    assert said in text and said in pages.index(out, read_json(made / "manifest.json"))
+    assert said in text and said in front.index(out, read_json(made / "manifest.json"))
     assert not (made / "tables" / "by_answerable.csv").exists()
 
 
@@ -172,7 +167,7 @@ def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
         build.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
     path = notebook(tmp_path / "a.ipynb")
     with pytest.raises(InputError, match="a.ipynb: no parameter ouf; it has out"):
-        build.execute(path, tmp_path / "o" / "a.ipynb", {"ouf": "x"})
+        execution.execute(path, tmp_path / "o" / "a.ipynb", {"ouf": "x"})
     assert not (tmp_path / "r").exists() and not (tmp_path / "o").exists()
 
 
@@ -187,7 +182,7 @@ def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
 def test_a_failure_is_named_and_the_partial_notebook_kept(tmp_path, cell, message):
     path, output = notebook(tmp_path / "bad.ipynb", cell, "print('after')"), tmp_path / "out" / "bad.ipynb"
     with pytest.raises(ReportError, match=f"bad.ipynb, .*{message}"):
-        build.execute(path, output, {}, timeout=5)
+        execution.execute(path, output, {}, timeout=5)
     assert [p.name for p in output.parent.iterdir()] == ["bad.FAILED.ipynb"]
 
 
@@ -212,7 +207,7 @@ def test_a_failed_report_leaves_the_earlier_one_and_goes_on(packed_folder, asked
     assert (out / "manifest.json").read_text() == '"earlier"' and (tmp_path / "count").read_text() == "x"
     flag.touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "index", lambda draft, manifest: "")
+        patch.setattr(front, "index", lambda draft, manifest: "")
         run()
     assert (tmp_path / "count").read_text() == "x"  # the first notebook was not run again
     assert json.loads((out / "manifest.json").read_text())["notebooks"][1]["name"] == "02"
@@ -254,5 +249,5 @@ def test_script_in_a_name_or_a_number_is_text(made, tmp_path):
     numbers["numbers"][0] |= {"value": script, "definition": script}
     write_json(folder / "results.json", numbers)
     manifest["model"]["name"] = script
-    page = pages.index(folder, manifest)
+    page = front.index(folder, manifest)
     assert "<script" not in page and page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 4

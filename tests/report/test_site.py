@@ -19,6 +19,7 @@ TEACHING = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 @pytest.fixture(scope="module")
 def made(packed_folder, asked_file, tmp_path_factory):
     """The site with the teaching notebooks, each run headlessly on the tiny model, once."""
+    pytest.importorskip("pdoc", reason="pdoc, which makes the API reference, is not installed")
     given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "broken", lambda folder: [])  # the pages of the other notebooks are not there
@@ -41,17 +42,34 @@ def test_links_lead_to_pages_and_names(made):
     others = [problem for problem in site.broken(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
     assert others == [] and len(site.broken(made)) >= len(absent)
     assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
-    assert 'href="code/model/blocks.html#split"' in (made / "glossary.html").read_text()
+    assert 'href="api/qalib/model/blocks.html#split"' in (made / "glossary.html").read_text()
     assert 'href="../glossary.html"' in (made / "course" / "01_weights.html").read_text()
 
 
-def test_a_name_in_a_folder_has_its_anchor(tmp_path):
+def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     page = '<body><a href="../qalib/runtimes/compact.py"><code>compact.cut</code></a>'
     glossary = site.ROOT / "notebooks" / "glossary.md"
     turned = site.relinked(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
-    assert 'href="code/runtimes/compact.html#cut"' in turned
-    cells = site._code(site.ROOT / "qalib" / "runtimes" / "compact.py", "qalib/runtimes/compact.py").cells
-    assert cells[0].source.startswith("# qalib/runtimes/compact.py\n") and '<a id="cut"></a>' in cells[0].source
+    assert 'href="api/qalib/runtimes/compact.html#cut"' in turned
+
+
+@pytest.mark.parametrize(
+    "urls, found",
+    [
+        ('Repository = "https://github.com/someone/qalib.git"', "https://github.com/someone/qalib"),
+        ('Repository = "https://github.com/someone/qalib"', "https://github.com/someone/qalib"),
+        ('Repository = "https://example.org/someone/qalib"', None),
+        ("", None),
+    ],
+)
+def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, found):
+    (tmp_path / "pyproject.toml").write_text(f"[project]\n[project.urls]\n{urls}\n")
+    assert site.repository(tmp_path) == found
+    notebook = shutil.copytree(site.ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
+    site._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
+    page = (tmp_path / "site" / "course" / "01_weights.html").read_text()
+    address = "https://colab.research.google.com/github/someone/qalib/blob/main/notebooks/course/01_weights.ipynb"
+    assert (f'href="{address}"' in page) == bool(found) == ("open in Colab" in page)
 
 
 def test_what_leads_nowhere_is_found(tmp_path):
@@ -95,7 +113,7 @@ def browser():
 
 
 def test_the_site_in_a_browser(made, browser):
-    pages = ["index.html", "glossary.html", "code/model/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
+    pages = ["index.html", "glossary.html", "api/qalib/model/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
     pages += [f"course/{path.stem}.html" for path in TEACHING]
     for name in pages:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",

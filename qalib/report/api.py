@@ -1,0 +1,30 @@
+"""The API reference: a page a module, made by pdoc from the docstrings, with the source of every name."""
+
+import importlib.util
+import pkgutil
+import warnings
+from pathlib import Path
+
+from qalib.utils.errors import InputError
+from qalib.utils.paths import PACKAGE, TEMPLATES
+
+COMPILED = ("qalib.__main__", "qalib.runtimes._block_sparse", "qalib.runtimes.triton_kernel")  # nothing to read there
+
+
+def check() -> None:
+    """Raises InputError where pdoc is not installed."""
+    if importlib.util.find_spec("pdoc") is None:
+        raise InputError("the API reference: not installed: pdoc (make site installs it)")
+
+
+def make(out: Path) -> Path:
+    """Write the pages to a folder: `qalib/model/blocks.html` with an anchor `#split`, an index, and a search."""
+    check()
+    import pdoc
+    import pdoc.render
+
+    rooms = [f"qalib.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if not room.name.startswith("_")]
+    pdoc.render.configure(template_directory=TEMPLATES / "api", favicon="data:,")
+    with warnings.catch_warnings(action="ignore"):  # of what is COMPILED
+        pdoc.pdoc(*rooms, *(f"!{name}" for name in COMPILED), output_directory=out)
+    return out

@@ -1,0 +1,70 @@
+"""Notebooks run by papermill: parameters checked before, completeness after."""
+
+import sys
+import time
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+from qalib.utils.errors import InputError, ReportError, one_line
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
+    """The parameters that a notebook declares. Raises InputError if one of `parameters` is not among them."""
+    try:
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
+            declared = set(papermill.inspect_notebook(str(notebook)))
+    except Exception as error:  # papermill and nbformat raise many kinds
+        raise InputError(f"{notebook}: not a notebook: {one_line(error)}") from None
+    if unknown := parameters.keys() - declared:
+        raise InputError(
+            f"{notebook.name}: no parameter {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(sorted(declared)) or 'none'}"
+        )
+    return declared
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: float = 4 * 3600) -> float:
+    """Run one notebook with papermill and keep it as `output` once it is complete; returns the seconds it took.
+
+    Raises InputError for a parameter that the notebook does not declare, and ReportError, with the partial notebook
+    kept under a name that says so, if a cell fails, runs out of time, or the kernel dies.
+    """
+    check_parameters(notebook, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    running = output.with_suffix(".running.ipynb")
+    failed = output.with_suffix(".FAILED.ipynb")
+    failed.unlink(missing_ok=True)
+    began = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            notebook, running, parameters, kernel_name="python3", progress_bar=False,
+            start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=ERROR"],
+        )  # fmt: skip
+        _check_complete(running)
+    except BaseException as error:
+        if running.exists():
+            running.rename(failed)
+        if not isinstance(error, Exception):
+            raise
+        raise ReportError(f"{notebook.name}, {_where(error)}; the partial notebook is {failed}") from error
+    running.rename(output)
+    return time.perf_counter() - began
+
+
+def _check_complete(path: Path) -> None:
+    """papermill can leave an output that looks complete; trust the cells."""
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        if cell.cell_type == "code" and cell.source.strip():
+            if cell.execution_count is None or any(o.output_type == "error" for o in cell.outputs):
+                raise RuntimeError(f"cell {number} did not run to its end")
+
+
+def _where(error: Exception) -> str:
+    if isinstance(error, papermill.PapermillExecutionError):
+        return f"cell {error.cell_index} ({error.source.strip().splitlines()[0]}): {error.ename}: {error.evalue}"
+    return one_line(error)

@@ -1,0 +1,96 @@
+"""The front page of a report, made of the kept report of the bundled model."""
+
+import re
+import shutil
+import zipfile
+from html import unescape
+
+import pytest
+from conftest import ROOT
+
+from qalib.report import front, story
+from qalib.utils.files import read_json, write_json, write_text
+from qalib.utils.paths import TEMPLATES
+
+HOSTILE = '<script>x()</script><img src=x onerror=x()>[a](javascript:x())![b](https://example.org/b.png)"]|`'
+
+
+@pytest.fixture
+def report(tmp_path):
+    """The kept report, with a number for whatever the card asks for today."""
+    out = shutil.copytree(ROOT / "reports" / "bundled-dev-v1.1", tmp_path / "r")
+    kept = read_json(out / "results.json")["numbers"]
+    asked = set(re.findall(r"\bn\.(\w+)", (TEMPLATES / "card.md.j2").read_text()))
+    for name in sorted(asked - {number["name"] for number in kept}):
+        kept.append({"name": name, "value": None, "unit": "1", "definition": "d", "source": "s", "note": "not here"})
+    write_json(out / "results.json", {"numbers": kept})
+    return out
+
+
+def test_the_four_answers_come_first_then_the_card_the_steps_and_every_number(report):
+    page = front.index(report)
+    order = ["What is it?", "How good is it?", "How fast is it?", "Can I trust it?", '<article class="card">',
+             "Pruning details", "Step by step", "Every number", 'href="report.zip"', 'href="results.json"']  # fmt: skip
+    assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
+    assert page.index("What is left of the model") < page.index("How well it answers") < page.index("Is it faster?")
+
+
+def test_every_number_of_the_card_leads_to_its_definition(report):
+    page = front.index(report)
+    names = re.findall(r'<a class="number" href="#(\w+)"', page)
+    assert {"f1", "linear_density_percent", "block_sparse_speedup", "heads_removable"} <= set(names) and len(names) > 40
+    assert all(f'<tr id="{name}">' in page for name in names if name != "numbers")
+    assert "earlier version" not in page
+
+
+def test_a_card_of_an_earlier_version_is_shown_as_it_is(report):
+    numbers = [n for n in read_json(report / "results.json")["numbers"] if n["name"] != "granularity"]
+    write_json(report / "results.json", {"numbers": numbers})
+    page = front.index(report)
+    assert "written by an earlier version" in page and "10<sup>6</sup> bytes" in page
+
+
+def test_each_figure_stands_there_once_with_what_to_see_and_where_it_comes_from(report):
+    for name in story.STEPS:
+        write_text(report / "notebooks" / f"{name}.html", "")
+    page = front.index(report)
+    figures = re.findall(r'<figure><a href="(?:card|figures)/(\w+)\.svg">.*?<figcaption>(.*?)</figcaption>', page, re.S)
+    assert sorted(name for name, _ in figures) == sorted(path.stem for path in (report / "figures").glob("*.svg"))
+    for name, caption in figures:
+        if name in story.CAPTIONS:
+            assert (
+                story.CAPTIONS[name] in unescape(caption) and f'href="notebooks/{story.SOURCES[name]}.html"' in caption
+            )
+
+
+def test_hostile_text_in_a_card_is_text(report):
+    numbers = read_json(report / "results.json")["numbers"]
+    for number in numbers:
+        if isinstance(number["value"], str):
+            number["value"] = HOSTILE
+        number["definition"] += HOSTILE
+    write_json(report / "results.json", {"numbers": numbers})
+    written = front.index(report)
+    text = f"# {HOSTILE}\n\n{HOSTILE}\n\n<div onclick=x()>\n\nb"
+    for page in (written, front.rendered(text, report, {})):
+        assert not re.search(r"<(script|img src=x|div onclick)", page) and "&lt;script&gt;x()" in page
+        assert "javascript:" not in "".join(re.findall(r'(?:href|src)="[^"]*"', page))
+        assert "example.org" not in "".join(re.findall(r"<img[^>]*>", page))
+
+
+def test_the_archive_holds_the_report(report):
+    front.write(report)
+    front.write(report)
+    files = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()} - {"report.zip"}
+    with zipfile.ZipFile(report / "report.zip") as archive:
+        assert {name.removeprefix("report/") for name in archive.namelist()} == files
+        assert archive.read("report/index.html") == (report / "index.html").read_bytes()
+
+
+def test_every_figure_and_table_of_the_notebooks_has_its_place():
+    """What the notebooks keep and what the story knows of are the same."""
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        source = path.read_text()
+        step = story.STEPS[path.stem]
+        assert set(re.findall(r'\.figure\(\\"(\w+)\\"', source)) == step.figures.keys(), path.stem
+        assert set(re.findall(r'\.table\(\\"(\w+)\\"', source)) == set(step.tables), path.stem
