@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from qalib import qa
 from qalib.cli import app
 from qalib.model import checkpoint
 from qalib.runtimes import baselines, onnx_folder, onnx_graph
@@ -16,12 +17,17 @@ from qalib.utils.errors import InputError
 if absent := baselines.not_installed(*onnx_graph.PACKAGES)():
     pytest.skip(absent, allow_module_level=True)
 
+import onnxruntime  # noqa: E402
+
+QUESTIONS = 120  # of SQuAD's dev
+FURTHER_OFF = 2.0  # points of F1, of so few questions
+
 ALONE = """
 import json, sys
+sys.modules.update(torch=None, qalib=None)  # importing them fails
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 found = session.run(None, {name: np.array(value) for name, value in json.load(sys.stdin).items()})
-assert "torch" not in sys.modules and "qalib" not in sys.modules
 print(json.dumps({
     "inputs": [[i.name, i.type, i.shape] for i in session.get_inputs()],
     "outputs": [[o.name, o.type, o.shape] for o in session.get_outputs()],
@@ -69,6 +75,40 @@ def test_export(graph, sparse, packed_folder, tmp_path, options, name, most):
     for theirs, ours in zip(found["logits"], expected, strict=True):
         assert (torch.tensor(theirs) - ours)[inputs["attention_mask"].bool()].abs().max() < most
     assert ((out / "onnx" / name).stat().st_size < graph.stat().st_size) == bool(options)
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    """The graphs of the bundled model, by kind."""
+    place = tmp_path_factory.mktemp("bundled")
+    kinds = {"dense": {}, "compact": {"cut": True}, "int8": {"int8": True}}
+    return {kind: onnx_folder.save(checkpoint.load("bundled"), place / kind, **how)[0] for kind, how in kinds.items()}
+
+
+@pytest.mark.parametrize("kind, most", [("dense", 1e-4), ("compact", 1e-4), ("int8", 1.0)])
+def test_the_bundled_model_needs_onnxruntime_alone(bundled, kind, most):
+    loaded = checkpoint.load("bundled")
+    question, context = (
+        "Where does the tower stand?",
+        "The Eiffel Tower stands in Paris, where Gustave Eiffel built it.",
+    )
+    inputs = loaded.tokenizer(question, context, return_tensors="pt")
+    found = alone(bundled[kind], {name: inputs[name] for name in onnx_graph.INPUTS})["logits"]
+    with torch.inference_mode():
+        expected = onnx_graph.Logits(loaded.model)(*(inputs[name] for name in onnx_graph.INPUTS))
+    for theirs, ours in zip(found, expected, strict=True):
+        assert (torch.tensor(theirs) - ours).abs().max() < most and torch.tensor(theirs).argmax() == ours.argmax()
+
+
+def test_int8_answers_nearly_as_well(bundled, shared):
+    asked, loaded = (
+        qa.load_questions(str(shared / "squad" / "dev-v1.1.json")).first(QUESTIONS),
+        checkpoint.load("bundled"),
+    )
+    session = onnxruntime.InferenceSession(bundled["int8"], providers=["CPUExecutionProvider"])
+    modules = (baselines.Session(lambda values: session.run(None, values)), loaded.model)
+    int8, plain = (qa.evaluate(module, loaded.tokenizer, asked).score for module in modules)
+    assert plain.f1 > 70 and abs(int8.f1 - plain.f1) < FURTHER_OFF, f"F1 {int8.f1:.2f} in int8, {plain.f1:.2f} in fp32"
 
 
 def test_a_graph_with_other_logits_is_refused(graph, sparse, dense_folder):

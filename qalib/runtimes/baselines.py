@@ -71,7 +71,7 @@ def onnxruntime_int8(model: BertForQuestionAnswering) -> Session:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        graph = onnx_graph.quantise(onnx_graph.write(model.eval(), Path(folder) / "plain.onnx"))
+        graph = onnx_graph.quantise(onnx_graph.write(model.eval(), Path(folder) / "plain.onnx"), signed=True)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -58,13 +58,17 @@ def export(
     return out
 
 
-def quantise(graph: Path, out: Path | None = None) -> Path:
-    """Write a graph with int8 weights, channel by channel, and activations quantised as they come."""
+def quantise(graph: Path, out: Path | None = None, signed: bool = False) -> Path:
+    """Write a graph with 8-bit weights, channel by channel, and activations quantised as they come.
+
+    Signed weights are the faster ones, but without VNNI instructions onnxruntime's sums of their products can saturate.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = out or graph.with_name(f"{graph.stem}_quantized.onnx")
     with quiet():
-        quantize_dynamic(graph, out, weight_type=QuantType.QInt8, per_channel=True)
+        kind = QuantType.QInt8 if signed else QuantType.QUInt8
+        quantize_dynamic(graph, out, weight_type=kind, per_channel=True)
     return out
 
 
