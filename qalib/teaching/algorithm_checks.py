@@ -43,12 +43,12 @@ def verdict(algorithm: Algorithm, function: Any) -> str | None:
     """What is wrong of a function; None if nothing is, and an empty text if it is not written yet."""
     if not callable(function):
         return f"a function is asked for, not {type(function).__name__}"
-    if _unwritten(function):
+    if unwritten(function):
         return ""
     outputs, called = [], []
     for case in algorithm.cases:
         try:
-            with _watched(called):
+            with watched(called, _helper):
                 output = algorithm.call(function, *_copies(case))
         except Exception as error:
             return f"with {_described(case)} it raises {one_line(error)}{_line(error)}"
@@ -111,7 +111,7 @@ def _empty():
     """Only documented, as what students are given is."""
 
 
-def _unwritten(function: Any) -> bool:
+def unwritten(function: Any) -> bool:
     """Does its body, or that of its `forward`, hold nothing but a docstring?"""
     function = getattr(function, "forward", function)
     if (code := getattr(function, "__code__", None)) is None:
@@ -125,14 +125,17 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _watched(called: list[str]) -> Iterator[None]:
-    """Note which functions of the package are called inside, but for HELPERS and the course's own."""
+def watched(called: list[str], allowed: Callable[[Path, str], bool]) -> Iterator[None]:
+    """Note which functions of the package are called inside, but for those `allowed` by their file and name."""
+    inside, known = str(PACKAGE), {}
 
     def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        name = f"{path.stem}.{frame.f_code.co_name}"
-        if event == "call" and PACKAGE in path.parents and path.parent.name != "teaching" and name not in HELPERS:
-            called.append(name)
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(inside) and code not in known:
+            known[code] = True
+            path = Path(code.co_filename)
+            if not allowed(path, name := f"{path.stem}.{code.co_name}"):
+                called.append(name)
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -140,3 +143,7 @@ def _watched(called: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+
+
+def _helper(path: Path, name: str) -> bool:
+    return path.parent.name == "teaching" or name in HELPERS

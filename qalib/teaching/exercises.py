@@ -14,6 +14,7 @@ Not answered yet.
 
 import ast
 import copy
+import importlib
 import inspect
 import os
 import re
@@ -28,7 +29,7 @@ import torch
 from IPython import get_ipython
 from nbformat import NotebookNode
 
-from qalib.teaching import algorithm_checks, algorithms, answers, mask_checks, training_checks
+from qalib.teaching import algorithm_checks, answers, mask_checks, training_checks
 from qalib.teaching.solutions import EXERCISES, READY
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import write_text
@@ -41,6 +42,7 @@ ALGORITHMS = {
     "movement_step": training_checks.MOVEMENT_STEP,
     "distillation_loss": training_checks.DISTILLATION,
 }
+WRITTEN = re.compile(r"(teaching\.\w+)\.(\w+)")  # a function that students write, as the notebook names it
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
@@ -152,16 +154,18 @@ def student(notebook: NotebookNode) -> NotebookNode:
     for cell in made.cells:
         if "solution" in cell.metadata.get("tags", []):
             last = ast.parse(cell.source).body[-1]
-            solved = ast.unparse(last.value).removeprefix("teaching.algorithms.")
-            written = getattr(algorithms, solved, None) if solved.isidentifier() else None
-            cell.source = _begun(written) if written else f"{last.targets[0].id} = ...  # your turn"
+            name, cell.source = last.targets[0].id, f"{last.targets[0].id} = ...  # your turn"
+            if written := WRITTEN.fullmatch(ast.unparse(last.value)):
+                module = importlib.import_module(f"qalib.{written[1]}")
+                cell.source = _begun(getattr(module, written[2]), name)
             cell.metadata["tags"] = ["exercise"]
     return made
 
 
-def _begun(algorithm: Any) -> str:
-    """A function or class with its docstrings and what it imports, and without what it does."""
-    tree, module = ast.parse(inspect.getsource(algorithm)), ast.parse(inspect.getsource(algorithms))
+def _begun(algorithm: Any, name: str) -> str:
+    """A function or class under a name, with its docstrings and what it imports, and without what it does."""
+    tree, module = ast.parse(inspect.getsource(algorithm)), ast.parse(inspect.getsource(inspect.getmodule(algorithm)))
+    tree.body[0].name = name
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     imports = [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
     needed = [ast.unparse(node) for node in imports if used & {alias.asname or alias.name for alias in node.names}]
