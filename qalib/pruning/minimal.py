@@ -4,7 +4,7 @@ Left out is what `pruning.run` adds: Trainer, several processes, checkpoints, th
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -33,12 +33,13 @@ class MinimalRun:
 
     `log` has the columns step, loss, density, scheduled_density, threshold (0 to 1) and heads_left. `scores` has a
     column for each block of one layer's value matrix that was not zero from the start, and `thresholds` the score above
-    which one was kept.
+    which one was kept. `pruned` is what came of it.
     """
 
     log: pd.DataFrame
     scores: pd.DataFrame
     thresholds: pd.Series
+    pruned: Checkpoint
 
 
 def prune_minimal(
@@ -77,7 +78,9 @@ def prune_minimal(
         seen.append(watched.values.detach().flatten()[alive].tolist())
         thresholds.append(watched.threshold)
     columns = ["step", "loss", "density", "scheduled_density", "threshold", "heads_left"]
-    return MinimalRun(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(thresholds))
+    controller.update(1.0)
+    pruned = replace(checkpoint, model=pruner.apply_masks())
+    return MinimalRun(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(thresholds), pruned)
 
 
 def _step(
