@@ -154,9 +154,7 @@ def plot_students(table: pd.DataFrame) -> Board:
     ):
         for place, (model, colour) in enumerate(zip(models, (INK, GREY, ORANGE, BLUE, GREEN, PURPLE), strict=False)):
             found = table[column][table.model == model]
-            axes.scatter(
-                found, [place] * len(found), s=80, color=colour, edgecolor=INK, alpha=0.8, zorder=3, clip_on=False
-            )
+            axes.scatter(found, [place] * len(found), s=80, color=colour, edgecolor=INK, zorder=3, clip_on=False)
             axes.plot([found.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=3)
         axes.set(xlabel=label, xlim=(0, 1.15 * max(table[column].max(), 1e-9)))
     panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))

@@ -153,9 +153,8 @@ def plot_heads(table: pd.DataFrame) -> Board:
     picture = panels[0].imshow(grid.clip(lower=shades.vmin), cmap="cividis", norm=shades, aspect="auto")
     for row in table.itertuples():
         dark = shades(max(row.divergence, shades.vmin)) < 0.6
-        text = (
-            "x" if row.removable else f"{row.divergence:.2f}".removeprefix("0") if row.divergence >= 0.005 else "<.01"
-        )
+        felt = f"{row.divergence:.2f}".removeprefix("0") if row.divergence >= 0.005 else "<.01"
+        text = "x" if row.removable else felt
         panels[0].text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=10)
     panels[0].set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
     figure.colorbar(picture, ax=panels[0], location="bottom", label="divergence of the answers, nats")
