@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from qalib import teaching
 from qalib.teaching import exercises
 from qalib.teaching.exercises import ALGORITHMS
 from qalib.teaching.solutions import EXERCISES, READY
@@ -288,3 +289,25 @@ def test_the_students_version(tmp_path):
                 assert (path.parent / link).exists(), link
     written[0].write_text("my work")
     assert exercises.write(tmp_path / "a" / "exercises") == [] and written[0].read_text() == "my work"
+
+
+def test_what_nbgrader_is_told(tmp_path):
+    """Its schema (version 3): a solution cell and a locked test for each exercise, ids that are no others', points."""
+    ids = []
+    for path in exercises.write(tmp_path, nbgrader=True):
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if "nbgrader" in cell.metadata]
+        told = [cell.metadata["nbgrader"] for cell in cells]
+        assert all(
+            set(m) - {"points"} == {"schema_version", "grade_id", "grade", "locked", "solution", "task"} for m in told
+        )
+        assert [m["solution"] for m in told] == [True, False] * (len(told) // 2)
+        assert all(m["grade"] and m["locked"] and m["points"] in (1, 2, 3) for m in told[1::2])
+        ids += [m["grade_id"] for m in told]
+        names = {"teaching": teaching}
+        for cell in (c for c in cells[1::2] if "magnitude_mask" in c.source):
+            exec(cell.source, names | {"magnitude_mask": teaching.algorithms.magnitude_mask})
+            with pytest.raises(AssertionError, match="Not answered yet."):
+                exec(cell.source, names | {"magnitude_mask": ...})
+    assert len(set(ids)) == len(ids) == 2 * len(EXERCISES | ALGORITHMS) + 4 and all(
+        re.fullmatch(r"[\w-]+", i) for i in ids
+    )

@@ -30,6 +30,7 @@ from IPython import get_ipython
 from nbformat import NotebookNode
 
 from qalib.teaching import algorithm_checks, answers, mask_checks, training_checks
+from qalib.teaching.grading import graded
 from qalib.teaching.solutions import EXERCISES, READY
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import write_text
@@ -176,8 +177,10 @@ def _begun(algorithm: Any, name: str) -> str:
     return "\n".join([*needed, "", "", body] if needed else [body])
 
 
-def write(out: Path | str = "exercises", source: Path = COURSE) -> list[Path]:
+def write(out: Path | str = "exercises", source: Path = COURSE, nbgrader: bool = False) -> list[Path]:
     """Write the students' versions of the teaching notebooks to a folder; links lead to where they led.
+
+    With `nbgrader` its metadata are in them.
 
     An exercise that is there already is left alone: somebody may have worked in it.
     """
@@ -187,6 +190,8 @@ def write(out: Path | str = "exercises", source: Path = COURSE) -> list[Path]:
         for cell in made.cells:
             if cell.cell_type == "markdown":
                 cell.source = LINK.sub(lambda m: f"]({_moved(m[1], source, Path(out))})", cell.source)
+        if nbgrader:
+            made = graded(made, path.stem)
         if not target.exists():
             written.append(write_text(target, nbformat.writes(made) + "\n"))
     return written
@@ -198,5 +203,6 @@ def _moved(link: str, source: Path, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    for written_path in write(*sys.argv[1:2]):
+    folders = [argument for argument in sys.argv[1:] if argument != "--nbgrader"]
+    for written_path in write(*folders[:1], nbgrader="--nbgrader" in sys.argv):
         print(written_path)
