@@ -130,7 +130,7 @@ def _copied(name: str) -> str | None:
     cells = [tree for cell in (shell.user_ns.get("In", ()) if shell else ()) if (tree := _parsed(cell))]
     answer = None
     for node in (node for tree in reversed(cells) for node in ast.walk(tree)):
-        if isinstance(node, ast.Call) and [getattr(a, "value", None) for a in node.args[:1]] == [name]:
+        if isinstance(node, ast.Call) and len(node.args) == 2 and getattr(node.args[0], "value", None) == name:
             answer = getattr(node.args[1], "id", None)
             break
     for tree in reversed(cells):
