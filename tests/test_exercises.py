@@ -206,6 +206,9 @@ def test_an_answer_that_stood_ready_is_told(monkeypatch):
     assert "that is read from `timed`, where it stands ready" in repr(hand_in(computed, read))
     assert hand_in(computed).right and hand_in(read, computed).right and hand_in("timed = 1", computed).right
     assert set(READY) <= set(EXERCISES)
+    shell = SimpleNamespace(user_ns={"In": ['check("multiply_add_ratio", timed.ratio.max())']})
+    monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
+    assert "read from `timed`" in repr(exercises.check("multiply_add_ratio", 4.0, **GIVEN["multiply_add_ratio"]))
     shell = SimpleNamespace(user_ns={"In": ['give("multiply_add_ratio", work=work)', "check(*everything)"]})
     monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
     assert exercises.check("multiply_add_ratio", 4.0, **GIVEN["multiply_add_ratio"]).right

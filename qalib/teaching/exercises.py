@@ -128,17 +128,17 @@ def _copied(name: str) -> str | None:
     """The name from which the answer's cell reads what it should compute, as far as the cells tell that were run."""
     shell = get_ipython()
     cells = [tree for cell in (shell.user_ns.get("In", ()) if shell else ()) if (tree := _parsed(cell))]
-    answer = None
-    for node in (node for tree in reversed(cells) for node in ast.walk(tree)):
-        if isinstance(node, ast.Call) and len(node.args) == 2 and getattr(node.args[0], "value", None) == name:
-            answer = getattr(node.args[1], "id", None)
-            break
-    for tree in reversed(cells):
-        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute)]
-        if any(isinstance(n.ctx, ast.Store) and getattr(n, "id", None) == answer for n in names):
-            read = {getattr(n, "id", None) or n.attr for n in names if isinstance(n.ctx, ast.Load)}
-            return next((ready for ready in READY.get(name, ()) if ready in read), None)
-    return None
+    calls = (node for tree in reversed(cells) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    handed = next((c.args[1] for c in calls if len(c.args) == 2 and getattr(c.args[0], "value", None) == name), None)
+    if isinstance(handed, ast.Name):
+        handed = next((tree for tree in reversed(cells) if handed.id in _names(tree, ast.Store)), None)
+    read = _names(handed, ast.Load) if handed else ()
+    return next((ready for ready in READY.get(name, ()) if ready in read), None)
+
+
+def _names(tree: ast.AST, context: type) -> set[str]:
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, context)]
+    return {n.id if isinstance(n, ast.Name) else n.attr for n in found}
 
 
 def _parsed(cell: str) -> ast.Module | None:
