@@ -205,6 +205,7 @@ def test_an_answer_that_stood_ready_is_told(monkeypatch):
     read = "mine = timed.ratio.max()"
     assert "that is read from `timed`, where it stands ready" in repr(hand_in(computed, read))
     assert hand_in(computed).right and hand_in(read, computed).right and hand_in("timed = 1", computed).right
+    assert hand_in(f"timed = work; {computed.replace('work', 'timed')}; timed").right  # one's own name
     assert set(READY) <= set(EXERCISES)
     shell = SimpleNamespace(user_ns={"In": ['check("multiply_add_ratio", timed.ratio.max())']})
     monkeypatch.setattr(exercises, "get_ipython", lambda: shell)

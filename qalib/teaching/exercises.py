@@ -132,13 +132,13 @@ def _copied(name: str) -> str | None:
     handed = next((c.args[1] for c in calls if len(c.args) == 2 and getattr(c.args[0], "value", None) == name), None)
     if isinstance(handed, ast.Name):
         handed = next((tree for tree in reversed(cells) if handed.id in _names(tree, ast.Store)), None)
-    read = _names(handed, ast.Load) if handed else ()
-    return next((ready for ready in READY.get(name, ()) if ready in read), None)
+    read = _names(handed, ast.Load) - _names(handed, ast.Store) if handed else ()  # one's own names are one's own
+    return next((ready.lstrip(".") for ready in READY.get(name, ()) if ready in read), None)
 
 
 def _names(tree: ast.AST, context: type) -> set[str]:
     found = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, context)]
-    return {n.id if isinstance(n, ast.Name) else n.attr for n in found}
+    return {n.id if isinstance(n, ast.Name) else f".{n.attr}" for n in found}
 
 
 def _parsed(cell: str) -> ast.Module | None:

@@ -1,8 +1,8 @@
 """Solutions: of every exercise that asks for numbers the right answer, and the mistakes worth a word.
 
 A solution is a function from what is given to the right answer and `{what to say: the wrong answer of which to say
-it}`. Its docstring is what is said of a right answer. READY has names under which the answer can be found without being
-computed: an answer that was read there is not one's own.
+it}`. Its docstring is what is said of a right answer. READY has names, and attributes with
+their dot, under which the answer can be found without being computed: what was read there is not one's own.
 """
 
 import math
@@ -17,15 +17,15 @@ from qalib.model import bert, blocks
 Exercise = tuple[Any, dict[str, Any]]
 EXERCISES: dict[str, Callable[..., Exercise]] = {}
 READY = {
-    "density": ("sparsity",),
-    "block_mask": ("magnitude_mask",),
-    "multiply_add_ratio": ("timed", "compare_zero_patterns"),
-    "score_gradient": ("of_scores",),
-    "second_step": ("path", "two_weights"),
-    "removable": ("heads_removable", "sparsity"),
-    "constant": ("constant_output",),
-    "divergence": ("kl_divergence", "distillation_loss"),
-    "overall": ("overall_density_percent",),
+    "density": (".per_matrix",),
+    "block_mask": (".magnitude_mask",),
+    "multiply_add_ratio": ("timed", ".compare_zero_patterns"),
+    "score_gradient": (".of_scores",),
+    "second_step": ("path", ".two_weights"),
+    "removable": (".heads_removable", "sparsity"),
+    "constant": (".constant_output",),
+    "divergence": (".kl_divergence", ".distillation_loss"),
+    "overall": (".overall_density_percent",),
 }
 
 
