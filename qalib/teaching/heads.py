@@ -28,6 +28,7 @@ from qalib.teaching import masks
 from qalib.teaching.common import LINES, Board, board, large
 
 Head = tuple[int, int]  # layer and number
+FEW = 4  # questions that are enough to see that nothing moves
 
 
 def attention_weights(checkpoint: Checkpoint, question: str, context: str) -> tuple[list[str], Tensor]:
@@ -61,14 +62,18 @@ def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: 
 
     One row a head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
     what is answered without it from what is answered with it), f1 in percent, change (of F1, in points), and low and
-    high, the ends of the change's 95 % interval over questions drawn anew (bootstrap).
+    high, the ends of the change's 95 % interval over questions drawn anew (bootstrap). Removable heads are asked the
+    first FEW questions only, where nothing should move.
     """
     table, rows = sparsity.heads(checkpoint)[["layer", "head", "removable"]], []
-    whole, right = _asked(checkpoint, questions)
-    for layer, head, _ in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
-        logits, f1 = _asked(ablate_heads(checkpoint, [(layer, head)]), questions)
-        divergence = torch.cat([kl(mine, theirs) for mine, theirs in zip(logits, whole, strict=True)]).mean().item()
-        rows.append((divergence, f1.mean(), (f1 - right).mean(), *bootstrap(f1 - right)))
+    asked = {False: questions, True: questions.first(FEW)}
+    whole = {few: _asked(checkpoint, chosen) for few, chosen in asked.items()}
+    base = whole[False][1].mean()
+    for layer, head, free in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
+        logits, f1 = _asked(ablate_heads(checkpoint, [(layer, head)]), asked[free])
+        pairs, changes = zip(logits, whole[free][0], strict=True), f1 - whole[free][1]
+        divergence = torch.cat([kl(mine, theirs) for mine, theirs in pairs]).mean().item()
+        rows.append((divergence, base + changes.mean(), changes.mean(), *bootstrap(changes)))
     return table.join(pd.DataFrame(rows, columns=["divergence", "f1", "change", "low", "high"]))
 
 
