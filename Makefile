@@ -59,8 +59,8 @@ sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or c
 lab: install  ## open JupyterLab at the index of the notebooks
 	$(BIN)/jupyter lab notebooks/index.ipynb
 
-exercises: install  ## write the teaching notebooks without their solutions to exercises/
-	$(BIN)/python -m qalib.teaching.exercises exercises
+exercises: install  ## write the teaching notebooks without their solutions to exercises/ (OPTIONS=--nbgrader)
+	$(BIN)/python -m qalib.teaching.exercises exercises $(OPTIONS)
 
 # The live page: other libraries to export the model, and npm's packages to run it in a browser.
 web/node_modules: web/package-lock.json

@@ -1,6 +1,8 @@
 """What the teaching notebooks measure and draw."""
 
 import ipywidgets
+import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -11,7 +13,7 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude, minimal
 from qalib.pruning.magnitude import magnitude_mask
-from qalib.teaching import common, distillation, heads, masks, movement
+from qalib.teaching import capstone, common, distillation, heads, masks, model_card, movement, speed, weights
 from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)
@@ -47,14 +49,29 @@ def test_a_removable_head_is_cut_without_a_trace_and_another_is_not(sparse, aske
     sparse.model.bert.encoder.layer[0].attention.self.value.bias.data.normal_()
     table = heads.ablate_one_by_one(sparse, asked, progress=False)
     assert table.removable.sum() == sparsity.heads(sparse).removable.sum() >= 1
-    assert (table.logit_difference[table.removable] < heads.SAME).all()
-    assert (table.logit_difference[~table.removable] > heads.SAME).all()
-    assert (table.change[table.removable] == 0).all()
+    assert table.divergence[table.removable].max() < 1e-6 < 100 * table.divergence[~table.removable].min()
+    assert (table.change[table.removable] == 0).all() and (table.low <= table.change + 1e-9).all()
+    assert (table.change <= table.high + 1e-9).all() and (table[["low", "high"]][table.removable] == 0).all(axis=None)
     pairs = [(0, 0), (1, 2), (1, 3)]
     cut = heads.ablate_heads(sparse, pairs)
     found = [tuple(row) for row in sparsity.heads(cut).query("removable")[["layer", "head"]].to_numpy().tolist()]
     assert set(pairs) <= set(found)
     assert heads.ablate_in_order(sparse, asked, pairs, [1, 3], False).left.tolist() == [7, 5]
+
+
+def test_questions_are_spread_over_all_contexts(asked):
+    assert [q.id for q in heads.spread(asked, 4).questions] == ["q0", "q2", "q4", "q6"]
+    assert len(heads.spread(asked, 99)) == 8
+    low, high = heads.bootstrap(np.array([0.0, 0, 0, 40]))
+    assert low == 0 and 10 < high <= 40
+
+
+def test_what_an_outlier_is():
+    weight = torch.randn(50, 50, generator=torch.Generator().manual_seed(0))
+    weight[3, 4], weight[5] = 100, 0
+    found = weights.outliers({"one": weight}).iloc[0]
+    assert found.weights == 2450 and found.outliers == 1 and found.largest_in_sigmas > 20
+    assert found.percent_of_squares == pytest.approx(100 * 1e4 / weight.double().square().sum().item())
 
 
 def test_attention_rows_sum_to_one(sparse):
@@ -81,6 +98,8 @@ def test_movement_is_not_magnitude_on_two_weights():
 def test_a_student_learns_from_its_teacher_and_keeps_its_zeros(sparse, asked):
     student = magnitude.prune(sparse, 0.7, BLOCK)
     before = sparsity.density(student, (1, 1))
+    seeds = distillation.compare(student, sparse, asked, asked, {"teacher only": 1.0}, 2, steps=2, progress=False)
+    assert seeds.model.tolist()[2:] == ["student, teacher only"] * 2 and seeds.seed.tolist() == [0, 0, 0, 1]
     options = {"steps": 30, "batch_size": 4, "lr": 1e-3, "progress": False}
     ways = {"answers only": 0.0, "teacher only": 1.0}
     table = distillation.compare(student, sparse, asked, asked, ways, **options).set_index("model")
@@ -109,7 +128,7 @@ def test_costs_say_what_is_timed(sparse):
     assert table.zeros["dense: no zeros"] < 1e-6 < 0.5 < table.zeros["dense: zeros scattered"]
     assert table.zeros["dense: zeros in blocks"] == pytest.approx(table.zeros["dense: zeros scattered"], abs=0.02)
     assert table.zeros["compact: zeros in blocks"] < table.zeros["dense: zeros in blocks"]
-    assert table.speedup["dense: no zeros"] == 1 and table.bound["compact: zeros in blocks"] > 1
+    assert table.speedup["dense: no zeros"] == 1 and table.multiply_add_ratio["compact: zeros in blocks"] > 1
     modules = {name: runtimes.build(name, sparse) for name in ("dense", "compact")}
     times = profile.breakdown(modules, latency.random_inputs(sparse, 2, 32), rounds=2)
     assert list(times.index) == [*profile.COMPONENTS, "the rest"] and list(times) == ["dense", "compact"]
@@ -144,3 +163,17 @@ def test_a_minimal_runs_blocks_have_their_magnitudes(sparse, asked):
     assert len(table) == seen.scores.shape[1] and (table.magnitude > 0).all()
     assert table.kept.sum() == table.kept_by_magnitude.sum() > 0
     assert table.magnitude[table.kept_by_magnitude].min() >= table.magnitude[~table.kept_by_magnitude].max()
+    ways = movement.compare_ways(sparse, [seen, seen], asked, asked, 0.2, 2, 2)
+    assert ways.way.tolist() == ["movement"] * 2 + ["magnitude"] * 2 + ["chance"]
+    assert ways.density.between(0.15, 0.2).all() and ways.f1.between(0, 100).all()
+    assert movement.plot_ways(ways).title.startswith(f"F1 at {ways.density.max():.2f} density: ")
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone():
+    before = dict(matplotlib.rcParams)
+    figure = weights.plot_magnitudes(torch.randn(20, 20))
+    figure._repr_svg_()
+    assert dict(matplotlib.rcParams) == before and figure.axes[0].xaxis.label.get_size() == common.LARGE["font.size"]
+    for module in (capstone, distillation, heads, masks, model_card, movement, speed, weights):
+        for name in dir(module):
+            assert not name.startswith("plot_") or hasattr(getattr(module, name), "__wrapped__"), name

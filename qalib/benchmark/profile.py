@@ -51,7 +51,7 @@ def compare_zero_patterns(
 
     Scattered zeros are as many as the checkpoint's. One row a candidate: candidate, zeros (share of the encoder
     weights that are stored as zeros), median_seconds, spread_seconds, speedup (over no zeros, medians of the same run)
-    and bound (all multiply-adds / those that are not by zero).
+    and multiply_add_ratio (all multiply-adds / those that are not by zero).
     """
     full = without_zeros(checkpoint)
     scattered = magnitude.prune(full, sparsity.density(checkpoint, (1, 1)), magnitude.GRANULARITIES["single weights"])
@@ -65,10 +65,10 @@ def compare_zero_patterns(
     timings = interleave(runs, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length).set_index("part")
     skipped = (1 - sparsity.density(checkpoint, (1, 1))) * work["dense"]["encoder matrices"]
-    scattered_bound = work["dense"].sum() / (work["dense"].sum() - skipped)
-    bounds = {
+    scattered_ratio = work["dense"].sum() / (work["dense"].sum() - skipped)
+    ratios = {
         "no zeros": 1.0,
-        "zeros scattered": scattered_bound,
+        "zeros scattered": scattered_ratio,
         "zeros in blocks": work["dense"].sum() / work["sparse"].sum(),
     }
     base = timings["dense: no zeros"].median
@@ -79,7 +79,7 @@ def compare_zero_patterns(
             "median_seconds": timings[name].median,
             "spread_seconds": timings[name].iqr,
             "speedup": base / timings[name].median,
-            "bound": float(bounds[name.split(": ")[1]]),
+            "multiply_add_ratio": float(ratios[name.split(": ")[1]]),
         }
         for name, module in modules.items()
     ]

@@ -4,7 +4,7 @@ Left out is what `pruning.run` adds: Trainer, several processes, checkpoints, th
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qalib import runtimes
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.controller import DensityController
@@ -33,12 +34,13 @@ class MinimalRun:
 
     `log` has the columns step, loss, density, scheduled_density, threshold (0 to 1) and heads_left. `scores` has a
     column for each block of one layer's value matrix that was not zero from the start, and `thresholds` the score above
-    which one was kept.
+    which one was kept. `pruned` is what came of it.
     """
 
     log: pd.DataFrame
     scores: pd.DataFrame
     thresholds: pd.Series
+    pruned: Checkpoint
 
 
 def prune_minimal(
@@ -56,28 +58,33 @@ def prune_minimal(
 ) -> MinimalRun:
     """Prune a copy of the model further, to `density`, with the model itself as the teacher; `layer` is watched."""
     torch.manual_seed(seed)
-    pruner = Pruner(copy.deepcopy(checkpoint.model), checkpoint.block)
+    model, teacher = copy.deepcopy(checkpoint.model), runtimes.build("compact", checkpoint)
+    model.set_attn_implementation("eager")  # the faster one backwards
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)  # half of all weights, and not what is pruned
+    pruner = Pruner(model, checkpoint.block)
     _put_zeros_last(pruner, checkpoint)
     schedule = Schedule(density, warmup=0.1, ramp_end=0.6, freeze_at=0.8)
     controller = DensityController(pruner, schedule, regularization_weight)
     data = SquadDataset(questions.questions, checkpoint.tokenizer)
     weights = [p for p in pruner.model.parameters() if p.requires_grad]
     groups = [{"params": weights, "lr": weight_lr}, {"params": list(pruner.scores.parameters()), "lr": score_lr}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     watched = pruner.masks()[f"{layer} value"].scores
     alive = watched.values.detach().flatten() > GONE / 2
     at_first, rows, seen, thresholds = _density(pruner), [], [], []
     batches = LengthGroupedSampler(data.lengths, batch_size, seed).batches(steps)
     for step, indices in enumerate(tqdm(batches, total=steps, unit="step", desc="pruning", disable=not progress)):
         controller.update(step / steps)
-        loss = _step(pruner, checkpoint.model, data.collate(indices), controller, optimizer)
+        loss = _step(pruner, teacher, data.collate(indices), controller, optimizer)
         scheduled = min(at_first, controller.target_density())
         threshold = torch.tensor(watched.threshold).sigmoid().item()
         rows.append((step, loss, _density(pruner), scheduled, threshold, _heads(pruner)))
         seen.append(watched.values.detach().flatten()[alive].tolist())
         thresholds.append(watched.threshold)
     columns = ["step", "loss", "density", "scheduled_density", "threshold", "heads_left"]
-    return MinimalRun(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(thresholds))
+    controller.update(1.0)
+    pruned = replace(checkpoint, model=pruner.apply_masks())
+    return MinimalRun(pd.DataFrame(rows, columns=columns), pd.DataFrame(seen), pd.Series(thresholds), pruned)
 
 
 def _step(

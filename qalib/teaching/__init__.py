@@ -2,6 +2,5 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"common", "distillation", "exercises", "heads", "masks", "model_card", "movement", "speed", "weights"}
-)
+MODULES = "algorithms capstone common distillation exercises from_scratch heads masks model_card movement speed weights"
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, set(MODULES.split()))

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from qalib.report.plots.style import BLUE, GREEN, ORANGE, PURPLE, STYLE
 
-LARGE = {"font.size": 14, "axes.titlesize": 15}
+# Decorates what draws a board: matplotlib's settings are everybody's, a notebook's own figures' too.
+LARGE = STYLE | {"font.size": 14, "axes.titlesize": 15}
+large = matplotlib.rc_context(LARGE)
 
 
 class Board(Figure):
@@ -27,14 +29,16 @@ class Board(Figure):
 
     def _repr_svg_(self) -> tuple[str, dict[str, str]]:
         buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
+        with matplotlib.rc_context(LARGE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
             self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "qalib"})
         return buffer.getvalue(), {"alt": self.title}
 
 
 def board(height: float, *shape: int, **layout) -> tuple[Board, Axes]:
-    """A board 10 inches wide and `height` high with large letters, and its axes (an array of them for a `shape`)."""
-    matplotlib.rcParams.update(STYLE | LARGE)
+    """A board 10 inches wide and `height` high, and its axes (an array of them for a `shape`).
+
+    For functions that are decorated with `large`.
+    """
     figure = Board(figsize=(10, height), layout="constrained")
     return figure, figure.subplots(*shape, **layout)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -24,10 +23,10 @@ from qalib.pruning.pruner import Pruner
 from qalib.pruning.sampler import LengthGroupedSampler
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import collate
-from qalib.report.plots.style import BLUE, GREY, INK
+from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from qalib.runtimes import compact
 from qalib.teaching import masks
-from qalib.teaching.common import Board, board
+from qalib.teaching.common import Board, board, large
 from qalib.utils.errors import InputError
 
 ALPHAS = {"answers only": 0.0, "with the teacher": 0.9}  # share of distillation in the loss
@@ -96,17 +95,20 @@ def compare(
     questions: QuestionSet,
     test: QuestionSet,
     alphas: Mapping[str, float] = ALPHAS,
+    seeds: int = 1,
     **options,
 ) -> pd.DataFrame:
     """Train the student in several ways (`train` with `options`) and ask all of them the questions of `test`.
 
-    One row a model, teacher and untrained student first: model, f1 in percent, and divergence (`kl_divergence`).
+    One row a model and seed, teacher and untrained student first: model, seed, f1 in percent, and divergence
+    (`kl_divergence`). The seeds 0, 1, ... give the order of the questions.
     """
-    models = {"teacher": teacher, "student, not trained": student}
+    models = {("teacher", 0): teacher, ("student, not trained", 0): student}
     for way, alpha in alphas.items():
-        models[f"student, {way}"] = train(student, teacher, questions, alpha, **options)[0]
-    rows = [(name, masks.f1(model, test), kl_divergence(model, teacher, test)) for name, model in models.items()]
-    return pd.DataFrame(rows, columns=["model", "f1", "divergence"])
+        for seed in range(seeds):
+            models[f"student, {way}", seed] = train(student, teacher, questions, alpha, seed=seed, **options)[0]
+    rows = [(*name, masks.f1(model, test), kl_divergence(model, teacher, test)) for name, model in models.items()]
+    return pd.DataFrame(rows, columns=["model", "seed", "f1", "divergence"])
 
 
 def kl_divergence(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -> float:
@@ -120,6 +122,7 @@ def kl_divergence(student: Checkpoint, teacher: Checkpoint, questions: QuestionS
     return total / (2 * len(data))
 
 
+@large
 def plot_soft_targets(teacher: Checkpoint, question: Question, temperature: float, count: int = 8) -> Board:
     """The likeliest `count` tokens that the answer begins with, as the teacher says at a temperature, beside the
     reference (in the question's first window)."""
@@ -140,18 +143,24 @@ def plot_soft_targets(teacher: Checkpoint, question: Question, temperature: floa
     return figure
 
 
+@large
 def plot_students(table: pd.DataFrame) -> Board:
-    """How the students of `compare` answer, and how far they are from their teacher."""
-    figure, panels = board(1.6 + 0.55 * len(table), 1, 2, sharey=True)
-    colours = matplotlib.colormaps["cividis"](np.linspace(0.1, 0.9, len(table)))
+    """How the students of `compare` answer, and how far they are from their teacher: a dot a seed, a line the mean."""
+    models = list(dict.fromkeys(table.model))
+    figure, panels = board(1.8 + 0.6 * len(models), 1, 2, sharey=True)
     for axes, column, label in (
         (panels[0], "f1", "F1, %"),
         (panels[1], "divergence", "distance from the teacher, nats"),
     ):
-        bars = axes.barh(table.model, table[column], 0.6, color=colours, edgecolor=INK)
-        axes.bar_label(bars, fmt="%.1f" if column == "f1" else "%.2f", padding=4)
-        axes.set(xlabel=label, xlim=(0, 1.25 * max(table[column].max(), 1e-9)))
-    panels[0].invert_yaxis()
-    said = ", ".join(f"{row.model.removeprefix('student, ')} {row.f1:.0f}" for row in table.iloc[1:].itertuples())
-    figure.suptitle(f"F1 of the student: {said}", fontweight="bold")
+        for place, (model, colour) in enumerate(zip(models, (INK, GREY, ORANGE, BLUE, GREEN, PURPLE), strict=False)):
+            found = table[column][table.model == model]
+            axes.scatter(found, [place] * len(found), s=80, color=colour, edgecolor=INK, zorder=3, clip_on=False)
+            axes.plot([found.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=3)
+        axes.set(xlabel=label, xlim=(0, 1.15 * max(table[column].max(), 1e-9)))
+    panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+    said = []
+    for name, f1 in list(table.groupby("model", sort=False).f1)[1:]:
+        between = f" ({f1.min():.0f} to {f1.max():.0f})" if len(f1) > 1 else ""
+        said.append(f"{name.removeprefix('student, ')} {f1.mean():.0f}{between}")
+    figure.suptitle(f"F1 of the student: {', '.join(said)}", fontweight="bold", fontsize=14)
     return figure

@@ -1,7 +1,8 @@
 """Exercises: a verdict on an answer, and the students' version of a notebook.
 
-In a notebook a cell tagged `solution` assigns the answer to a name, and a cell tagged `check` hands that to `check`.
-What is right, and which mistakes are typical, stands in `solutions`.
+In a notebook a cell tagged `solution` assigns the answer to a name, and a cell tagged `check` hands that to `check`;
+what the exercise is about is handed to `give` before. What is right, and which mistakes are typical, stands in
+`solutions` for numbers, in `mask_checks` and `training_checks` for functions.
 
 >>> check("density", 0.25, weight=torch.eye(4))
 Right: density is kept weights / all weights.
@@ -13,6 +14,8 @@ Not answered yet.
 
 import ast
 import copy
+import importlib
+import inspect
 import os
 import re
 import sys
@@ -21,15 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import torch
+from IPython import get_ipython
 from nbformat import NotebookNode
-from torch import Tensor
 
-from qalib.teaching.solutions import EXERCISES
+from qalib.teaching import algorithm_checks, answers, mask_checks, training_checks
+from qalib.teaching.grading import graded
+from qalib.teaching.solutions import EXERCISES, READY
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import write_text
 from qalib.utils.paths import COURSE
 
+ALGORITHMS = {
+    "magnitude_mask": mask_checks.MAGNITUDE,
+    "block_product": mask_checks.BLOCK_PRODUCT,
+    "straight_through": training_checks.STRAIGHT_THROUGH,
+    "movement_step": training_checks.MOVEMENT_STEP,
+    "distillation_loss": training_checks.DISTILLATION,
+}
+WRITTEN = re.compile(r"(teaching\.\w+)\.(\w+)")  # a function that students write, as the notebook names it
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
@@ -48,83 +62,125 @@ class Verdict:
         return f"{'✔' if self.right else '✘'} **{first}{mark}**{rest}"
 
 
-def check(name: str, answer: Any, **given: Any) -> Verdict:
-    """Hold an answer (a number, a truth value or a tensor) against the exercise's; whatever it is, a verdict returns.
+_GIVEN: dict[str, dict[str, Any]] = {}  # by exercise, what it is about
 
-    Raises InputError for an exercise that does not exist.
+
+def give(name: str, **values: Any) -> None:
+    """Keep a copy of what an exercise is about, so that nothing that is done to the values changes what is right."""
+    _known(name)
+    _GIVEN[name] = copy.deepcopy(values)
+
+
+def check(name: str, answer: Any, **given: Any) -> Verdict:
+    """Hold an answer (a number, a truth value, a tensor of torch or numpy, a function) against the exercise's.
+
+    It is about what was handed to `give` unless that is `given` here. Whatever the answer is, a verdict returns. Raises
+    InputError for an exercise that does not exist.
     """
-    if name not in EXERCISES:
-        raise InputError(f"no exercise {name!r}; there are {', '.join(EXERCISES)}")
+    _known(name)
     if answer is ...:
         return Verdict(False, "Not answered yet.")
-    if any(value is ... for value in given.values()):
-        return Verdict(False, "Not yet: this stands on an exercise before it that is not answered")
+    if name in ALGORITHMS:
+        return _of_function(name, answer)
+    if not (given := given or _GIVEN.get(name, {})):
+        return Verdict(False, "Not yet: run the cells above first; one of them says what the exercise is about")
     try:
-        right, mistakes = EXERCISES[name](**given)
-    except Exception as error:  # the names that an exercise stands on are the student's, who may have changed them
+        right, mistakes = EXERCISES[name](**{key: _torch(value) for key, value in given.items()})
+    except Exception as error:  # whatever was given
         said = f"{' or '.join(given)} is not what it should be; run the cells from the top again"
         return Verdict(False, f"Not yet: {said} ({one_line(error)})")
     try:
-        found, expected = _tensor(answer), _tensor(right)
+        found, expected = answers.tensor(answer), answers.tensor(right)
     except Exception:  # whatever torch raises of something else
         return Verdict(False, f"Not yet: a number or a tensor is asked for, not {type(answer).__name__}")
-    if _equal(found, expected):
-        said = " ".join(EXERCISES[name].__doc__.split())
-        return Verdict(True, f"Right: {said[0].lower()}{said[1:]}")
+    if answers.equal(found, expected):
+        if ready := _copied(name):
+            return Verdict(False, f"Not yet: that is read from `{ready}`, where it stands ready; compute it")
+        return _right(EXERCISES[name].__doc__)
     for text, wrong in mistakes.items():
-        if _equal(found, _tensor(wrong)):
+        if answers.equal(found, answers.tensor(wrong)):
             return Verdict(False, f"Not yet: {text}")
-    return Verdict(False, f"Not yet: {_difference(found, expected)}")
+    return Verdict(False, f"Not yet: {answers.difference(found, expected)}")
 
 
-def _tensor(value: Any) -> Tensor:
-    found = torch.as_tensor(value).detach().to_dense()
-    if found.is_complex():
-        raise TypeError("complex")
-    return found.double()
+def _known(name: str) -> None:
+    if name not in EXERCISES | ALGORITHMS:
+        raise InputError(f"no exercise {name!r}; there are {', '.join(EXERCISES | ALGORITHMS)}")
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and bool(torch.isclose(found, expected, rtol=1e-3, atol=1e-6).all())
+def _of_function(name: str, function: Any) -> Verdict:
+    wrong = algorithm_checks.verdict(ALGORITHMS[name], function)
+    if wrong is None:
+        return _right(ALGORITHMS[name].said)
+    return Verdict(False, f"Not yet: {wrong}" if wrong else "Not answered yet.")
 
 
-def _difference(found: Tensor, expected: Tensor) -> str:
-    """How a wrong answer is wrong that no exercise has a word for."""
-    if not found.numel():
-        return "the answer is empty"
-    if not expected.ndim and found.ndim:
-        return f"one number is asked for, not a tensor of shape {tuple(found.shape)}"
-    if expected.ndim and not found.ndim:
-        return f"a tensor of shape {tuple(expected.shape)} is asked for, not one number"
-    if expected.ndim == 2 and _equal(found, expected.T):
-        return "rows and columns are interchanged"
-    if found.shape != expected.shape:
-        return f"the shape is {tuple(found.shape)}, expected {tuple(expected.shape)}"
-    for text, factor in (("a hundred times", 100), ("a hundredth of", 0.01), ("minus", -1)):
-        if _equal(found, factor * expected):
-            return f"that is {text} the answer" + ("" if factor < 0 else ": percent and fractions are mixed up")
-    if nans := int(found.isnan().sum()):
-        what = f"{nans:,} of {found.numel():,} values are" if found.ndim else "the answer is"
-        return f"{what} nan, not a number: something was divided by zero, or the logarithm of zero taken"
-    if found.ndim:
-        wrong = int((~torch.isclose(found, expected, rtol=1e-3, atol=1e-6)).sum())
-        return f"the shape is right, {wrong:,} of {found.numel():,} values are not"
-    return f"{float(found):.6g} is not the value, which is {'larger' if expected > found else 'smaller'}"
+def _right(text: str) -> Verdict:
+    said = " ".join(text.split())
+    return Verdict(True, f"Right: {said[0].lower()}{said[1:]}")
+
+
+def _torch(value: Any) -> Any:
+    return torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+
+
+def _copied(name: str) -> str | None:
+    """The name from which the answer's cell reads what it should compute, as far as the cells tell that were run."""
+    shell = get_ipython()
+    cells = [tree for cell in (shell.user_ns.get("In", ()) if shell else ()) if (tree := _parsed(cell))]
+    calls = (node for tree in reversed(cells) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    handed = next((c.args[1] for c in calls if len(c.args) == 2 and getattr(c.args[0], "value", None) == name), None)
+    if isinstance(handed, ast.Name):
+        handed = next((tree for tree in reversed(cells) if handed.id in _names(tree, ast.Store)), None)
+    read = _names(handed, ast.Load) - _names(handed, ast.Store) if handed else ()  # one's own names are one's own
+    return next((ready.lstrip(".") for ready in READY.get(name, ()) if ready in read), None)
+
+
+def _names(tree: ast.AST, context: type) -> set[str]:
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, context)]
+    return {n.id if isinstance(n, ast.Name) else f".{n.attr}" for n in found}
+
+
+def _parsed(cell: str) -> ast.Module | None:
+    try:
+        return ast.parse(cell)
+    except SyntaxError:  # what was tried and failed
+        return None
 
 
 def student(notebook: NotebookNode) -> NotebookNode:
-    """A copy of a notebook in which the cells tagged `solution` assign `...` to the same names; checks stay."""
+    """A copy of a notebook in which the cells tagged `solution` assign `...` to the same names, or begin the function
+    that is to be written; checks stay."""
     made = copy.deepcopy(notebook)
     for cell in made.cells:
         if "solution" in cell.metadata.get("tags", []):
-            names = [target.id for node in ast.parse(cell.source).body for target in node.targets]
-            cell.source = f"{names[-1]} = ...  # your turn"
+            last = ast.parse(cell.source).body[-1]
+            name, cell.source = last.targets[0].id, f"{last.targets[0].id} = ...  # your turn"
+            if written := WRITTEN.fullmatch(ast.unparse(last.value)):
+                module = importlib.import_module(f"qalib.{written[1]}")
+                cell.source = _begun(getattr(module, written[2]), name)
             cell.metadata["tags"] = ["exercise"]
     return made
 
 
-def write(out: Path | str = "exercises", source: Path = COURSE) -> list[Path]:
+def _begun(algorithm: Any, name: str) -> str:
+    """A function or class under a name, with its docstrings and what it imports, and without what it does."""
+    tree, module = ast.parse(inspect.getsource(algorithm)), ast.parse(inspect.getsource(inspect.getmodule(algorithm)))
+    tree.body[0].name = name
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    imports = [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    needed = [ast.unparse(node) for node in imports if used & {alias.asname or alias.name for alias in node.names}]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.body = [node.body[0], ast.Expr(ast.Constant(...))]
+    body = ast.unparse(tree).replace("    ...", "    ...  # your turn")
+    return "\n".join([*needed, "", "", body] if needed else [body])
+
+
+def write(out: Path | str = "exercises", source: Path = COURSE, nbgrader: bool = False) -> list[Path]:
     """Write the students' versions of the teaching notebooks to a folder; links lead to where they led.
+
+    With `nbgrader` its metadata are in them.
 
     An exercise that is there already is left alone: somebody may have worked in it.
     """
@@ -134,6 +190,8 @@ def write(out: Path | str = "exercises", source: Path = COURSE) -> list[Path]:
         for cell in made.cells:
             if cell.cell_type == "markdown":
                 cell.source = LINK.sub(lambda m: f"]({_moved(m[1], source, Path(out))})", cell.source)
+        if nbgrader:
+            made = graded(made, path.stem)
         if not target.exists():
             written.append(write_text(target, nbformat.writes(made) + "\n"))
     return written
@@ -145,5 +203,6 @@ def _moved(link: str, source: Path, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    for written_path in write(*sys.argv[1:2]):
+    folders = [argument for argument in sys.argv[1:] if argument != "--nbgrader"]
+    for written_path in write(*folders[:1], nbgrader="--nbgrader" in sys.argv):
         print(written_path)

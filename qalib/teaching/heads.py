@@ -9,25 +9,26 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import LogNorm
 from torch import Tensor
 from tqdm import tqdm
 
-from qalib import sparsity
+from qalib import runtimes, sparsity
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.losses import span_logits
+from qalib.qa import answering, metric
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
-from qalib.report.plots.style import INK
+from qalib.report.plots.style import BLUE, GREY, INK
 from qalib.teaching import masks
-from qalib.teaching.common import LINES, Board, board
+from qalib.teaching.common import LINES, Board, board, large
 
 Head = tuple[int, int]  # layer and number
-
-
-SAME = 1e-4  # largest difference of a logit at which the answers are not asked for again
+FEW = 4  # questions that are enough to see that nothing moves
 
 
 def attention_weights(checkpoint: Checkpoint, question: str, context: str) -> tuple[list[str], Tensor]:
@@ -59,19 +60,42 @@ def ablate_heads(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
 def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = True) -> pd.DataFrame:
     """Cut each head by itself and ask the questions again.
 
-    One row a head: layer, head, removable (see `bert.heads_removable`), logit_difference (the largest, over the
-    first question's windows), f1 in percent, and change (of F1, in points). Heads without which no logit differs by
-    more than SAME keep the F1 of the whole model.
+    One row a head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
+    what is answered without it from what is answered with it), f1 in percent, change (of F1, in points), and low and
+    high, the ends of the change's 95 % interval over questions drawn anew (bootstrap). Removable heads are asked the
+    first FEW questions only, where nothing should move.
     """
-    table, base = sparsity.heads(checkpoint)[["layer", "head", "removable"]], masks.f1(checkpoint, questions)
-    inputs = _inputs(checkpoint, questions)
-    expected, rows = _logits(checkpoint, inputs), []
-    for layer, head, _ in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
-        ablated = ablate_heads(checkpoint, [(layer, head)])
-        difference = (_logits(ablated, inputs) - expected).abs().max().item()
-        rows.append((difference, base if difference <= SAME else masks.f1(ablated, questions)))
-    found = pd.DataFrame(rows, columns=["logit_difference", "f1"])
-    return table.join(found).assign(change=found.f1 - base)
+    table, rows = sparsity.heads(checkpoint)[["layer", "head", "removable"]], []
+    asked = {False: questions, True: questions.first(FEW)}
+    whole = {few: _asked(checkpoint, chosen) for few, chosen in asked.items()}
+    base = whole[False][1].mean()
+    for layer, head, free in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
+        logits, f1 = _asked(ablate_heads(checkpoint, [(layer, head)]), asked[free])
+        pairs, changes = zip(logits, whole[free][0], strict=True), f1 - whole[free][1]
+        divergence = torch.cat([kl(mine, theirs) for mine, theirs in pairs]).mean().item()
+        rows.append((divergence, base + changes.mean(), changes.mean(), *bootstrap(changes)))
+    return table.join(pd.DataFrame(rows, columns=["divergence", "f1", "change", "low", "high"]))
+
+
+def kl(mine: Tensor, theirs: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of start and end from another's, in nats, mean of the two: `(batch, 2, length)`
+    logits to `(batch,)`."""
+    mine, theirs = mine.log_softmax(-1), theirs.log_softmax(-1)
+    return (theirs.exp() * (theirs - mine)).sum(-1).mean(-1)
+
+
+def bootstrap(changes: np.ndarray, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The ends of the 95 % interval of a mean over questions, which are drawn anew with replacement."""
+    chosen = np.random.default_rng(seed).integers(len(changes), size=(draws, len(changes)))
+    low, high = np.quantile(changes[chosen].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def spread(questions: QuestionSet, count: int) -> QuestionSet:
+    """So many of the questions, at equal distances: from as many contexts as can be, where `first` has few."""
+    chosen = np.linspace(0, len(questions), min(count, len(questions)), endpoint=False).astype(int)
+    description = f"{questions.description}, {len(chosen)} of {len(questions)}"
+    return replace(questions, questions=tuple(questions.questions[i] for i in chosen), description=description)
 
 
 def ablate_in_order(
@@ -85,16 +109,23 @@ def ablate_in_order(
     return pd.DataFrame(rows, columns=["cut", "left", "f1"])
 
 
-def _inputs(checkpoint: Checkpoint, questions: QuestionSet) -> dict[str, Tensor]:
-    first = questions.questions[0]
-    return collate(windows(checkpoint.tokenizer, [first.question], [first.context]), checkpoint.tokenizer.pad_token_id)
-
-
 @torch.no_grad()
-def _logits(checkpoint: Checkpoint, inputs: dict[str, Tensor]) -> Tensor:
-    return span_logits(checkpoint.model, **inputs)
+def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
+    """One pass over the questions: the `span_logits` of each batch, and each question's F1 in percent."""
+    model, tokenizer = runtimes.build("compact", checkpoint), checkpoint.tokenizer
+    asked = questions.questions
+    cut = windows(tokenizer, [q.question for q in asked], [q.context for q in asked])
+    logits, best = [], {}
+    for batch in answering.batches(cut, answering.LENGTH_SORTED):
+        logits.append(span_logits(model, **collate(batch, tokenizer.pad_token_id)))
+        for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
+            best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
+    texts = [question.context[slice(*best[index][1:])] for index, question in enumerate(asked)]
+    f1 = [metric.best_over_references(metric.f1, t, q.answers) for t, q in zip(texts, asked, strict=True)]
+    return logits, 100 * np.array(f1)
 
 
+@large
 def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int) -> Board:
     """What every token looks at in one head; `weights` has shape `(layers, heads, tokens, tokens)`."""
     seen = weights[layer, head].numpy()
@@ -117,23 +148,33 @@ def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int
     return figure
 
 
+@large
 def plot_heads(table: pd.DataFrame) -> Board:
-    """What F1 does without each head (`ablate_one_by_one`); crosses mark heads that can go without loss."""
-    grid = table.pivot(index="layer", columns="head", values="change")
-    limit = max(1.0, float(grid.abs().to_numpy().max()))
-    figure, axes = board(1.8 + 0.6 * len(grid))
-    picture = axes.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+    """How far the answers move without each head (`ablate_one_by_one`), and what that does to F1; crosses are free."""
+    grid = table.pivot(index="layer", columns="head", values="divergence")
+    figure, panels = board(2.4 + 0.6 * len(grid), 1, 2, width_ratios=(1.7, 1))
+    least, most = table.divergence[~table.removable].min(), table.divergence.max()
+    shades = LogNorm(max(least, 1e-6), max(most, 1e-5))
+    picture = panels[0].imshow(grid.clip(lower=shades.vmin), cmap="cividis", norm=shades, aspect="auto")
     for row in table.itertuples():
-        dark = abs(row.change) > 0.6 * limit
-        text = "x" if row.removable else f"{row.change:+.1f}" if abs(row.change) >= 0.05 else "0"
-        axes.text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=12)
-    axes.set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
-    figure.colorbar(picture, ax=axes, label="change of F1, points")
-    moves = f"F1 by {table.change.min():+.1f} to {table.change.max():+.1f} points"
-    axes.set_title(f"{int(table.removable.sum())} of {len(table)} heads (x) are free; each other moves {moves}")
+        dark = shades(max(row.divergence, shades.vmin)) < 0.6
+        felt = f"{row.divergence:.2f}".removeprefix("0") if row.divergence >= 0.005 else "<.01"
+        text = "x" if row.removable else felt
+        panels[0].text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=10)
+    panels[0].set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
+    figure.colorbar(picture, ax=panels[0], location="bottom", label="divergence of the answers, nats")
+    dear = table[~table.removable].sort_values("divergence")
+    around = dear.change - dear.low, dear.high - dear.change
+    panels[1].errorbar(dear.change, range(len(dear)), xerr=around, fmt="o", markersize=4, color=BLUE, ecolor=GREY)
+    panels[1].axvline(0, color=INK, linewidth=0.8)
+    panels[1].set(xlabel="change of F1, points\n(95 % interval)", ylabel="heads, the most felt on top", yticks=[])
+    sure = int(((dear.low > 0) | (dear.high < 0)).sum())
+    free = f"{int(table.removable.sum())} of {len(table)} heads are free (x)"
+    figure.suptitle(f"{free}; of the other {len(dear)} F1 is sure to change with {sure}", fontweight="bold")
     return figure
 
 
+@large
 def plot_orders(tables: Mapping[str, pd.DataFrame], start: float) -> Board:
     """F1 while more and more heads are cut (`ablate_in_order`), one line an order."""
     figure, axes = board(4.4)

@@ -16,7 +16,7 @@ from qalib.pruning.magnitude import GRANULARITIES, Granularity, magnitude_mask, 
 from qalib.qa import evaluation
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK
-from qalib.teaching.common import LINES, Board, board
+from qalib.teaching.common import LINES, Board, board, large
 
 
 def f1(checkpoint: Checkpoint, questions: QuestionSet) -> float:
@@ -52,6 +52,7 @@ def _squares(checkpoint: Checkpoint) -> float:
     return sum(matrix.linear.weight.detach().square().sum().item() for matrix in bert.matrices(checkpoint.model))
 
 
+@large
 def plot_f1(table: pd.DataFrame, by: str, start: float) -> Board:
     """F1 over density of pruned copies (`compare`), from F1 `start` on: a line for each value of a column, `by`."""
     figure, axes = board(4.6)
@@ -70,6 +71,23 @@ def plot_f1(table: pd.DataFrame, by: str, start: float) -> Board:
     return figure
 
 
+@large
+def plot_squares(table: pd.DataFrame, keep_fraction: float) -> Board:
+    """F1 over the share of the sum of squares that is kept (`compare`): does more of one mean more of the other?"""
+    figure, axes = board(4.6)
+    for (name, rows), (colour, marker, style) in zip(table.groupby("granularity", sort=False), LINES, strict=False):
+        axes.plot(100 * rows.squares, rows.f1, style, color=colour, marker=marker, markersize=9, label=name)
+    axes.set(xlabel="sum of squares that is kept, %", ylabel="F1, %", ylim=(0, 103))
+    axes.legend(frameon=False)
+    tiles = table[np.isclose(table.keep_fraction, keep_fraction) & (table.granularity != "single weights")]
+    most, best = tiles.loc[tiles.squares.idxmax()], tiles.loc[tiles.f1.idxmax()]
+    said = [f"{row.granularity} {what} ({100 * row.squares:.1f} % of the squares, F1 {row.f1:.0f})"
+            for row, what in ((most, "hold most"), (best, "answer best"))]  # fmt: skip
+    axes.set_title(f"At {100 * keep_fraction:.0f} % of the weights {said[0]},\n{said[1]}")
+    return figure
+
+
+@large
 def plot_masks(weight: Tensor, keep_fraction: float, block: int = 32) -> Board:
     """What masks of four granularities keep of a matrix at the same number of weights."""
     granularities = GRANULARITIES | {"blocks": (block, block)}

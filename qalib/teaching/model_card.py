@@ -1,9 +1,10 @@
 """A card's numbers: the same thing in several units, or over several denominators."""
 
 from qalib.report.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE
-from qalib.teaching.common import Board, board
+from qalib.teaching.common import Board, board, large
 
 
+@large
 def plot_units(rows: dict[str, tuple[float, str]], title: str, label: str) -> Board:
     """The same thing in several units or over several denominators: value and unit by name; `label` says what it is."""
     figure, axes = board(1.5 + 0.55 * len(rows))

@@ -19,15 +19,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from qalib import sparsity
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
+from qalib.pruning import magnitude
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, answer_loss
 from qalib.pruning.minimal import MinimalRun
 from qalib.pruning.pruner import Pruner
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
-from qalib.teaching.common import LINES, Board, board
+from qalib.teaching import distillation, masks
+from qalib.teaching.common import LINES, Board, board, large
 
 START, BEST = (1.0, 0.1), (0.4, 0.6)
 
@@ -75,12 +78,38 @@ def block_table(checkpoint: Checkpoint, seen: MinimalRun, layer: int = 0) -> pd.
     it), score (after it) and kept, and kept_by_magnitude (would be, were as many kept by magnitude)."""
     weight = bert.layers(checkpoint.model)[layer].attention.self.value.weight.detach()
     alive = blocks.mask(weight, checkpoint.block)
-    magnitude = blocks.split(weight, checkpoint.block).square().mean((-1, -2)).sqrt()[alive]
-    table = pd.DataFrame({"magnitude": magnitude.tolist(), "score": seen.scores.iloc[-1].to_numpy()})
+    sizes = blocks.split(weight, checkpoint.block).square().mean((-1, -2)).sqrt()[alive]
+    table = pd.DataFrame({"magnitude": sizes.tolist(), "score": seen.scores.iloc[-1].to_numpy()})
     table["kept"] = table.score > seen.thresholds.iloc[-1]
     return table.assign(kept_by_magnitude=table.magnitude.rank(ascending=False, method="first") <= table.kept.sum())
 
 
+def compare_ways(
+    checkpoint: Checkpoint,
+    runs: Sequence[MinimalRun],
+    questions: QuestionSet,
+    test: QuestionSet,
+    density: float,
+    steps: int,
+    batch_size: int,
+) -> pd.DataFrame:
+    """What minimal runs (with the seeds 0, 1, ...) left, beside blocks cut by magnitude, and by chance, to the density.
+
+    Those learn from the same `questions`, with the same teacher, for as many steps of as many windows, by chance with
+    one seed only. A row a way and seed: way, seed, density and f1 (in percent, over the questions of `test`).
+    """
+    share = density / sparsity.density(checkpoint, (1, 1))
+    rows = [("movement", seed, run.pruned) for seed, run in enumerate(runs)]
+    for way, removed in (("magnitude", "smallest"), ("chance", "random")):
+        cut = magnitude.prune(checkpoint, share, checkpoint.block, removed)
+        for seed in range(len(runs) if removed == "smallest" else 1):
+            trained = distillation.train(cut, checkpoint, questions, 0.9, steps, batch_size, seed=seed, progress=False)
+            rows.append((way, seed, trained[0]))
+    measured = [(way, seed, sparsity.density(left), masks.f1(left, test)) for way, seed, left in rows]
+    return pd.DataFrame(measured, columns=["way", "seed", "density", "f1"])
+
+
+@large
 def plot_two_weights(path: pd.DataFrame, best: Sequence[float]) -> Board:
     """The weights of `two_weights` on their way, and what magnitude and movement say of them."""
     figure, panels = board(4.6, 1, 3, width_ratios=(1.3, 1, 1))
@@ -104,6 +133,7 @@ def plot_two_weights(path: pd.DataFrame, best: Sequence[float]) -> Board:
     return figure
 
 
+@large
 def plot_straight_through(threshold: float = 0.0) -> Board:
     """The mask as a function of the score, its real slope, and the slope that training takes instead."""
     figure, panels = board(3.6, 1, 2)
@@ -120,6 +150,7 @@ def plot_straight_through(threshold: float = 0.0) -> Board:
     return figure
 
 
+@large
 def plot_scores(seen: MinimalRun, table: pd.DataFrame) -> Board:
     """The scores of one matrix's blocks while it is pruned, and what became of them beside their magnitudes
     (`block_table`)."""
@@ -140,7 +171,24 @@ def plot_scores(seen: MinimalRun, table: pd.DataFrame) -> Board:
     panels[1].locator_params(axis="x", nbins=5)
     for axes in panels:
         axes.legend(frameon=False)
-    same = int((table.kept & table.kept_by_magnitude).sum())
-    figure.suptitle(f"Of {int(table.kept.sum())} blocks that movement keeps, magnitude would keep {same}",
-                    fontweight="bold")  # fmt: skip
+    kept, same = int(table.kept.sum()), int((table.kept & table.kept_by_magnitude).sum())
+    said = f"of these magnitude keeps {same}, chance {kept**2 / len(table):.0f}"
+    figure.suptitle(f"Movement keeps {kept} of {len(table)} blocks; {said}", fontweight="bold")
+    return figure
+
+
+@large
+def plot_ways(table: pd.DataFrame) -> Board:
+    """F1 of what was pruned in several ways (`compare_ways`), a dot a seed and a line at the mean."""
+    ways = list(dict.fromkeys(table.way))
+    figure, axes = board(1.8 + 0.6 * len(ways))
+    for place, (way, colour) in enumerate(zip(ways, (BLUE, ORANGE, INK), strict=False)):
+        found = table.f1[table.way == way]
+        axes.scatter(found, [place] * len(found), s=90, color=colour, alpha=0.7, zorder=3)
+        axes.plot([found.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=3)
+    axes.set(yticks=range(len(ways)), yticklabels=ways, xlabel="F1 on questions with other contexts, %")
+    axes.set(xlim=(0, max(50, 1.1 * table.f1.max())), ylim=(len(ways) - 0.5, -0.5))
+    means = table.groupby("way", sort=False).f1.mean()
+    axes.set_title(f"F1 at {table.density.max():.2f} density: " + ", ".join(f"{m:.0f} {w}" for w, m in means.items()),
+                   fontsize=13)  # fmt: skip
     return figure

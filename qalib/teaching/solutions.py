@@ -1,9 +1,11 @@
-"""Solutions: of every exercise the right answer, and the mistakes worth a word.
+"""Solutions: of every exercise that asks for numbers the right answer, and the mistakes worth a word.
 
 A solution is a function from what is given to the right answer and `{what to say: the wrong answer of which to say
-it}`. Its docstring is what is said of a right answer.
+it}`. Its docstring is what is said of a right answer. READY has names, and attributes with
+their dot, under which the answer can be found without being computed: what was read there is not one's own.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,17 @@ from qalib.model import bert, blocks
 
 Exercise = tuple[Any, dict[str, Any]]
 EXERCISES: dict[str, Callable[..., Exercise]] = {}
+READY = {
+    "density": (".per_matrix",),
+    "block_mask": (".magnitude_mask",),
+    "multiply_add_ratio": ("timed", ".compare_zero_patterns"),
+    "score_gradient": (".of_scores",),
+    "second_step": ("path", ".two_weights"),
+    "removable": (".heads_removable", "sparsity"),
+    "constant": (".constant_output",),
+    "divergence": (".kl_divergence", ".distillation_loss"),
+    "overall": (".overall_density_percent",),
+}
 
 
 def exercise(function: Callable[..., Exercise]) -> Callable[..., Exercise]:
@@ -30,6 +43,7 @@ def density(weight: Tensor) -> Exercise:
         "that is the sparsity, the share that is gone": 1 - share,
         "a share is between 0 and 1, this is in percent": 100 * share,
         "that is how many, not which share": (weight != 0).sum(),
+        "negative weights are weights, too: not zero is asked for, not above zero": (weight > 0).double().mean(),
     }
 
 
@@ -62,27 +76,39 @@ def block_scores(weight: Tensor, block: blocks.Block) -> Exercise:
         "take the root of the mean": squares.mean((-1, -2)),
         "that is the root of the sum; blocks of another size could not be compared": squares.sum((-1, -2)).sqrt(),
         "signs cancel in a mean: square first": blocks.split(weight, block).mean((-1, -2)),
+        "that is the mean absolute value: square, take the mean, take the root":
+            blocks.split(weight, block).abs().mean((-1, -2)),
+        "that is the sum of the sizes: square, take the mean, take the root":
+            blocks.split(weight, block).abs().sum((-1, -2)),
+    }  # fmt: skip
+
+
+@exercise
+def block_mask(weight: Tensor, block: blocks.Block, count: int) -> Exercise:
+    """The mask keeps the blocks with the largest scores."""
+    scores = blocks.split(weight, block).square().mean((-1, -2))
+    order = scores.flatten().argsort(descending=True)
+
+    def marked(chosen: Tensor) -> Tensor:
+        mask = torch.zeros(scores.numel(), dtype=torch.bool)
+        mask[chosen] = True
+        return mask.view_as(scores)
+
+    kept = marked(order[:count])
+    off = {n: f"that keeps {n}, {count} are asked for" for n in (count - 1, count + 1) if n >= 0}
+    return kept, {text: marked(order[:n]) for n, text in off.items()} | {
+        "that keeps the smallest": marked(order.flip(0)[:count]),
+        "those are the blocks to cut": ~kept,
     }
 
 
 @exercise
-def block_mask(scores: Tensor, count: int) -> Exercise:
-    """The mask keeps the blocks with the largest scores."""
-    order = scores.flatten().argsort(descending=True)
-    kept = torch.zeros(scores.numel(), dtype=torch.bool)
-    kept[order[:count]] = True
-    kept = kept.view_as(scores)
-    smallest = (scores <= scores.flatten().sort().values[count - 1]) if count else ~kept
-    return kept, {"that keeps the smallest": smallest, "those are the blocks to cut": ~kept}
-
-
-@exercise
-def bound(work: Any) -> Exercise:
-    """No runtime that multiplies every kept block can be faster, as far as multiply-adds go."""
+def multiply_add_ratio(work: Any) -> Exercise:
+    """It says how much less there is to do, which is not how much faster it is done."""
     dense, compact, sparse = (float(work[column].sum()) for column in ("dense", "compact", "sparse"))
     return dense / sparse, {
-        "the other way round: a speedup is the old cost / the new": sparse / dense,
-        "that is the bound for cutting out heads and neurons only": dense / compact,
+        "the other way round: the ratio is the old work / the new": sparse / dense,
+        "that is the ratio for cutting out heads and neurons only": dense / compact,
     }
 
 
@@ -155,7 +181,10 @@ def divergence(teacher: Tensor, student: Tensor) -> Exercise:
         "teacher and student are interchanged": (student * (student / teacher).log()).sum(),
         "that is the cross-entropy: the teacher's own entropy is still in it": -(teacher * student.log()).sum(),
         "the sign is turned round": -nats,
-    }
+        "that is in bits: nats take the natural logarithm, not log2": nats / math.log(2),
+        "`F.kl_div` divides by how many there are by default (reduction 'mean'): the sum is asked for":
+            nats / teacher.numel(),
+    }  # fmt: skip
 
 
 @exercise

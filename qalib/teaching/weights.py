@@ -1,14 +1,32 @@
 """The weights of a matrix: how large they are, and how they are spread."""
 
+from collections.abc import Mapping
+
 import matplotlib
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from qalib.report.plots.style import BLUE, INK, ORANGE
-from qalib.teaching.common import Board, board
+from qalib.teaching.common import Board, board, large
+
+WIDE = 5  # standard deviations: what is farther out is an outlier
 
 
+def outliers(matrices: Mapping[str, Tensor]) -> pd.DataFrame:
+    """One row a matrix: weights (not zero), outliers (farther than WIDE standard deviations from 0), the largest in
+    standard deviations, and the outliers' share of the sum of squares, in percent."""
+    rows = []
+    for name, weight in matrices.items():
+        left = weight[weight != 0].double()
+        far = left.abs() > WIDE * left.std()
+        share = 100 * (left[far].square().sum() / left.square().sum()).item()
+        rows.append((name, len(left), int(far.sum()), (left.abs().max() / left.std()).item(), share))
+    return pd.DataFrame(rows, columns=["matrix", "weights", "outliers", "largest_in_sigmas", "percent_of_squares"])
+
+
+@large
 def plot_matrix(weight: Tensor, name: str) -> Board:
     """The sizes of a matrix's weights, shape `(rows, columns)`; zeros are white."""
     sizes = weight.abs().numpy()
@@ -23,6 +41,7 @@ def plot_matrix(weight: Tensor, name: str) -> Board:
     return figure
 
 
+@large
 def plot_magnitudes(weight: Tensor) -> Board:
     """How the weights that are not zero are spread, and how much of the sum of squares the largest hold, beside random
     numbers (normally distributed)."""
@@ -32,8 +51,11 @@ def plot_magnitudes(weight: Tensor) -> Board:
     held, usual = (100 * s.square().cumsum(0) / s.square().sum() for s in (sizes, chance))
     tenth = max(1, len(sizes) // 10)
     figure, panels = board(4.2, 1, 2)
-    panels[0].hist(left.numpy(), 80, color=BLUE)
-    panels[0].set(xlabel="weight", ylabel="how many")
+    sigma = left.std().item()
+    outside = left.abs() > WIDE * sigma
+    panels[0].hist(left[~outside].numpy(), 80, color=BLUE)
+    far = f";\n{int(outside.sum())} lie outside, up to {sizes[0].item() / sigma:.0f} sigma" if outside.any() else ""
+    panels[0].set(xlabel=f"weight, within {WIDE} sigma{far}", ylabel="how many")
     panels[1].plot(np.linspace(0, 100, len(sizes)), held, color=BLUE, linewidth=3, label="these weights")
     panels[1].plot(np.linspace(0, 100, len(sizes)), usual, "--", color=INK, linewidth=2, label="random numbers")
     panels[1].plot([10], [held[tenth - 1]], "o", color=ORANGE, markersize=10)

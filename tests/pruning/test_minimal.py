@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from qalib import sparsity
 from qalib.pruning import minimal
 from qalib.report import plots
 from qalib.utils import machine
@@ -12,6 +13,7 @@ def test_a_minimal_run_prunes_further_and_leaves_the_model_alone(sparse, asked):
     before = sparse.model.qa_outputs.weight.clone()
     seen = minimal.prune_minimal(sparse, asked, 0.2, steps=20, batch_size=2, progress=False)
     assert len(seen.log) == len(seen.scores) == len(seen.thresholds) == 20
+    assert 0.18 < sparsity.density(seen.pruned) <= 0.2 and not seen.pruned.model.training
     assert seen.log.density[0] == pytest.approx(0.39, abs=0.02) and seen.log.density.iloc[-1] <= 0.2
     assert seen.log.heads_left[0] == 6 >= seen.log.heads_left.iloc[-1]  # two of eight have no values or queries
     assert seen.log.loss.notna().all() and (sparse.model.qa_outputs.weight == before).all()
