@@ -80,6 +80,16 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
     return sums.assign(density=sums.kept_weights / sums.weights, block_density=sums.kept_blocks / sums.blocks)
 
 
+def block_misfits(kinds: pd.DataFrame, block: blocks.Block) -> list[str]:
+    """The kinds of matrix, of `grouped`, that were not pruned in whole blocks: there are zeros in blocks that are kept.
+
+    Strays do not count, see `granularity`.
+    """
+    area = block[0] * block[1]
+    zeros = kinds.kept_blocks * area - kinds.kept_weights
+    return list(kinds.kind[zeros > granularity.STRAY * kinds.blocks * area])
+
+
 def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
     """The block mask of every encoder matrix by `(layer, kind)`: bool, shape `(rows/height, columns/width)`.
 
@@ -301,15 +311,15 @@ def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = No
     all_heads = counted["heads"]
     per_layer = counted["neurons"]
     work = counted["multiply_adds"]
-    sizes = counted["file_sizes"].set_index("form").bytes
+    sizes, kinds = counted["file_sizes"].set_index("form").bytes, counted["kinds"]
     total = int(parts.parameters.sum())
     kept = int(parts.kept.sum())
     called = int(all_heads.called_removed.sum())
     hidden = _unpruned_width(checkpoint)
     pooler = hidden * hidden + hidden
     return Summary(
-        granularity=granularity.in_words(granularity.of_model(checkpoint.model)),
-        block_misfits=", ".join(granularity.misfits(checkpoint.model, checkpoint.block)) or "none",
+        granularity=granularity.in_words(dict(zip(kinds.kind, kinds.granularity, strict=True))),
+        block_misfits=", ".join(block_misfits(kinds, checkpoint.block)) or "none",
         linear_density_percent=float(100 * matrices.kept_weights.sum() / matrices.weights.sum()),
         blocks=int(matrices.blocks.sum()),
         kept_blocks=int(matrices.kept_blocks.sum()),

@@ -12,21 +12,22 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import blocks
-from qalib.runtimes import block_sparse
-from qalib.runtimes.block_sparse import AttentionProducts, BlockSparseLinear
+from qalib.runtimes import instruction_sets
+from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 from qalib.utils.errors import InputError
 
 HALF = torch.bfloat16
-INT8 = [name for name in block_sparse.instruction_sets() if name in block_sparse.INT8]
+INT8 = [name for name in instruction_sets.available() if name in instruction_sets.INT8]
 SETS = [
     (name, dtype)
-    for name in block_sparse.instruction_sets()
+    for name in instruction_sets.available()
     for dtype in (torch.float32, HALF)
-    if name not in INT8 and block_sparse.supports(name, (32, 32), dtype)
+    if name not in INT8 and instruction_sets.supports(name, (32, 32), dtype)
 ]
 SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (48, 6)]
 
-needs_operator = pytest.mark.skipif(block_sparse.unavailable() is not None, reason=str(block_sparse.unavailable()))
+reason = instruction_sets.unavailable_reason()
+needs_operator = pytest.mark.skipif(reason is not None, reason=str(reason))
 
 
 def case(rows, columns, block, density, tokens, dtype, seed=0):
@@ -113,7 +114,7 @@ def test_int8_sums_are_exact(instructions, data):
     assert torch.equal(found, expected.float())
 
 
-@pytest.mark.parametrize("instructions", block_sparse.instruction_sets())
+@pytest.mark.parametrize("instructions", instruction_sets.available())
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_added_and_normalised(instructions, data):
@@ -143,12 +144,12 @@ def test_added_and_normalised(instructions, data):
 @needs_operator
 def test_a_cap_on_instruction_sets(monkeypatch, sparse):
     monkeypatch.delenv("QALIB_INSTRUCTIONS", raising=False)
-    everything = block_sparse.instruction_sets()
+    everything = instruction_sets.available()
     for most in ("torch", "portable", "avx2", "avx512"):
         monkeypatch.setenv("QALIB_INSTRUCTIONS", most)
-        allowed = block_sparse.LEVELS[: block_sparse.LEVELS.index(most) + 1]
-        assert block_sparse.instruction_sets() == [n for n in everything if n.split("_int8")[0] in allowed]
-        assert block_sparse.instructions_for((32, 32), torch.float32) in allowed
+        allowed = instruction_sets.LEVELS[: instruction_sets.LEVELS.index(most) + 1]
+        assert instruction_sets.available() == [n for n in everything if n.split("_int8")[0] in allowed]
+        assert instruction_sets.best((32, 32), torch.float32) in allowed
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "portable")
     module = runtimes.build("block-sparse", sparse)
     assert {m.instructions for m in module.modules() if isinstance(m, BlockSparseLinear)} == {"portable"}
@@ -156,18 +157,18 @@ def test_a_cap_on_instruction_sets(monkeypatch, sparse):
         runtimes.build("block-sparse-int8", sparse)
     # as a machine of that kind has them
     has = ["portable", "avx2", "avx2_int8", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni"]
-    monkeypatch.setattr(block_sparse, "_compiled", lambda: has)
+    monkeypatch.setattr(instruction_sets, "_compiled", lambda: has)
     for most, best in (("avx2", "avx2_int8"), ("avx_vnni", "avx_vnni"), ("avx512_vnni", "avx512_vnni")):
         monkeypatch.setenv("QALIB_INSTRUCTIONS", most)
-        assert block_sparse.int8_instructions() == best
+        assert instruction_sets.best_int8() == best
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "avx2")
-    assert block_sparse.instruction_sets() == ["torch", "portable", "avx2", "avx2_int8"]
+    assert instruction_sets.available() == ["torch", "portable", "avx2", "avx2_int8"]
 
 
 def test_an_unknown_cap_is_refused(monkeypatch):
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "mmx")
     with pytest.raises(InputError, match="QALIB_INSTRUCTIONS: no instruction set 'mmx'; there are torch, portable"):
-        block_sparse.instruction_sets()
+        instruction_sets.available()
 
 
 @needs_operator
@@ -183,7 +184,7 @@ def test_threads_agree(tokens):
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("instructions", block_sparse.instruction_sets())
+@pytest.mark.parametrize("instructions", instruction_sets.available())
 def test_what_is_around_the_result_stays(instructions):
     weight, bias, x = case(2, 3, (32, 32), 0.5, 17, HALF)
     around = torch.full((19, 64), 7.0, dtype=HALF)
@@ -194,7 +195,7 @@ def test_what_is_around_the_result_stays(instructions):
 def test_values_that_are_not_numbers_stay_so():
     weight, bias, x = case(1, 1, (32, 32), 1.0, 3, HALF)
     x[1, 0] = torch.nan
-    for instructions in block_sparse.instruction_sets():  # int8 too
+    for instructions in instruction_sets.available():  # int8 too
         found = BlockSparseLinear(weight, bias, (32, 32), False, HALF, instructions)(x)
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 
@@ -246,7 +247,7 @@ def test_threads_agree_on_attention():
     before, qkv, found = torch.get_num_threads(), torch.randn(3, 70, 3 * 5 * 32), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(AttentionProducts(5, 32, block_sparse.attends(32, torch.float32))(qkv))
+        found.append(AttentionProducts(5, 32, attends(32, torch.float32))(qkv))
     torch.set_num_threads(before)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
@@ -292,9 +293,10 @@ def test_arguments_that_do_not_fit_are_refused():
 def test_no_second_openmp(sparse):
     """torch brings its own libgomp or libomp; the operator must not load another."""
     script = (
-        "import torch; from qalib.runtimes import block_sparse; maps = lambda: {line.split()[-1] for line in "
+        "import torch; from qalib.runtimes import instruction_sets; maps = lambda: {line.split()[-1] for line in "
         "open('/proc/self/maps') if 'omp' in line.split()[-1].rsplit('/', 1)[-1]}\n"
-        "before = maps(); assert block_sparse.unavailable() is None; assert maps() == before, maps() - before"
+        "before = maps(); assert instruction_sets.unavailable_reason() is None\n"
+        "assert maps() == before, maps() - before"
     )
     if not sys.platform.startswith("linux"):
         pytest.skip("reads /proc/self/maps")
@@ -302,8 +304,8 @@ def test_no_second_openmp(sparse):
 
 
 def test_without_the_operator_all_but_the_speed_is_the_same(sparse, monkeypatch):
-    monkeypatch.setattr(block_sparse, "unavailable", lambda: "not compiled")
-    assert block_sparse.instruction_sets() == ["torch"]
+    monkeypatch.setattr(instruction_sets, "unavailable_reason", lambda: "not compiled")
+    assert instruction_sets.available() == ["torch"]
     module = runtimes.build("block-sparse", sparse)
     assert {m.instructions for m in module.modules() if isinstance(m, BlockSparseLinear)} == {"torch"}
     inputs = {"input_ids": torch.arange(40).view(2, 20) + 5}

@@ -1,10 +1,11 @@
 import copy
 
+import family
 import pytest
 import torch
 
 from qalib import runtimes
-from qalib.model import bert
+from qalib.model import bert, checkpoint
 from qalib.runtimes import bsr, compact
 from qalib.utils.errors import InputError
 
@@ -100,3 +101,24 @@ def test_a_cut_model_grows_back(sparse, block):
         assert not now.linear.weight[before.linear.weight == 0].any()
     for matrix in bert.matrices(small) if block else ():
         assert all(size and size % side == 0 for size, side in zip(matrix.linear.weight.shape, block, strict=True))
+
+
+def test_neurons_pruned_one_by_one_do_not_fill_blocks(tmp_path):
+    """50 and 37 of 128 neurons are left, all over the matrices: in blocks of 8, what can go makes them 56 and 40."""
+    loaded = checkpoint.load(family.KINDS["hybrid"]().write(tmp_path / "made"))
+    for number, neurons in enumerate((56, 40)):
+        layer = runtimes.build("block-sparse", loaded).bert.encoder.layer[number]
+        assert layer.inner.outputs == layer.outer.inputs == neurons
+        assert layer.inner.values.numel() == layer.outer.values.numel() == neurons * 64
+    loaded.model.bert.encoder.layer[0].output.dense.weight.data[:] = 0  # nothing is left, but there is a matrix
+    module = runtimes.build("block-sparse", loaded)
+    assert module.bert.encoder.layer[0].inner.outputs == 8
+    assert (logits(module) - logits(loaded.model)).abs().max() < 1e-4
+
+
+def test_a_neuron_that_is_zero_by_chance_does_not_move_the_blocks(tmp_path):
+    loaded = checkpoint.load(family.KINDS["full block"]().write(tmp_path / "made"))
+    before = bert.layers(compact.cut(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
+    loaded.model.bert.encoder.layer[0].intermediate.dense.weight.data[3] = 0
+    after = bert.layers(compact.cut(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
+    assert before == after

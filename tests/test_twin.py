@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig
 
 from qalib import sparsity
-from qalib.model import bert, blocks, checkpoint, synthetic
+from qalib.model import bert, blocks, checkpoint, structure, synthetic
 from qalib.utils.errors import InputError
 
 SMALL = BertConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
@@ -14,7 +14,7 @@ LIKE = [dict.fromkeys(bert.LINEAR_LAYERS, 3), dict.fromkeys(bert.LINEAR_LAYERS, 
 
 
 def test_place_keeps_the_density_outside_the_heads_that_are_gone():
-    kept = synthetic.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
+    kept = structure.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
     assert sum(int(mask.sum()) for mask in kept.values()) == round(0.3 * 2 * 512)
     for kind in ("query", "key", "value"):
         alive = bert.split_heads(kept[0, kind], 4).flatten(1).any(1)
@@ -26,7 +26,7 @@ def test_place_keeps_the_density_outside_the_heads_that_are_gone():
 def test_what_the_heads_left_cannot_hold_is_refused():
     for density in (1.0, -0.1):
         with pytest.raises(InputError, match=f"density {density}: must be between 0 and 0.8750"):
-            synthetic.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
+            structure.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
 
 
 def test_the_twin_of_the_published_model(tmp_path):
@@ -42,6 +42,37 @@ def test_the_twin_of_the_published_model(tmp_path):
     assert found.file_bytes == pytest.approx(372_596_744, rel=1e-3)
     with torch.inference_mode():
         assert loaded.model(torch.arange(1, 9)[None]).start_logits.isfinite().all()
+
+
+def test_the_twins_of_the_hybrid_filled_models(tmp_path):
+    loaded = checkpoint.load(synthetic.make(tmp_path / "0.26", "hybrid-filled-0.26"))
+    found, removed = sparsity.summary(loaded), sparsity.heads(loaded).groupby("layer").called_removed.sum()
+    assert round(found.linear_density_percent, 2) == 26.20 and found.heads_called_removed == 80
+    assert round(found.overall_density_percent, 1) == 42.4  # as nn_pruning's results have it
+    assert removed.tolist() == [8, 8, 6, 5, 5, 7, 6, 5, 7, 7, 7, 9]
+    left = 3072 - sparsity.neurons(loaded).removable
+    assert left.tolist() == [552, 717, 795, 789, 833, 792, 620, 466, 283, 112, 96, 238]
+    assert found.granularity == (
+        "query, key, value: whole rows, 64 at a time; attention output: whole columns, 64 at a time; "
+        "FFN in: whole rows; FFN out: whole columns"
+    )
+    assert found.file_bytes // 2**20 == 355  # as its card says
+    assert loaded.meta["structure"].startswith("heads and FFN neurons of each layer as published; which heads")
+    loaded = checkpoint.load(synthetic.make(tmp_path / "0.36", "hybrid-filled-0.36"))
+    assert round(100 * sparsity.density(loaded, (1, 1)), 2) == 36.28
+    assert sum(map(len, loaded.pruned_heads.values())) == 48
+    assert loaded.file_bytes // 2**20 == 379 and "over the layers as in hybrid-filled-0.26" in loaded.meta["structure"]
+
+
+def test_the_density_of_whole_heads_and_neurons():
+    left = structure.neurons_for(0.5, [4, 1], [10, 30], SMALL)
+    kept, gone = structure.heads_and_neurons([4, 1], left, SMALL, torch.Generator().manual_seed(0))
+    total = sum(mask.numel() for mask in kept.values())
+    assert sum(int(mask.sum()) for mask in kept.values()) / total == pytest.approx(0.5, abs=2 * 64 / total)
+    assert left[1] == pytest.approx(3 * left[0], abs=3) and len(gone[1]) == 3 and 0 not in gone
+    for density in (0.1, 0.9):
+        with pytest.raises(InputError, match=f"density {density}: must be between 0.3125 and 0.8125"):
+            structure.neurons_for(density, [4, 1], [10, 30], SMALL)
 
 
 def test_the_sibling_from_its_masks(shared, tmp_path):
@@ -98,7 +129,7 @@ def test_bad_mask_files(tmp_path, change, message):
 
 
 def test_unknown_names(tmp_path):
-    with pytest.raises(InputError, match="no published model '0.5'; there is 0.32"):
+    with pytest.raises(InputError, match="no published model '0.5'; there are 0.32, hybrid-filled-0.26, hybrid-"):
         synthetic.make(tmp_path / "twin", "0.5")
     with pytest.raises(InputError, match="no format 'onnx'; there are 2021, packed, transformers"):
         synthetic.make(tmp_path / "twin", format="onnx")

@@ -9,6 +9,7 @@ granularity of a kind of matrix is the largest unit that explains its zeros in a
 'whole rows'
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,24 +95,13 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
 
 def of_model(model: torch.nn.Module) -> dict[str, Granularity]:
     """The granularity of every kind of matrix, a key of `bert.LINEAR_LAYERS` each."""
-    return {kind: detect(weights) for kind, weights in _by_kind(model).items()}
-
-
-def misfits(model: torch.nn.Module, block: Block) -> list[str]:
-    """The kinds of matrix that were not pruned in whole blocks of a size."""
-    return [
-        kind for kind, weights in _by_kind(model).items() if not explains([weight == 0 for weight in weights], block)
-    ]
-
-
-def _by_kind(model: torch.nn.Module) -> dict[str, list[Tensor]]:
-    found: dict[str, list[Tensor]] = {}
+    kinds: dict[str, list[Tensor]] = {}
     for matrix in bert.matrices(model):
-        found.setdefault(matrix.kind, []).append(matrix.linear.weight.detach())
-    return found
+        kinds.setdefault(matrix.kind, []).append(matrix.linear.weight.detach())
+    return {kind: detect(weights) for kind, weights in kinds.items()}
 
 
-def in_words(found: dict[str, Granularity]) -> str:
+def in_words(found: Mapping[str, Granularity | str]) -> str:
     """As a sentence's end: `query, key, value: blocks of 32x32; FFN in: whole rows`."""
     kinds: dict[str, list[str]] = {}
     for kind, granularity in found.items():

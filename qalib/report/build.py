@@ -27,7 +27,7 @@ from qalib.model import checkpoint
 from qalib.qa import squad
 from qalib.report import pages
 from qalib.report.progress import Progress, say
-from qalib.runtimes import block_sparse
+from qalib.runtimes import instruction_sets
 from qalib.utils import machine
 from qalib.utils.errors import InputError, ReportError, one_line
 from qalib.utils.files import read_json, replace_folder, restore_folder, sha256, write_json, write_text
@@ -69,7 +69,7 @@ class Inputs:
             "package": hashlib.sha256("".join(sha256(path) for path in sources).encode()).hexdigest(),
             "versions": machine.versions(),
             "machine": machine.specs(),  # times are its own
-            "kernel": block_sparse.unavailable() or block_sparse.instruction_sets(),
+            "kernel": instruction_sets.unavailable_reason() or instruction_sets.available(),
         }
 
 

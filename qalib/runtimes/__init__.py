@@ -19,7 +19,16 @@ import torch
 from torch import nn
 
 from qalib.model.checkpoint import Checkpoint
-from qalib.runtimes import baselines, block_sparse, bsr, compact, compiled, pytorch_block_sparse, triton_blocks
+from qalib.runtimes import (
+    baselines,
+    block_sparse,
+    bsr,
+    compact,
+    compiled,
+    instruction_sets,
+    pytorch_block_sparse,
+    triton_blocks,
+)
 from qalib.utils.errors import InputError
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
@@ -83,7 +92,8 @@ def available(device: str | torch.device) -> list[str]:
 
 def best(device: str | torch.device) -> str:
     """The fastest runtime for a device that gives the same answers: block-sparse where it is compiled, or compact."""
-    return "block-sparse" if "block-sparse" in available(device) and not block_sparse.unavailable() else "compact"
+    compiled_here = "block-sparse" in available(device) and not instruction_sets.unavailable_reason()
+    return "block-sparse" if compiled_here else "compact"
 
 
 def kernel(module: nn.Module) -> str:
@@ -92,7 +102,7 @@ def kernel(module: nn.Module) -> str:
     Where it is torch because the operator is not there, it says so.
     """
     sets = {part.instructions for part in module.modules() if hasattr(part, "instructions")}
-    why = f" ({block_sparse.unavailable()})" if block_sparse.TORCH in sets else ""
+    why = f" ({instruction_sets.unavailable_reason()})" if instruction_sets.TORCH in sets else ""
     return ", ".join(sorted(sets)) + why
 
 
@@ -128,11 +138,11 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     "as block-sparse, in int8, which changes a few answers",
     devices=("cpu",),
     exact=False,
-    unavailable_reason=block_sparse.int8_missing,
+    unavailable_reason=instruction_sets.int8_unavailable_reason,
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    instructions = block_sparse.int8_instructions()
-    if not block_sparse.supports(instructions, checkpoint.block, dtype):
+    instructions = instruction_sets.best_int8()
+    if not instruction_sets.supports(instructions, checkpoint.block, dtype):
         raise InputError(
             f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
             "whole 16 rows and 4 columns fit everywhere"

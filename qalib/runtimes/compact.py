@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-from qalib.model import bert
+from qalib.model import bert, blocks
 from qalib.model.blocks import Block
 
 
 def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQuestionAnswering:
     """The model itself, with its removable heads and FFN neurons cut out.
 
-    With `block` only whole blocks of rows and columns go, and not all: what is left is in blocks as it was.
+    With `block` what is left can be divided into blocks, and is not nothing. Neurons that were pruned one by one stand
+    in every block; without them those left fill fewer.
     """
     for layer in bert.layers(model):
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)
@@ -54,7 +55,9 @@ def _removed(layer: BertLayer, heads: int, block: Block | None) -> tuple[Tensor,
     if not block:
         return removed, neurons
     side = math.lcm(*block)
-    return _whole(removed, side // math.gcd(side, layer.attention.self.attention_head_size)), _whole(neurons, side)
+    units = side // math.gcd(side, layer.attention.self.attention_head_size)
+    ways = _whole(neurons, side), _all_but_a_rest(neurons, side)
+    return _whole(removed, units), min(ways, key=lambda way: _blocks_left(layer, way, block))
 
 
 def _whole(removed: Tensor, unit: int) -> Tensor:
@@ -62,6 +65,21 @@ def _whole(removed: Tensor, unit: int) -> Tensor:
     units = removed.view(-1, unit).all(1)
     units[0] &= not units.all()
     return units.repeat_interleave(unit)
+
+
+def _all_but_a_rest(removed: Tensor, unit: int) -> Tensor:
+    """All that may be removed but for the first few, so that what is left are whole units, and not nothing."""
+    left = int((~removed).sum())
+    rest = -left % unit if left else unit
+    removed = removed.clone()
+    removed[removed.nonzero()[:rest, 0]] = False
+    return removed
+
+
+def _blocks_left(layer: BertLayer, removed: Tensor, block: Block) -> int:
+    """Blocks of both FFN matrices that are not zero without some neurons."""
+    inner, outer = layer.intermediate.dense.weight, layer.output.dense.weight
+    return sum(int(blocks.mask(weight, block).sum()) for weight in (inner[~removed], outer[:, ~removed]))
 
 
 def _cut_heads(layer: BertLayer, removed: Tensor) -> None:

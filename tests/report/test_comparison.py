@@ -93,7 +93,7 @@ def test_what_is_done_is_kept(compare, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "specs", lambda: {"CPU": "another", "threads used": 1})
     compare("one", "two")
     assert (tmp_path / "count").read_text() == "otot"  # on another machine: other speeds
-    monkeypatch.setattr(build.block_sparse, "instruction_sets", lambda: ["torch"])
+    monkeypatch.setattr(build.instruction_sets, "available", lambda: ["torch"])
     compare("one", "two")
     assert (tmp_path / "count").read_text() == "ototot"  # with another kernel, too
     (tmp_path / "one" / "config.json").write_text((tmp_path / "one" / "config.json").read_text() + " ")

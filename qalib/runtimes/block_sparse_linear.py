@@ -1,0 +1,148 @@
+"""The compiled operator as modules: a linear layer that multiplies the kept blocks only, and attention's products.
+
+Without the operator torch's own do it: activations transposed, the inputs that a block row needs gathered, one product
+a row.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qalib.model import blocks
+from qalib.model.blocks import Block
+from qalib.runtimes import instruction_sets
+from qalib.runtimes.instruction_sets import INT8, SIGNED, TORCH
+
+HIDDEN = -1e30  # added to a score, makes its weight next to nothing
+
+
+class BlockSparseLinear(nn.Module):
+    """y = f(x W^T + b) from the kept blocks of W alone; f is the identity or GELU. For inference, in one type.
+
+    Args:
+        weight: Shape `(outputs, inputs)`; what is zero block by block is not stored.
+        bias: Shape `(outputs,)`.
+        block: Height and width of a block; they must divide the weight.
+        gelu: Whether GELU (the exact one, with erf) follows.
+        dtype: float32 or bfloat16: the type of x and y. Sums are in float32, or int32 for int8.
+        instructions: One of `instruction_sets.available()`; the best by default.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        block: Block,
+        gelu: bool = False,
+        dtype: torch.dtype = torch.float32,
+        instructions: str | None = None,
+    ):
+        super().__init__()
+        self.outputs, self.inputs = weight.shape
+        self.block, self.gelu = block, gelu
+        self.instructions = instructions or instruction_sets.best(block, dtype)
+        kept, weight = blocks.mask(weight, block), weight.detach().float()
+        scales, offsets = weight.new_empty(0), torch.empty(0, dtype=torch.int32)
+        if self.instructions in INT8:  # a scale for each row; the operator adds 128 to activations without a sign
+            scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+            weight = (weight / scales[:, None]).round()
+            offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
+        tiles = blocks.split(weight, block)
+        lanes, step = (block[0], 1) if self.instructions == TORCH else instruction_sets.layout(self.instructions, block)
+        strips = block[0] // lanes
+        kept = kept.repeat_interleave(strips, 0)
+        starts = functional.pad(kept.sum(1).cumsum(0), (1, 0))
+        # blocks (R, C, height, width) to strips (R * strips, C, lanes, width)
+        tiles = tiles.unflatten(2, (strips, lanes)).transpose(1, 2).flatten(0, 1)[kept]
+        if self.instructions == TORCH:  # a matrix a block row, shape (height, kept * width)
+            values = torch.cat([row.transpose(0, 1).reshape(-1) for row in tiles.split(kept.sum(1).tolist())])
+        else:  # (block, width / step, lanes, step)
+            values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
+        if self.instructions in INT8:
+            stored = torch.int8
+        else:
+            stored = dtype if self.instructions == TORCH or step == 2 else torch.float32
+        self.register_buffer("values", values.to(stored).contiguous())
+        self.register_buffer("starts", starts.int())
+        self.register_buffer("columns", (kept.nonzero()[:, 1] * block[1]).int())
+        self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
+        self.register_buffer("scales", scales)
+        self.register_buffer("offsets", offsets)
+
+    def forward(
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        residual: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
+    ) -> Tensor:
+        """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous).
+
+        With `residual`, of the shape of the result, that is `norm(y + residual)`: in one operator, a tile of tokens at
+        a time, as two more passes through memory would take a tenth of a layer's time.
+        """
+        if self.instructions == TORCH:
+            found = self._by_torch(x, out)
+            return found if residual is None else norm(found.add_(residual))
+        out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
+        added = (None, None, None, 0.0)
+        if residual is not None:
+            added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
+        torch.ops.qalib.block_sparse_linear(
+            x.contiguous(), self.values, self.starts, self.columns, self.bias, self.scales, self.offsets,
+            self.block[1], self.gelu, self.instructions, *added, out,
+        )  # fmt: skip
+        return out
+
+    def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:
+        height, width = self.block
+        inputs = x.reshape(-1, self.inputs).T.contiguous().view(-1, width, x[..., 0].numel())
+        found = x.new_empty(self.outputs, inputs.shape[-1])
+        ends, columns = self.starts.tolist(), self.columns // width
+        for row, (first, last) in enumerate(zip(ends, ends[1:], strict=False)):
+            rows = slice(row * height, (row + 1) * height)
+            weight = self.values[first * height * width : last * height * width].view(height, -1)
+            chosen = inputs.index_select(0, columns[first:last]).flatten(0, 1)
+            torch.addmm(self.bias[rows, None], weight, chosen, out=found[rows])
+        found = functional.gelu(found.T) if self.gelu else found.T
+        found = found.reshape(*x.shape[:-1], self.outputs)
+        return found if out is None else out.copy_(found)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.inputs}, {self.outputs}, block={self.block}, gelu={self.gelu}, {self.instructions}"
+
+
+def attends(size: int, dtype: torch.dtype) -> str:
+    """The best instruction set for attention with heads of a size in a type; `torch` where its own is the faster."""
+    best = instruction_sets.best((size, size), dtype)
+    return best if size % 16 == 0 and best != "portable" else TORCH
+
+
+class AttentionProducts(nn.Module):
+    """What is between the linear layers of attention: softmax of queries times keys, times values.
+
+    Scores are float32, as in torch's scaled_dot_product_attention, which does it if `instructions` are `torch`.
+    """
+
+    def __init__(self, heads: int, size: int, instructions: str = TORCH):
+        super().__init__()
+        self.heads, self.size, self.chosen = heads, size, instructions if heads else TORCH
+
+    def forward(self, qkv: Tensor, mask: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """`qkv` of shape `(batch, length, 3 * heads * size)` to `(batch, length, heads * size)`, in `out` if given.
+
+        `mask`, broadcastable to `(batch, 1, length, length)`, is true, or 0, for keys that are seen, in all rows alike.
+        """
+        batch, length, _ = qkv.shape
+        if self.chosen == TORCH:
+            query, key, value = qkv.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            return context.transpose(1, 2).flatten(2)
+        if mask is not None:
+            mask = mask[:, 0, 0].expand(batch, length)
+            seen = mask if mask.dtype == torch.bool else mask == 0
+            mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~seen, HIDDEN)
+        out = qkv.new_empty(batch, length, self.heads * self.size) if out is None else out
+        torch.ops.qalib.attention(qkv, mask, self.heads, self.size**-0.5, self.chosen, out)
+        return out
