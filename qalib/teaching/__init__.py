@@ -1,7 +1,5 @@
 """Teaching: a module a lesson, with what it measures and draws; exercises and their solutions."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"common", "distillation", "exercises", "heads", "masks", "model_card", "movement", "speed", "weights"}
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__)
