@@ -1,4 +1,4 @@
-"""Rooms of the package whose modules are imported when they are first used: who does not need torch does not load it."""
+"""Rooms of the package whose modules are imported when they are first used: what needs no torch does not load it."""
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
