@@ -34,7 +34,7 @@ from qalib.runtimes import (
     panels,
     pytorch_block_sparse,
 )
-from qalib.runtimes.forward import Forward
+from qalib.runtimes.forward import Forward, Tf32
 from qalib.utils.errors import InputError
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
@@ -58,7 +58,7 @@ class Runtime:
 
 
 REGISTRY: dict[str, Runtime] = {}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "tf32": torch.float32}  # tf32: products only, on GPUs
 
 
 def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build]:
@@ -83,6 +83,8 @@ def unavailable_reason(name: str, device: str | torch.device, dtype: str | None 
     found, kind = REGISTRY[name], torch.device(device).type
     if kind not in found.devices:
         return f"is for {', '.join(found.devices)}, not for {device}"
+    if dtype == "tf32" and kind == "cpu":
+        return "tf32 is a type of GPUs"
     if dtype is not None and dtype not in found.dtypes:
         return f"is for {', '.join(found.dtypes)}, not for {dtype}"
     if kind == "cuda" and not torch.cuda.is_available():
@@ -117,17 +119,18 @@ def kernel(module: nn.Module) -> str:
 
 
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
-    """The checkpoint's module under the runtime `name`, on a device and in a type (fp32 or bf16), in eval mode.
+    """The checkpoint's module under the runtime `name`, on a device and in a type (of DTYPES), in eval mode.
 
     The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a runtime that cannot
     run here.
     """
     if (reason := unavailable_reason(name, device, dtype)) is not None:
         raise InputError(f"runtime {name}: {reason}")
-    return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
+    module = REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
+    return Tf32(module) if dtype == "tf32" else module
 
 
-@runtime("dense", "every weight multiplied, zeros included", sparse=False)
+@runtime("dense", "every weight multiplied, zeros included", sparse=False, dtypes=("fp32", "bf16", "tf32"))
 def _dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(checkpoint.model).to(device, dtype)
 

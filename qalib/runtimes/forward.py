@@ -4,6 +4,9 @@ transformers makes a mask for every batch that it cannot look at, as while it is
 attention from the flash kernel. Here a batch without `attention_mask` has no padding, and attention none.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
@@ -29,3 +32,20 @@ class Forward(nn.Module):
             x = layer(x, mask)
         starts, ends = self.model.qa_outputs(x).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=starts, end_logits=ends)
+
+
+class Tf32(nn.Module):
+    """A module whose float32 matrices are multiplied as tf32 numbers (10 bits of fraction) on a GPU's matrix units."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The module's own, under torch's setting for it, which is put back."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            return self.model(*inputs, **named)
+        finally:
+            torch.set_float32_matmul_precision(before)

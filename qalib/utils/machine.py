@@ -77,6 +77,11 @@ def hardware_dtypes(device: str = "cpu") -> list[str]:
     return ["fp32", "bf16"] if bf16 else ["fp32"]
 
 
+def has_tf32() -> bool:
+    """Whether there is a GPU that multiplies float32 as tf32 (compute capability 8, Ampere, or later)."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def fastest_dtype(device: str = "cpu") -> str:
     """`fp32` or `bf16`: the fastest type that a device computes in hardware; what `auto` stands for."""
     return hardware_dtypes(device)[-1]
@@ -91,7 +96,7 @@ def dtype(wanted: str, device: str = "cpu") -> str:
 
 def is_emulated(dtype: str, device: str = "cpu") -> bool:
     """Whether a device computes a type by instructions for another, which takes far longer."""
-    return dtype not in hardware_dtypes(device)
+    return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 
 @cache
