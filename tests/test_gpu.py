@@ -1,4 +1,4 @@
-"""What is for a GPU, without one: what is handed to torch's kernel and to the library pytorch_block_sparse."""
+"""What is for a GPU: first its logic without one, then, with the marker `gpu`, kernels and runtimes on one."""
 
 import functools
 import sys
@@ -12,6 +12,7 @@ from torch.nn import functional
 from qalib import runtimes
 from qalib.model import bert, blocks, checkpoint
 from qalib.runtimes import bsr, compact, compiled, pytorch_block_sparse
+from qalib.runtimes.panels import PanelLinear, Tile, tiles
 from qalib.utils.errors import InputError
 
 
@@ -23,38 +24,30 @@ def linear():
     return layer.requires_grad_(False)
 
 
-@pytest.mark.parametrize("tokens", [(1,), (3, 20), (2, 64), ()])
-def test_torch_bsr_takes_whole_tiles_of_tokens(linear, tokens, monkeypatch):
-    given = {}
-
-    def addmm(bias, weight, dense, meta):
-        given.update(meta, tokens=dense.shape[1])
-        return bias + weight.to_dense() @ dense
-
-    monkeypatch.setattr("torch.sparse._triton_ops.bsr_dense_addmm", addmm)
-    layer = bsr.BsrLinear(linear, (32, 32))
-    layer.meta = bsr.Meta(columns=64, group=2, warps=8, stages=3)
-    x = torch.randn(*tokens, 96)
-    assert torch.allclose(layer.product(x), linear(x), atol=1e-5)
-    assert given["tokens"] % 64 == 0 and given["SPLIT_N"] == given["tokens"] // 64
-    assert (given["GROUP_SIZE_ROW"], given["num_warps"], given["num_stages"]) == (2, 8, 3)
-
-
 def test_torch_bsr_is_tuned_once_for_a_card(linear, tmp_path, monkeypatch):
-    tunings = []
+    timed = []
 
-    def tune(bias, weight, dense):
-        tunings.append((tuple(bias.shape), tuple(weight.shape), tuple(dense.shape)))
-        return {"SPLIT_N": 32, "GROUP_SIZE_ROW": 1, "num_warps": 4, "num_stages": 5}
+    def time(layer, x):
+        timed.append(layer.meta)
+        return 1.0 + (layer.meta != bsr.Meta(128, 1, 8, 5))
 
-    monkeypatch.setattr("torch.sparse._triton_ops_meta.tune_bsr_dense_addmm", tune)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
     layer, table = bsr.BsrLinear(linear, (32, 32)), tmp_path / "kept" / "table.json"
-    assert bsr.tuned(layer, table) == bsr.tuned(layer, table) == bsr.Meta(128, 1, 4, 5)
-    assert tunings == [((64, 4096), (64, 96), (96, 4096))]
+    assert bsr.tuned(layer, table, time) == bsr.tuned(layer, table, time) == bsr.Meta(128, 1, 8, 5)
+    assert timed == bsr.METAS and min(meta.stages for meta in timed) == bsr.Meta(32).stages == 4
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another")
-    bsr.tuned(layer, table)
-    assert len(tunings) == 2 and "Card" in table.read_text() and "32x32, float32" in table.read_text()
+    bsr.tuned(layer, table, time)
+    assert len(timed) == 2 * len(bsr.METAS)
+    assert "Card" in table.read_text() and "32x32, float32" in table.read_text()
+
+
+def test_torch_bsr_where_no_size_works(linear, tmp_path):
+    def time(layer, x):
+        raise RuntimeError("no")
+
+    with pytest.warns(UserWarning, match="is left out: RuntimeError: no"):
+        with pytest.raises(InputError, match="runtime torch-bsr: none of the sizes"):
+            bsr.tune(bsr.BsrLinear(linear, (32, 32)), time)
 
 
 class BlockSparseMatrix(nn.Module):
@@ -116,15 +109,15 @@ def test_the_library_where_it_is_not_or_cannot_do_it(sparse, library, monkeypatc
 
 def test_dense_compiled(sparse, monkeypatch):
     assert "dense-compiled" not in runtimes.available("cpu")
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no gcc: faster
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # no gcc: faster
     compiled.unavailable_reason.cache_clear()
     module, ids = runtimes.build("dense-compiled", sparse), torch.arange(20)[None] + 5
     with torch.inference_mode():
-        found = module(input_ids=ids, attention_mask=torch.ones_like(ids))
-        dense = sparse.model(input_ids=ids)
+        for given in ({}, {"attention_mask": torch.ones_like(ids)}):
+            found, dense = module(input_ids=ids, **given), sparse.model(input_ids=ids)
+            assert (found.start_logits - dense.start_logits).abs().max() < 1e-4
+            assert (found.end_logits - dense.end_logits).abs().max() < 1e-4
     compiled.unavailable_reason.cache_clear()
-    assert (found.start_logits - dense.start_logits).abs().max() < 1e-4
-    assert (found.end_logits - dense.end_logits).abs().max() < 1e-4
 
 
 def test_where_torch_cannot_compile(sparse, monkeypatch):
@@ -136,3 +129,116 @@ def test_where_torch_cannot_compile(sparse, monkeypatch):
     with pytest.raises(InputError, match="torch.compile does not work on cpu here: RuntimeError: no compiler found"):
         runtimes.build("dense-compiled", sparse)
     compiled.unavailable_reason.cache_clear()
+
+
+# On a GPU.
+
+
+@pytest.fixture
+def cuda():
+    """The device; tests that need it are skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA GPU on this machine")
+    return torch.device("cuda")
+
+
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+ERROR = {"bf16": 1e-2, "fp32": 2e-5}  # of the norm
+SIZES = [("bf16", tile) for tile in tiles((32, 32))] + [("fp32", tile) for tile in tiles((32, 32))]
+
+
+def case(grid, block, density, dtype, device):
+    generator = torch.Generator().manual_seed(grid[0])
+    kept = torch.rand(grid, generator=generator) < density
+    kept[0] = False
+    weight = blocks.expand(kept, block) * torch.randn(blocks.expand(kept, block).shape, generator=generator)
+    return weight.to(device, TYPES[dtype]), torch.randn(len(weight), generator=generator).to(device)
+
+
+def check(make, weight, bias, gelu, dtype, tokens, device):
+    """The layer against float64, and that it writes nothing outside its result. A size may want more than there is."""
+    layer = make()
+    for count in tokens:
+        x = torch.randn(count, weight.shape[1], device=device).to(weight.dtype)
+        around = torch.full((count + 2, len(weight)), 7.0, dtype=weight.dtype, device=device)
+        try:
+            layer(x, around[1:-1])
+        except Exception as error:
+            if type(error).__name__ == "OutOfResources":
+                pytest.skip(f"{layer.instructions}: {error}")
+            raise
+        expected = functional.linear(x.double(), weight.double(), bias.double())
+        expected = functional.gelu(expected) if gelu else expected
+        assert (around[1:-1] - expected).norm() / expected.norm() < ERROR[dtype], count
+        assert (around[[0, -1]] == 7).all(), count
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("dtype", "tile"), SIZES, ids=str)
+def test_the_kernel_in_every_size(cuda, dtype, tile, gelu):
+    weight, bias = case((24, 24), (32, 32), 0.3, dtype, cuda)
+    check(lambda: PanelLinear(weight, bias, (32, 32), gelu, tile), weight, bias, gelu, dtype, (1, 17, 384, 1000), cuda)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("block", [(16, 16), (64, 64), (128, 128), (16, 32), (64, 16)])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_kernel_with_every_block(cuda, dtype, block, density):
+    weight, bias = case((6, 5), block, density, dtype, cuda)
+    tile = Tile(64, 1, max(64, block[1]), 4, 4)
+    check(lambda: PanelLinear(weight, bias, block, True, tile), weight, bias, True, dtype, (130,), cuda)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ["torch-bsr", "pytorch-block-sparse"])
+def test_peers(cuda, name, dtype):
+    if (reason := runtimes.unavailable_reason(name, "cuda", dtype)) is not None:
+        pytest.skip(reason)
+    weight, bias = case((24, 24), (32, 32), 0.3, dtype, cuda)
+    dense = nn.Linear(768, 768, device=cuda, dtype=TYPES[dtype]).requires_grad_(False)
+    dense.weight.data, dense.bias.data = weight, bias.to(TYPES[dtype])
+    layer = bsr.BsrLinear(dense, (32, 32)) if name == "torch-bsr" else pytorch_block_sparse.LibraryLinear(dense)
+    for shape in ((3, 50), (1, 1), (2, 384)):
+        x = torch.randn(*shape, 768, device=cuda, dtype=TYPES[dtype])
+        with torch.inference_mode():
+            found = layer(x)
+        expected = functional.linear(x.double(), weight.double(), dense.bias.double())
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+ON_GPU = ["compact", "compact-graph", "block-sparse", "block-sparse-triton", "dense-compiled", "torch-bsr"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ON_GPU)
+def test_the_bundled_model_has_the_logits_of_dense_on_a_gpu(cuda, name, dtype):
+    if (reason := runtimes.unavailable_reason(name, "cuda", dtype)) is not None:
+        pytest.skip(reason)
+    loaded = checkpoint.load("bundled")
+    dense, module = runtimes.build("dense", loaded, cuda), runtimes.build(name, loaded, cuda, dtype)
+    for seed, (shape, left) in enumerate((((2, 77), 50), ((2, 96), None), ((2, 90), 3), ((5, 384), None))):
+        ids = torch.randint(1000, 20000, shape, generator=torch.Generator().manual_seed(seed)).to(cuda)
+        mask = torch.ones_like(ids)
+        mask[1, left:] = 0 if left else 1
+        given = {"attention_mask": mask} if left else {}
+        with torch.inference_mode():
+            found, expected = module(input_ids=ids, **given), dense(input_ids=ids, **given)
+        for logits in ("start_logits", "end_logits"):
+            difference = (found[logits].float() - expected[logits])[mask == 1].abs().max()
+            assert difference < {"fp32": 1e-3, "bf16": 0.5}[dtype], (shape, logits)
+
+
+@pytest.mark.gpu
+def test_a_graph_is_captured_once_and_computes_anew(cuda):
+    loaded = checkpoint.load("bundled")
+    module = runtimes.build("compact-graph", loaded, cuda)
+    dense = runtimes.build("dense", loaded, cuda)
+    for seed in range(3):
+        ids = torch.randint(1000, 20000, (2, 64), generator=torch.Generator().manual_seed(seed)).to(cuda)
+        with torch.inference_mode():
+            difference = module(input_ids=ids).start_logits - dense(input_ids=ids).start_logits
+        assert difference.abs().max() < 1e-3 and len(module.recorded) == 1

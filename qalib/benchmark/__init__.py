@@ -1,10 +1,10 @@
 """Benchmark: latency side by side, over sweeps, and part by part."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+__getattr__, __dir__, __all__ = attach(
     __name__,
-    {"end_to_end", "latency", "memory", "profile", "summary", "sweep", "timing"},
+    __path__,
     {
         "end_to_end": ["evaluation_time"],
         "latency": ["compare", "random_inputs"],

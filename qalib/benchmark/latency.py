@@ -18,9 +18,16 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.5}  # largest difference of a logit from dense fp32 that is still called equal
+TOLERANCE = {
+    "fp32": 1e-3,
+    "tf32": 0.1,
+    "bf16": 0.5,
+}  # largest difference of a logit from dense fp32 that is still called equal
 
 SLOW = 5  # times dense: what takes longer, as int8 does where it is emulated, is timed in two rounds
+GPU_ROUNDS = 50  # at least, as a pass takes a thousandth of a second
+GPU_WARMUP = 4  # rounds: compiled, a model records its graph in the second or third
+NOT_ON_CPU = "not measured on a CPU; `benchmark.memory` does it, in a process of its own"
 
 
 def compare(
@@ -33,9 +40,10 @@ def compare(
     repeats: int = 7,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Time one forward pass of a full batch under each runtime and type, on random tokens without padding.
+    """Time one forward pass of a full batch under each runtime and type, on random tokens without padding or mask.
 
-    `dtypes` are by default those that the device computes in hardware. One row a pair of runtime and type:
+    `dtypes` are by default those that the device computes in hardware; beside fp32 on a GPU stands dense in tf32, if it
+    has that. On a GPU there are at least GPU_ROUNDS rounds. One row a pair of runtime and type:
 
     - runtime, dtype, device, threads, batch, length, rounds;
     - median_seconds, spread_seconds, round_seconds (of each round), tokens_per_second, gflops (10^9 multiplications and
@@ -44,7 +52,9 @@ def compare(
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
     - bound (the speedup if only the multiply-adds of kept blocks and heads counted) and bound_reached (speedup /
       bound, of runtimes that skip zeros);
-    - weight_bytes (of parameters and buffers, where torch holds them), kernel (what multiplies blocks),
+    - weight_bytes (of parameters and buffers, where torch holds them), peak_bytes (on a GPU, of the memory allocated
+      from before the module is made to the end of its first pass, less what was there before; peak_note says why there
+      is none), kernel (what multiplies blocks),
       logit_difference (largest, from dense fp32; checked before timing);
     - note: why a runtime that cannot run here has no figures; remark: what is to be known of figures that are there.
 
@@ -54,13 +64,18 @@ def compare(
     if batch < 1 or not 1 <= length <= most:
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
     dtypes = machine.hardware_dtypes(device) if dtypes is None else dtypes
-    pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
+    pairs, (repeats, warmup) = candidates(names, dtypes, device), rounds(repeats, device)
     notes = {pair: runtimes.unavailable_reason(pair[0], device, pair[1]) for pair in pairs}
-    modules = {(n, t): runtimes.build(n, checkpoint, device, t) for n, t in pairs if notes[n, t] is None}
     inputs = {name: tensor.to(device) for name, tensor in random_inputs(checkpoint, batch, length).items()}
-    differences = _differences(checkpoint, modules, inputs, device)
+    expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
+    modules, differences, peaks = {}, {}, {}
+    for name, dtype in (pair for pair in pairs if notes[pair] is None):
+        with Peak(device) as peak:
+            module = modules[name, dtype] = runtimes.build(name, checkpoint, device, dtype)
+            differences[name, dtype] = difference(name, dtype, _logits(module, inputs), expected)
+        peaks[name, dtype] = peak.bytes
     passes = {pair: lambda module=module: forward(module, inputs) for pair, module in modules.items()}
-    timings = interleave(passes, repeats, progress=progress, slow=SLOW)
+    timings = interleave(passes, repeats, warmup, progress, slow=SLOW)
     work = batch * sparsity.multiply_adds(checkpoint, length)[["dense", "compact", "sparse"]].sum()
     rows = []
     for name, dtype in pairs:
@@ -84,6 +99,8 @@ def compare(
                 "bound": bound,
                 "bound_reached": speedup / bound if kind.sparse else None,
                 "weight_bytes": None if kind.peer else weight_bytes(modules[name, dtype]),
+                "peak_bytes": peaks[name, dtype],
+                "peak_note": NOT_ON_CPU if device == "cpu" else "",
                 "kernel": runtimes.kernel(modules[name, dtype]),
                 "logit_difference": differences[name, dtype],
             }
@@ -91,18 +108,44 @@ def compare(
     return _with_remarks(_over_best(pd.DataFrame(rows)), repeats)
 
 
-def _differences(
-    checkpoint: Checkpoint, modules: dict[tuple[str, str], nn.Module], inputs: dict[str, Tensor], device: str
-) -> dict[tuple[str, str], float]:
-    """The largest difference of a logit from dense fp32. Raises InputError where an exact runtime's is too large."""
-    expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
-    found = {pair: (_logits(module, inputs) - expected).abs().max().item() for pair, module in modules.items()}
-    for (name, dtype), difference in found.items():
-        if runtimes.REGISTRY[name].exact and not difference <= TOLERANCE[dtype]:
-            raise InputError(
-                f"runtime {name} in {dtype}: a logit differs from dense by {difference:.2g}; it is not timed"
-            )
-    return found
+def candidates(names: Sequence[str], dtypes: Sequence[str], device: str) -> list[tuple[str, str]]:
+    """Runtimes and types to time: dense in each type, and beside fp32 on a GPU that has it dense in tf32."""
+    pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
+    beside = device == "cuda" and machine.has_tf32() and "fp32" in dtypes and "tf32" not in dtypes
+    return pairs + [("dense", "tf32")] * beside
+
+
+def rounds(repeats: int, device: str) -> tuple[int, int]:
+    """How many rounds are timed, and how many before them are not."""
+    return (repeats, 1) if device == "cpu" or repeats < 1 else (max(repeats, GPU_ROUNDS), GPU_WARMUP)
+
+
+def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
+    """The largest difference of logits from those of dense fp32. Raises InputError if it is too large to be exact."""
+    largest = (found - expected).abs().max().item()
+    if runtimes.REGISTRY[name].exact and not largest <= TOLERANCE[dtype]:
+        raise InputError(f"runtime {name} in {dtype}: a logit differs from dense by {largest:.2g}; it is not timed")
+    return largest
+
+
+class Peak:
+    """Within a `with`: the bytes that were allocated on the GPU at most, beyond those before; None on a CPU."""
+
+    def __init__(self, device: str):
+        self.on_gpu = device == "cuda"
+        self.bytes: int | None = None
+
+    def __enter__(self) -> "Peak":
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+            self.bytes = torch.cuda.max_memory_allocated() - self.before
 
 
 def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
@@ -137,10 +180,10 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
 
 
 def random_inputs(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
-    """Random tokens without padding, each tensor of shape `(batch, length)`."""
+    """Random tokens of shape `(batch, length)` without padding: without `attention_mask`, no runtime has a mask."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids}
 
 
 def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringModelOutput:

@@ -18,7 +18,7 @@ def benchmark(
     ] = "auto",
     batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
-    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up.")] = 7,
+    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up; on a GPU 50 at least.")] = 7,
     device: Device = Device.auto,
     sweep: Annotated[
         Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")

@@ -1,20 +1,5 @@
 """Checkpoints in: where they come from, how they are stored, and the BERT that is made of them."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    {
-        "architectures",
-        "bert",
-        "blocks",
-        "checkpoint",
-        "formats",
-        "granularity",
-        "hub",
-        "quantization",
-        "restore",
-        "settings",
-        "synthetic",
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__)

@@ -1,25 +1,5 @@
 """Pruning: movement and magnitude, and the training runs that they are part of."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    {
-        "callback",
-        "config",
-        "controller",
-        "dataset",
-        "losses",
-        "magnitude",
-        "minimal",
-        "movement",
-        "progress",
-        "pruner",
-        "run",
-        "run_folder",
-        "sampler",
-        "schedule",
-        "teacher",
-        "trainer",
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__)

@@ -1,12 +1,11 @@
 """Question answering: questions in, windows, answers, exact match and F1."""
 
-import lazy_loader
-
 from qalib.qa.squad import load as load_questions
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, _public = lazy_loader.attach(
+__getattr__, __dir__, _public = attach(
     __name__,
-    {"answering", "evaluation", "limitations", "metric", "metric_v2", "pairs", "pipeline", "spans", "squad", "windows"},
+    __path__,
     {
         "answering": ["LENGTH_SORTED", "PADDED", "BatchingConfig"],
         "evaluation": ["by_group", "evaluate", "no_answers", "worst"],

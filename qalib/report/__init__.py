@@ -1,9 +1,5 @@
 """Report: from measurements to tables, figures, card, pages and site."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    {"audit", "build", "card", "claim", "claims", "comparison", "pages", "plots", "progress", "results"},
-    {"results": ["Results", "Table"]},
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__, {"results": ["Results", "Table"]})

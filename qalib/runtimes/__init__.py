@@ -11,24 +11,30 @@ cannot run here, or None.
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import BertForQuestionAnswering
 
+from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import (
     baselines,
     block_sparse,
+    block_sparse_gpu,
     bsr,
     compact,
     compiled,
+    graphs,
     instruction_sets,
+    panels,
     pytorch_block_sparse,
-    triton_blocks,
 )
+from qalib.runtimes.forward import Forward, Tf32
 from qalib.utils.errors import InputError
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
@@ -48,10 +54,11 @@ class Runtime:
     peer: bool = False  # another library's
     dtypes: tuple[str, ...] = ("fp32", "bf16")
     unavailable_reason: Callable[[], str | None] = lambda: None  # why it cannot run here, if it cannot
+    cuda_unavailable_reason: Callable[[], str | None] = lambda: None  # the same, on a GPU only
 
 
 REGISTRY: dict[str, Runtime] = {}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "tf32": torch.float32}  # tf32: products only, on GPUs
 
 
 def runtime(name: str, description: str, **more: Any) -> Callable[[Build], Build]:
@@ -76,11 +83,13 @@ def unavailable_reason(name: str, device: str | torch.device, dtype: str | None 
     found, kind = REGISTRY[name], torch.device(device).type
     if kind not in found.devices:
         return f"is for {', '.join(found.devices)}, not for {device}"
+    if dtype == "tf32" and kind == "cpu":
+        return "tf32 is a type of GPUs"
     if dtype is not None and dtype not in found.dtypes:
         return f"is for {', '.join(found.dtypes)}, not for {dtype}"
     if kind == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA GPU on this machine"
-    return found.unavailable_reason()
+    return found.unavailable_reason() or (found.cuda_unavailable_reason() if kind == "cuda" else None)
 
 
 def available(device: str | torch.device) -> list[str]:
@@ -91,8 +100,11 @@ def available(device: str | torch.device) -> list[str]:
 
 
 def best(device: str | torch.device) -> str:
-    """The fastest runtime for a device that gives the same answers: block-sparse where it is compiled, or compact."""
-    compiled_here = "block-sparse" in available(device) and not instruction_sets.unavailable_reason()
+    """The runtime to take on a device: block-sparse on a CPU where it is compiled, or compact.
+
+    On a GPU compact, too, as long as the faster ones have not been run on one.
+    """
+    compiled_here = torch.device(device).type == "cpu" and not instruction_sets.unavailable_reason()
     return "block-sparse" if compiled_here else "compact"
 
 
@@ -107,28 +119,52 @@ def kernel(module: nn.Module) -> str:
 
 
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
-    """The checkpoint's module under the runtime `name`, on a device and in a type (fp32 or bf16), in eval mode.
+    """The checkpoint's module under the runtime `name`, on a device and in a type (of DTYPES), in eval mode.
 
     The checkpoint's own model is left as it is. Raises InputError for an unknown name or type, or a runtime that cannot
     run here.
     """
     if (reason := unavailable_reason(name, device, dtype)) is not None:
         raise InputError(f"runtime {name}: {reason}")
-    return REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
+    module = REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
+    return Tf32(module) if dtype == "tf32" else module
 
 
-@runtime("dense", "every weight multiplied, zeros included", sparse=False)
+@runtime("dense", "every weight multiplied, zeros included", sparse=False, dtypes=("fp32", "bf16", "tf32"))
 def _dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(checkpoint.model).to(device, dtype)
 
 
 @runtime("compact", "heads and FFN neurons that do not change the output cut out, the rest run dense")
 def _compact(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return compact.cut(copy.deepcopy(checkpoint.model)).to(device, dtype)
+    return compact.cut(copy.deepcopy(checkpoint.model), multiple_of=_multiple(device, dtype)).to(device, dtype)
 
 
-@runtime("block-sparse", "compact, and of what is left only the kept blocks multiplied", devices=("cpu",))
+def _multiple(device: torch.device, dtype: torch.dtype) -> int:
+    """What the number of neurons that are left is a multiple of, for the matrix units of a GPU."""
+    return 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
+
+
+def _cut(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> BertForQuestionAnswering:
+    """The model in whole blocks, and on a GPU whole multiples, with a head and neurons left in each layer."""
+    cut = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block, _multiple(device, dtype))
+    return cut.to(device, dtype)
+
+
+def _in_graphs(model: BertForQuestionAnswering, device: torch.device) -> graphs.Graphs:
+    record = None if device.type == "cuda" else graphs.record_on_cpu
+    return graphs.Graphs(Forward(model.eval()), bert.positions(model), record)
+
+
+@runtime(
+    "block-sparse",
+    "compact, and of what is left only the kept blocks multiplied; on a GPU where that is faster, in CUDA graphs",
+    cuda_unavailable_reason=panels.unavailable_reason,
+)
 def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    if device.type == "cuda":
+        linear = functools.partial(block_sparse_gpu.fastest_linear, block=checkpoint.block)
+        return _in_graphs(block_sparse_gpu.convert(_cut(checkpoint, device, dtype), linear), device)
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
     return block_sparse.convert(model.to(dtype), checkpoint.block)
 
@@ -152,14 +188,24 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
 
 
 @runtime(
-    "block-sparse-triton",
-    "compact, and of what is left only the kept blocks multiplied, by a Triton kernel (GPU)",
+    "compact-graph",
+    "compact, query, key and value in one product, in CUDA graphs (GPU)",
     devices=("cuda",),
-    unavailable_reason=triton_blocks.unavailable_reason,
+)
+def _compact_graph(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return _in_graphs(block_sparse_gpu.convert(_cut(checkpoint, device, dtype)), device)
+
+
+@runtime(
+    "block-sparse-triton",
+    "as block-sparse on a GPU, but launched one by one from Python",
+    devices=("cuda",),
+    opt_in=True,
+    unavailable_reason=panels.unavailable_reason,
 )
 def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
-    return triton_blocks.convert(model, checkpoint.block)
+    linear = functools.partial(block_sparse_gpu.fastest_linear, block=checkpoint.block)
+    return block_sparse_gpu.convert(_cut(checkpoint, device, dtype), linear)
 
 
 @runtime(
@@ -167,7 +213,7 @@ def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: to
     "compact, and of what is left the kept blocks by torch.sparse, tuned (GPU)",
     devices=("cuda",),
     opt_in=True,
-    unavailable_reason=triton_blocks.unavailable_reason,
+    unavailable_reason=panels.unavailable_reason,
 )
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)

@@ -38,11 +38,12 @@ class Session(nn.Module):
         self.run = run
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> QuestionAnsweringModelOutput:
         """Token numbers of shape `(batch, length)` to two tensors of logits of that shape, float32."""
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        values = [tensor.numpy() for tensor in (input_ids, attention_mask, types)]
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        values = [tensor.numpy() for tensor in (input_ids, mask, types)]
         starts, ends = self.run(dict(zip(INPUTS, values, strict=True)))
         return QuestionAnsweringModelOutput(start_logits=torch.from_numpy(starts), end_logits=torch.from_numpy(ends))
 

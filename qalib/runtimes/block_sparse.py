@@ -16,6 +16,9 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
+Workspace = Callable[..., Tensor | None]
+"""Called with a name, a tensor of the wanted type and a shape, it gives memory for a result, or None: make it."""
+
 
 class Room(threading.local):
     """Memory for results that are used up before the next one of the same name is asked for.
@@ -29,8 +32,6 @@ class Room(threading.local):
     def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """A tensor of a shape with the type of `like`; its values are whatever was there."""
         size = torch.Size(shape).numel()
-        if torch.compiler.is_compiling():
-            return like.new_empty(shape)
         held = self.held.get((name, like.dtype))
         if held is None or held.numel() < size:
             held = self.held[name, like.dtype] = like.new_empty(size)
@@ -45,7 +46,11 @@ class BlockSparseLayer(nn.Module):
     """
 
     def __init__(
-        self, layer: BertLayer, sparse: Callable[..., nn.Module], products: Callable[..., AttentionProducts], room: Room
+        self,
+        layer: BertLayer,
+        sparse: Callable[..., nn.Module],
+        products: Callable[..., AttentionProducts],
+        room: Workspace,
     ):
         super().__init__()
         attention = layer.attention
@@ -65,9 +70,9 @@ class BlockSparseLayer(nn.Module):
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
         x = hidden_states
         qkv = self._into("qkv", self.inputs, x)
-        context = self.room("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
+        context = self._room("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
         context = self.products(qkv, attention_mask, context)
-        x = self._normed(self.outputs, self.outputs_norm, context, x, self.room("middle", x, *x.shape))
+        x = self._normed(self.outputs, self.outputs_norm, context, x, self._room("middle", x, *x.shape))
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
         return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
@@ -78,7 +83,11 @@ class BlockSparseLayer(nn.Module):
         return norm(linear(x, out).add_(residual))
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
-        return linear(x, self.room(name, x, *x.shape[:-1], linear.outputs))
+        return linear(x, self._room(name, x, *x.shape[:-1], linear.outputs))
+
+    def _room(self, name: str, like: Tensor, *shape: int) -> Tensor | None:
+        """From the workspace; none while torch.compile looks, which plans memory itself."""
+        return None if torch.compiler.is_compiling() else self.room(name, like, *shape)
 
 
 def is_gelu(layer: BertLayer) -> bool:
@@ -92,9 +101,10 @@ def replace(
     model: BertForQuestionAnswering,
     sparse: Callable[..., nn.Module],
     products: Callable[..., AttentionProducts] = AttentionProducts,
+    room: Workspace | None = None,
 ) -> BertForQuestionAnswering:
     """The model itself with its encoder layers replaced by block-sparse ones, of parts as `BlockSparseLayer` says."""
-    room = Room()
+    room = room or Room()
     for number, layer in enumerate(bert.layers(model)):
         model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room)
     return model

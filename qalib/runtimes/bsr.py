@@ -1,6 +1,5 @@
 """torch's own block-sparse matrices (BSR), whose products on a GPU are a Triton kernel of torch's, tuned there."""
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,10 +10,11 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
 from qalib.model.blocks import Block
-from qalib.runtimes import triton_blocks
-from qalib.utils.files import read_json, write_json
+from qalib.runtimes import panels, tuning
+from qalib.runtimes.tuning import Time
+from qalib.utils.errors import InputError
 
-TABLE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qalib" / "torch-bsr.json"
+TABLE = tuning.FOLDER / "torch-bsr.json"
 TOKENS = 4096  # the tokens with which it is tuned
 
 
@@ -25,7 +25,7 @@ class Meta:
     columns: int
     group: int = 4
     warps: int = 4
-    stages: int = 1
+    stages: int = 4
 
     def as_torch(self, tokens: int) -> dict[str, int]:
         """As `bsr_dense_addmm(meta=...)` takes it, for a number of tokens that `columns` divides."""
@@ -35,6 +35,14 @@ class Meta:
             "num_warps": self.warps,
             "num_stages": self.stages,
         }
+
+
+METAS = [
+    Meta(columns, group, warps, stages)
+    for columns, warps in ((64, 4), (128, 4), (128, 8), (256, 8))
+    for group in (1, 4)
+    for stages in (4, 5, 6)  # with fewer what a block needs is not loaded ahead
+]
 
 
 class BsrLinear(nn.Module):
@@ -53,41 +61,47 @@ class BsrLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., inputs)` to `(..., outputs)`."""
-        with torch.inference_mode(False), torch.no_grad():  # torch.sparse does not work with inference tensors
-            x = x.clone() if x.is_inference() else x
-            return self.product(x) if x.is_cuda else functional.linear(x, self.weight, self.bias)
+        if x.is_cuda:
+            return self.product(x)
+        with torch.inference_mode(False), torch.no_grad():  # on a CPU torch.sparse takes no inference tensors
+            return functional.linear(x.clone() if x.is_inference() else x, self.weight, self.bias)
 
     def product(self, x: Tensor) -> Tensor:
         """The same by torch's kernel, which takes whole tiles of tokens: zeros are added to the last, and cut off."""
         from torch.sparse._triton_ops import bsr_dense_addmm
 
-        tokens = x.numel() // x.shape[-1]
+        x = x.contiguous()
+        tokens, outputs = x.numel() // x.shape[-1], len(self.bias)
         whole = -(-tokens // self.meta.columns) * self.meta.columns
-        dense = functional.pad(x.reshape(tokens, -1), (0, 0, 0, whole - tokens)).T
+        dense = x.view(tokens, -1)
+        dense = functional.pad(dense, (0, 0, 0, whole - tokens)) if whole > tokens else dense
+        out = x.new_empty(whole, outputs)  # the kernel writes it transposed: nothing is copied
         bias = self.bias[:, None].expand(-1, whole)
-        found = bsr_dense_addmm(bias, self.weight, dense, meta=self.meta.as_torch(whole))
-        return found.T[:tokens].reshape(*x.shape[:-1], -1)
+        bsr_dense_addmm(bias, self.weight, dense.T, meta=self.meta.as_torch(whole), out=out.T)
+        return out[:tokens].view(*x.shape[:-1], outputs)
 
 
-def tune(linear: BsrLinear) -> Meta:
-    """The fastest parameters of torch's kernel for a layer on the GPU at hand; takes minutes."""
-    from torch.sparse._triton_ops_meta import tune_bsr_dense_addmm
+def tune(linear: BsrLinear, time: Time = tuning.milliseconds) -> Meta:
+    """The fastest of METAS for a layer on the GPU at hand. Raises InputError if none of them works."""
+    x = torch.randn(TOKENS, linear.weight.shape[1], device=linear.bias.device).to(linear.bias.dtype)
+    expected = functional.linear(x, linear.weight.to_dense(), linear.bias).double()
 
-    dense = linear.weight.values().new_ones(TOKENS, linear.weight.shape[1]).T
-    found = tune_bsr_dense_addmm(linear.bias[:, None].expand(-1, TOKENS), linear.weight, dense)
-    return Meta(TOKENS // found["SPLIT_N"], found["GROUP_SIZE_ROW"], found["num_warps"], found["num_stages"])
+    def make(meta: Meta) -> BsrLinear:
+        linear.meta = meta
+        return linear
+
+    found = tuning.fastest(make, METAS, x, expected, time)
+    if found is None:
+        raise InputError("runtime torch-bsr: none of the sizes of torch's kernel works here")
+    return found
 
 
-def tuned(linear: BsrLinear, table: Path = TABLE) -> Meta:
+def tuned(linear: BsrLinear, table: Path = TABLE, time: Time = tuning.milliseconds) -> Meta:
     """The same from a table, a JSON file by card, block and type, where it is kept once it was found."""
-    known = read_json(table) if table.exists() else {}
     values = linear.weight.values()
     kind = str(values.dtype).removeprefix("torch.")
     key = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {values.shape[1]}x{values.shape[2]}, {kind}"
-    if key not in known:
-        known[key] = asdict(tune(linear))
-        write_json(table, known)
-    return Meta(**known[key])
+    return Meta(**tuning.kept(table, key, lambda: asdict(tune(linear, time))))
 
 
 def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAnswering:
@@ -96,7 +110,7 @@ def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAns
     On a GPU the kernel is tuned with the fullest matrix. Raises InputError for blocks that it cannot multiply there.
     """
     if model.device.type == "cuda":
-        triton_blocks.check(block)
+        panels.check(block)
     bert.replace(model, lambda linear: BsrLinear(linear, block))
     layers = [part for part in model.modules() if isinstance(part, BsrLinear)]
     if model.device.type == "cuda" and layers:

@@ -14,14 +14,15 @@ from qalib.model import bert, blocks
 from qalib.model.blocks import Block
 
 
-def cut(model: BertForQuestionAnswering, block: Block | None = None) -> BertForQuestionAnswering:
+def cut(model: BertForQuestionAnswering, block: Block | None = None, multiple_of: int = 1) -> BertForQuestionAnswering:
     """The model itself, with its removable heads and FFN neurons cut out.
 
     With `block` what is left can be divided into blocks, and is not nothing. Neurons that were pruned one by one stand
-    in every block; without them those left fill fewer.
+    in every block; without them those left fill fewer. `multiple_of` so many neurons are left: a GPU's matrix units
+    take 8 numbers of float32, or 16 of bfloat16, at a time.
     """
     for layer in bert.layers(model):
-        heads, neurons = _removed(layer, model.config.num_attention_heads, block)
+        heads, neurons = _removed(layer, model.config.num_attention_heads, block, multiple_of)
         _cut_heads(layer, heads)
         _cut_neurons(layer, neurons)
     return model
@@ -50,11 +51,11 @@ def grow(
     return model
 
 
-def _removed(layer: BertLayer, heads: int, block: Block | None) -> tuple[Tensor, Tensor]:
+def _removed(layer: BertLayer, heads: int, block: Block | None, multiple_of: int = 1) -> tuple[Tensor, Tensor]:
     removed, neurons = bert.heads_removable(layer, heads), bert.neurons_removable(layer)
     if not block:
-        return removed, neurons
-    side = math.lcm(*block)
+        return removed, neurons if multiple_of == 1 else _all_but_a_rest(neurons, multiple_of)
+    side = math.lcm(*block, multiple_of)
     units = side // math.gcd(side, layer.attention.self.attention_head_size)
     ways = _whole(neurons, side), _all_but_a_rest(neurons, side)
     return _whole(removed, units), min(ways, key=lambda way: _blocks_left(layer, way, block))

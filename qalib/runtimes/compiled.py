@@ -4,8 +4,10 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from qalib.runtimes.forward import Forward
 from qalib.utils.errors import InputError, one_line
 
 
@@ -22,15 +24,17 @@ def unavailable_reason(kind: str) -> str | None:
 class Compiled(nn.Module):
     """A question-answering model, compiled at the first call with a shape; that one takes a minute or more."""
 
-    def __init__(self, model: nn.Module, device: torch.device):
+    def __init__(self, model: BertForQuestionAnswering, device: torch.device):
         super().__init__()
         if (reason := unavailable_reason(device.type)) is not None:
             raise InputError(f"torch.compile does not work on {device} here: {reason}")
-        self.model = model
-        self.run = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
+        self.model = Forward(model)
+        self.run = torch.compile(
+            self.model, mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False
+        )
 
     def forward(self, **inputs: Tensor) -> QuestionAnsweringModelOutput:
-        """As BertForQuestionAnswering's."""
+        """As Forward's: without `attention_mask` there is no padding, and no mask."""
         found = self.run(**inputs)
         # CUDA graphs write the next result to the same memory.
         return QuestionAnsweringModelOutput(

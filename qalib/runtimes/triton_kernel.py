@@ -1,8 +1,8 @@
-"""The Triton kernel of `block-sparse-triton`; imported only where Triton is.
+"""The Triton kernel of the block-sparse GPU runtimes; imported only where Triton is.
 
-A program holds `TOKENS` tokens by `ROWS` merged block rows of sums in registers. It walks through the block columns in
-which any of its rows has a kept block: the tokens' part of a column is loaded once for all rows, blocks that are not
-kept are not read. Merging fills the matrix units: 32 outputs alone wait for the second-level cache.
+A program holds `TOKENS` tokens by `ROWS` merged block rows of sums in registers. It walks through the panels of its
+group: `DEPTH` inputs at a time, gathered block by block, times weights that are packed dense. A panel of 64 to 128
+inputs feeds the matrix units four to eight times between two barriers; one of a single block of 32 does it twice.
 """
 
 import triton
@@ -11,28 +11,27 @@ import triton.language as tl
 
 @triton.jit
 def multiply(
-    x, values, bias, out, starts, columns, slots, order, tokens, inputs, outputs,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
+    x, values, bias, out, starts, columns, order, tokens, inputs, outputs,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, DEPTH: tl.constexpr,
     GELU: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`out = f(x W^T + bias)`; the grid is tiles of tokens by groups of block rows, the fullest group first.
 
-    x: (tokens, inputs). values: (kept, HEIGHT, WIDTH). bias: (outputs,), float32. out: (tokens, outputs).
-    starts: (groups + 1,), where in `columns` a group begins. columns: (steps,), block columns. slots: (steps, ROWS),
-    which of `values` stands there, or -1. order: (groups, ROWS), block rows of a group, or -1.
+    x: (tokens, inputs). values: (panels, ROWS * HEIGHT, DEPTH). bias: (outputs,), float32. out: (tokens, outputs).
+    starts: (groups + 1,), where among the panels a group begins. columns: (panels, DEPTH // WIDTH), block columns.
+    order: (groups, ROWS), block rows of a group, or -1.
     """
     tile, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     x += tile * TOKENS * inputs
     out += tile * TOKENS * outputs
-    token, lane, depth = tl.arange(0, TOKENS), tl.arange(0, ROWS * HEIGHT), tl.arange(0, WIDTH)
+    token, lane, depth = tl.arange(0, TOKENS), tl.arange(0, ROWS * HEIGHT), tl.arange(0, DEPTH)
     there = token < tokens - tile * TOKENS
     sums = tl.zeros((TOKENS, ROWS * HEIGHT), tl.float32)
-    for step in range(tl.load(starts + group), tl.load(starts + group + 1)):
-        first = tl.load(columns + step) * WIDTH
-        taken = tl.load(x + token[:, None] * inputs + (first + depth)[None, :], mask=there[:, None], other=0.0)
-        slot = tl.load(slots + step * ROWS + lane // HEIGHT)
-        weight = values + (slot * HEIGHT * WIDTH + lane % HEIGHT * WIDTH)[None, :] + depth[:, None]
-        weight = tl.load(weight, mask=(slot >= 0)[None, :], other=0.0)
+    place = lane[None, :] * DEPTH + depth[:, None]
+    for panel in range(tl.load(starts + group), tl.load(starts + group + 1)):
+        column = tl.load(columns + panel * (DEPTH // WIDTH) + depth // WIDTH) * WIDTH + depth % WIDTH
+        taken = tl.load(x + token[:, None] * inputs + column[None, :], mask=there[:, None], other=0.0)
+        weight = tl.load(values + panel * (ROWS * HEIGHT * DEPTH) + place)
         sums = tl.dot(taken, weight, sums, input_precision=PRECISION)
     row = tl.load(order + group * ROWS + lane // HEIGHT)
     output = row * HEIGHT + lane % HEIGHT

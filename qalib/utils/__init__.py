@@ -1,7 +1,5 @@
 """What every room needs: errors, files, paths, the machine, processes that share work, quantities with units."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"distributed", "errors", "files", "machine", "paths", "quantity"}
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__)

@@ -4,10 +4,11 @@ import ctypes
 import gc
 import os
 import platform
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-import cpuinfo
 import psutil
 import torch
 
@@ -31,6 +32,8 @@ def devices(wanted: str = "auto") -> list[str]:
     return ["cpu", "cuda"] if wanted == "auto" and device(wanted) == "cuda" else [device(wanted)]
 
 
+PROCESSORS = Path("/proc/cpuinfo")
+UNKNOWN = "not known: py-cpuinfo is not installed"
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 asimd asimddp bf16".split()  # that matter here
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
 # Settings by which a processor behaves as an older one, with their values (lower case) that leave it bf16.
@@ -42,8 +45,17 @@ CAPS = {
 
 
 @cache
-def _flags() -> frozenset[str]:
-    return frozenset(cpuinfo.get_cpu_info().get("flags", ()))
+def _processor() -> tuple[str, frozenset[str]]:
+    """The processor's name and its flags: from py-cpuinfo, or without it from what Linux says (elsewhere none)."""
+    try:
+        import cpuinfo
+    except ImportError:
+        text = PROCESSORS.read_text() if PROCESSORS.exists() else ""
+        said = dict(re.findall(r"^(flags|Features|model name)\s*:\s*(.+)$", text, re.MULTILINE))
+        name = said.get("model name", UNKNOWN)
+        return name, frozenset((said.get("flags") or said.get("Features", "")).split())
+    info = cpuinfo.get_cpu_info()
+    return info.get("brand_raw", platform.processor() or "unknown"), frozenset(info.get("flags", ()))
 
 
 def caps() -> dict[str, str]:
@@ -61,8 +73,13 @@ def hardware_dtypes(device: str = "cpu") -> list[str]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         allowed = all(value.lower() in CAPS[name] for name, value in caps().items())
-        bf16 = bool(_flags() & BF16_INSTRUCTIONS) and allowed
+        bf16 = bool(_processor()[1] & BF16_INSTRUCTIONS) and allowed
     return ["fp32", "bf16"] if bf16 else ["fp32"]
+
+
+def has_tf32() -> bool:
+    """Whether there is a GPU that multiplies float32 as tf32 (compute capability 8, Ampere, or later)."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def fastest_dtype(device: str = "cpu") -> str:
@@ -79,22 +96,22 @@ def dtype(wanted: str, device: str = "cpu") -> str:
 
 def is_emulated(dtype: str, device: str = "cpu") -> bool:
     """Whether a device computes a type by instructions for another, which takes far longer."""
-    return dtype not in hardware_dtypes(device)
+    return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 
 @cache
 def specs() -> dict[str, str | int | float]:
     """Processor, its types in hardware and caps, cores, threads that torch uses, memory in GiB, GPU, system, Python."""
-    info = cpuinfo.get_cpu_info()
-    sets = [name for name in INSTRUCTIONS if name in _flags()]
+    processor, flags = _processor()
+    sets = [name for name in INSTRUCTIONS if name in flags]
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
     else:
         gpu = "none (torch finds no CUDA device)"
     return {
-        "CPU": info.get("brand_raw", platform.processor() or "unknown"),
-        "instruction sets": " ".join(sets) or "none of note",
+        "CPU": processor,
+        "instruction sets": " ".join(sets) or ("none of note" if flags else UNKNOWN),
         "capped by": " ".join(f"{name}={value}" for name, value in caps().items()) or "nothing",
         "types in hardware": " ".join(hardware_dtypes()),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,

@@ -132,6 +132,53 @@ def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     assert labels[:2] == ["1.00x *", "not run: not installed: away"]
 
 
+def test_what_a_gpu_is_timed_with(monkeypatch):
+    monkeypatch.setattr(machine, "has_tf32", lambda: True)
+    pairs = latency.candidates(["compact"], ["fp32", "bf16"], "cuda")
+    fp32, bf16 = [("dense", "fp32"), ("compact", "fp32")], [("dense", "bf16"), ("compact", "bf16")]
+    assert pairs == [*fp32, *bf16, ("dense", "tf32")]
+    assert latency.candidates(["compact"], ["bf16"], "cuda") == bf16
+    assert latency.candidates(["compact"], ["fp32", "bf16"], "cpu") == fp32 + bf16
+    monkeypatch.setattr(machine, "has_tf32", lambda: False)
+    assert latency.candidates(["compact"], ["fp32"], "cuda") == fp32
+    assert latency.rounds(7, "cuda") == (50, 4) and latency.rounds(99, "cuda") == (99, 4)
+    assert latency.rounds(7, "cpu") == (7, 1) and latency.rounds(0, "cuda") == (0, 1)
+
+
+def test_tf32_is_on_during_the_pass_only(sparse):
+    with pytest.raises(InputError, match="runtime dense: tf32 is a type of GPUs"):
+        runtimes.build("dense", sparse, dtype="tf32")
+    assert runtimes.unavailable_reason("compact", "cuda", "tf32") == "is for fp32, bf16, not for tf32"
+    during = []
+
+    class Fails(torch.nn.Module):
+        def forward(self, fail):
+            during.append(torch.get_float32_matmul_precision())
+            if fail:
+                raise ValueError
+
+    before = torch.get_float32_matmul_precision()
+    module = runtimes.Tf32(Fails())
+    module(False)
+    with pytest.raises(ValueError):
+        module(True)
+    assert during == ["high", "high"] and torch.get_float32_matmul_precision() == before != "high"
+
+
+def test_peak_memory(sparse, monkeypatch):
+    row = latency.compare(sparse, [], ["fp32"], 1, 8, repeats=1, progress=False).iloc[0]
+    assert row.peak_bytes is None and "measured on a CPU" in row.peak_note
+    held = {"now": 100, "most": 100}
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: held["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held["most"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(most=held["now"]))
+    held["most"] = 999  # of what ran before
+    with latency.Peak("cuda") as peak:
+        held.update(now=130, most=170)
+    assert peak.bytes == 70
+
+
 def test_the_best_of_ours_and_of_others():
     columns = ["runtime", "dtype", "median_seconds", "best_baseline", "speedup_over_best"]
     timed = [("dense", "fp32", 9.0), ("openvino", "bf16", 3.0), ("block-sparse", "bf16", 1.5)]

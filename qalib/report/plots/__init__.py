@@ -1,7 +1,5 @@
 """Plots: each a function from a table to a matplotlib figure, the same bytes on every run."""
 
-import lazy_loader
+from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, {"evaluation", "published", "sparsity", "speed", "style", "training"}
-)
+__getattr__, __dir__, __all__ = attach(__name__, __path__)

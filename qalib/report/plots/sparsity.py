@@ -3,7 +3,6 @@
 import base64
 import io
 
-import altair
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -134,6 +133,8 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
 
     The pointer on a matrix shows its name, its density and a picture of what is left, as on the published cards.
     """
+    import altair  # wanted here only, and not everywhere where the rest is
+
     rows = matrices.assign(
         matrix=[f"layer {m.layer}, {m.kind}" for m in matrices.itertuples()],
         kept=[f"{m.kept_weights:,} of {m.weights:,} weights" for m in matrices.itertuples()],

@@ -1,0 +1,56 @@
+"""Tuning: what is fastest on the card at hand, timed once and kept in a file."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from qalib.utils.errors import one_line
+from qalib.utils.files import read_json, write_json
+
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qalib"
+WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
+Size = TypeVar("Size")
+Time = Callable[[nn.Module, Tensor], float]
+
+
+def kept(table: Path, key: str, find: Callable[[], Any]) -> Any:
+    """The value of a key in a table, a JSON file; found where there is none yet, and unless it is None kept."""
+    known = read_json(table) if table.exists() else {}
+    if key in known:
+        return known[key]
+    if (found := find()) is not None:
+        known = read_json(table) if table.exists() else {}  # another process may have written
+        write_json(table, known | {key: found})
+    return found
+
+
+def milliseconds(layer: nn.Module, x: Tensor) -> float:
+    """The median time of a layer on the GPU."""
+    from triton.testing import do_bench
+
+    return do_bench(lambda: layer(x), warmup=3, rep=12, return_mode="median")
+
+
+def fastest(
+    make: Callable[[Size], nn.Module], sizes: Iterable[Size], x: Tensor, expected: Tensor, time: Time = milliseconds
+) -> Size | None:
+    """The size whose layer takes `x` through in the least time; None if there is none that works.
+
+    A size whose layer fails, in whatever way, or gives something else than `expected`, is left out, with a warning that
+    says why.
+    """
+    times: dict[Size, float] = {}
+    for size in sizes:
+        try:
+            layer = make(size)
+            error = ((layer(x).double() - expected).norm() / expected.norm().clamp_min(1e-9)).item()
+            if not error <= WRONG:
+                raise ArithmeticError(f"differs from dense by {error:.2g} of the norm")
+            times[size] = time(layer, x)
+        except Exception as error:  # out of registers or memory, a compiler's failure, a wrong result
+            warnings.warn(f"size {size} is left out: {one_line(error)}", stacklevel=2)
+    return min(times, key=times.get, default=None)

@@ -1,0 +1,81 @@
+"""The commands that measure and train run where only torch, transformers and a few more are installed, as on GPUs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from builders import squad_file, towns
+from conftest import ROOT
+
+from qalib.utils import machine
+
+COMMANDS = {
+    "sparsity": ["--model", "{model}", "--out", "{out}", "--json"],
+    "evaluate": ["--model", "{model}", "--data", "{data}", "--questions", "2", "--json"],
+    "benchmark": "--model {model} --batch 1 --length 16 --repeats 1 --dtype fp32 --out {out} --json".split(),
+    "prune": "--teacher {dense} --data {data} --out {out} --block 4x4 --questions 4 --epochs 1 --batch 4 "
+    "--teacher-cache {out}.cache --eval {data} --precision fp32".split(),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_where_little_is_installed(command, packed_folder, dense_folder, tmp_path):
+    paths = {
+        "model": packed_folder,
+        "dense": dense_folder,
+        "data": squad_file(tmp_path / "towns.json", towns()),
+        "out": tmp_path / "out",
+    }
+    words = [word.format(**paths) for word in COMMANDS[command]]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, str(ROOT / "tests" / "bare.py"), "--debug", command, *words]
+    ran = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    if command == "prune":
+        assert (tmp_path / "out" / "model.packed.safetensors").exists()
+    else:
+        assert json.loads(ran.stdout)
+    if command == "sparsity":
+        assert (tmp_path / "out" / "figures" / "patterns.svg").exists()
+    if command == "benchmark":
+        said = json.loads(ran.stdout)["machine"]
+        assert {"CPU", "instruction sets"} <= said.keys() and (tmp_path / "out" / "figures" / "speedup.svg").exists()
+
+
+@pytest.mark.parametrize(
+    "code", ["import qalib.benchmark, qalib.model, qalib.report", "import qalib.cli as c; c.app([])"]
+)
+def test_nothing_heavy_is_loaded_by_rooms_or_help(code):
+    code = f"import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout.endswith("False\n") and ("Usage" in ran.stdout) == ("cli" in code), ran.stderr
+
+
+@pytest.fixture
+def without_cpuinfo(monkeypatch, tmp_path):
+    """A function that gives the processor's specs where py-cpuinfo is not installed and Linux says a text."""
+
+    def specs(text):
+        monkeypatch.setitem(sys.modules, "cpuinfo", None)
+        monkeypatch.setattr(machine, "PROCESSORS", tmp_path / "cpuinfo")
+        if text:
+            (tmp_path / "cpuinfo").write_text(text)
+        machine._processor.cache_clear()
+        return machine.specs.__wrapped__()
+
+    yield specs
+    machine._processor.cache_clear()
+
+
+def test_the_processor_without_py_cpuinfo(without_cpuinfo):
+    found = without_cpuinfo("processor : 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512_bf16\n")
+    assert found["CPU"] == "Some CPU" and found["instruction sets"] == "avx2 avx512_bf16"
+
+
+def test_the_processor_that_nothing_tells_of(without_cpuinfo):
+    found = without_cpuinfo("")
+    assert found["CPU"] == found["instruction sets"] == "not known: py-cpuinfo is not installed"
+    assert found["types in hardware"] == "fp32"
