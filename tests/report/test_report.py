@@ -139,7 +139,7 @@ def test_questions_without_an_answer_are_reported(made, packed_folder, unanswera
     assert "plausible_answers" in (out / "tables" / "worst_answers.csv").read_text().splitlines()[0]
     text = card.write(out).text
     assert "| EM and F1 of the 4 that have none (NoAns) |" in text and "by more than\n-0.5;" in text
-    said = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
+    said = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"
     assert said in text and said in front.index(out, read_json(made / "manifest.json"))
     assert not (made / "tables" / "by_answerable.csv").exists()
 
