@@ -60,7 +60,7 @@ class QuestionSet:
         return scope(len(self), self.description, self.version)
 
     def is_all_of(self, split: str) -> bool:
-        """Is this as many questions as that split of SQuAD v1.1 has? Only then are scores comparable to published ones."""
+        """Are these as many as that split of SQuAD v1.1 has? Only then are scores comparable to published ones."""
         return self.version == V1 and len(self) == SIZES[V1][split]
 
     def first(self, count: int | None) -> "QuestionSet":
