@@ -64,7 +64,7 @@ def test_positions_that_padding_takes_do_not_count(roberta):
         with pytest.raises((IndexError, RuntimeError)):
             loaded.model(torch.full((1, 513), 5))
     ask = pipeline("question-answering", model=loaded, max_seq_len=600)
-    with pytest.raises(ValueError, match="do not fit a model of 512 positions"):
+    with pytest.raises(ValueError, match="do not fit a model with 512 positions"):
         ask(question="What?", context="It is red. " * 300)
 
 

@@ -250,9 +250,7 @@ def not_for_transformers(checkpoint: Checkpoint) -> str:
 
 def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
     try:
-        safetensors.torch.save_file(
-            state, path, metadata={"format": form}
-        )  # one entry only: the order of several varies
+        safetensors.torch.save_file(state, path, metadata={"format": form})  # one only: the order of several varies
     except safetensors.SafetensorError as error:  # a full disk, say
         raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
     path.chmod(0o644)  # the library's files are readable by their owner only

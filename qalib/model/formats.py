@@ -59,9 +59,7 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
             state = safetensors.torch.load_file(path)
     except Exception as error:  # a damaged file can raise any kind, such as IndexError
         refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
-        said = re.search(
-            r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE
-        )  # one line of many
+        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # one of many
         reason = said.group() if said else one_line(error)
         raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
@@ -93,7 +91,7 @@ def unpack(
         header = file.metadata() or {}
     if header.get("format") not in PACKED_VERSIONS:
         known = " or ".join(map(repr, PACKED_VERSIONS))
-        raise InputError(f"{path}: its header says {json.dumps(header)}; the formats supported are {known}")
+        raise InputError(f"{path}: its header says {json.dumps(header)}; formats supported: {known}")
     state = dict(state)
     for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
         if key in state:  # else `fill` calls the scales unexpected

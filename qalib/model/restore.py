@@ -36,9 +36,7 @@ def full_size(
         if (key := _name(layer, "query") + ".weight") in state and state[key].ndim == 2
     }
     cut = {layer: count for layer, count in rows.items() if count != size * config.num_attention_heads}
-    counts = (
-        {} if heads else _heads_left(cut, size, config.num_attention_heads, path)
-    )  # anything else `fill` will report
+    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `fill` reports the rest
     for layer in range(config.num_hidden_layers):
         if layer in counts:
             count, own = counts[layer]
