@@ -1,4 +1,4 @@
-"""Question answering: questions in, windows, answers, exact match and F1."""
+"""Question answering: from questions through windows to answers, exact match and F1."""
 
 import lazy_loader
 
