@@ -11,7 +11,7 @@ from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bla
 
 @styled
 def speedup(rows: pd.DataFrame) -> Figure:
-    """Speedup over the fastest dense runtime of the run (`latency.compare`), beside it that over dense of the same type.
+    """Speedup over the fastest dense runtime (`latency.compare`), and beside it that over dense of the same type.
 
     The mark is the bound by multiply-adds, at the pace of dense of the same type. A runtime that could not run here has
     a row but no bar. An asterisk refers to a remark below.
