@@ -26,7 +26,7 @@ PARTS = {
 
 
 def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row per encoder matrix: layer, kind, granularity (what was pruned at a time in its kind), rows, columns,
+    """One row per encoder matrix: layer, kind, granularity (the unit of pruning of its kind), rows, columns,
     weights, kept_weights (not zero), density, blocks, kept_blocks, block_density, empty_rows, empty_columns.
 
     Rows, columns and weights are counted before pruning; blocks are those in which the checkpoint is stored.
@@ -251,9 +251,7 @@ def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
 class Summary:
     """The headline figures of a checkpoint."""
 
-    granularity: str = measure(
-        "text", "what was pruned at a time in each kind of matrix, told from the positions of the zeros"
-    )
+    granularity: str = measure("text", "unit of pruning in each kind of matrix, told from the positions of the zeros")
     block_misfits: str = measure(
         "text", "kinds of matrix that were not pruned in blocks of the size the checkpoint is stored in"
     )

@@ -27,7 +27,7 @@ NONE, ROWS, COLUMNS, BOTH, BLOCKS, SINGLE, MATRICES = (
 
 @dataclass(frozen=True)
 class Granularity:
-    """What was pruned at a time: the name of the shape, and its rows and columns (None if it has no size)."""
+    """The unit of pruning: the name of its shape, and its rows and columns (None if it has no size)."""
 
     shape: str
     unit: Block | None = None

@@ -1,4 +1,4 @@
-"""Limitations: two small tests of where a model fails: everyday questions, and occupations with "she" and "he".
+"""Limitations: two small tests of a model, on everyday questions and on occupations with "she" and "he".
 
 Neither is a benchmark. The first shows in words what EM and F1 on Wikipedia don't. The second follows WinoBias (Zhao
 et al. 2018, arXiv 1804.06876); its pairs come from the lists there of occupations by share of women.
