@@ -1,8 +1,8 @@
-"""Sparsity: what is left of a checkpoint, counted.
+"""Sparsity: counting what is left of a checkpoint.
 
-Densities are over unpruned sizes: weights of the encoder matrices that are not zero / all of them. Where pruning was
-not in blocks, block density is another figure: a block is kept if any of its weights is not zero. Cutting heads or
-neurons out of the file changes none of these.
+Densities are over unpruned sizes: nonzero weights of the encoder matrices / all of them. Where pruning was not in
+blocks, block density differs: a block is kept if any of its weights is not zero. Cutting heads or neurons out of the
+file changes none of these.
 """
 
 import math
@@ -26,10 +26,10 @@ PARTS = {
 
 
 def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row an encoder matrix: layer, kind, granularity (what was pruned at a time in its kind), rows, columns,
+    """One row per encoder matrix: layer, kind, granularity (the unit of pruning of its kind), rows, columns,
     weights, kept_weights (not zero), density, blocks, kept_blocks, block_density, empty_rows, empty_columns.
 
-    Rows, columns and weights are those before pruning; blocks are those in which the checkpoint is stored.
+    Rows, columns and weights are counted before pruning; blocks are those in which the checkpoint is stored.
     """
     table = []
     shapes = granularity.of_model(checkpoint.model)
@@ -60,7 +60,7 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
 
 
 def unpruned_shape(checkpoint: Checkpoint, kind: str) -> tuple[int, int]:
-    """Rows and columns of a kind of matrix before pruning, also where the whole encoder was made narrower."""
+    """Rows and columns of a kind of matrix before pruning, even if the whole encoder was made narrower."""
     config = checkpoint.model.config
     width = _unpruned_width(checkpoint)
     inner = config.intermediate_size
@@ -81,7 +81,7 @@ def grouped(matrices: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def block_misfits(kinds: pd.DataFrame, block: blocks.Block) -> list[str]:
-    """The kinds of matrix, of `grouped`, that were not pruned in whole blocks: there are zeros in blocks that are kept.
+    """The kinds of matrix, from `grouped`, that were not pruned in whole blocks: their kept blocks contain zeros.
 
     Strays do not count, see `granularity`.
     """
@@ -102,9 +102,9 @@ def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> di
 
 
 def fills(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
-    """Of every encoder matrix by `(layer, kind)` the share of each block's weights that are not zero, from 0 to 1.
+    """For every encoder matrix, by `(layer, kind)`, the share of nonzero weights in each block, from 0 to 1.
 
-    Shape `(rows/height, columns/width)`, blocks being the checkpoint's. All are 0 or 1 where pruning was in blocks.
+    Shape `(rows/height, columns/width)`, in the checkpoint's blocks. All are 0 or 1 where pruning was in blocks.
     """
     return {
         (m.layer, m.kind): (blocks.split(m.linear.weight.detach(), checkpoint.block) != 0).float().mean((-1, -2))
@@ -113,13 +113,13 @@ def fills(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
 
 
 def density(checkpoint: Checkpoint, block: blocks.Block | None = None) -> float:
-    """Kept blocks / all blocks of the encoder matrices, between 0 and 1; of single weights with the `block` (1, 1)."""
+    """Kept blocks / all blocks of the encoder matrices, between 0 and 1; a `block` of (1, 1) counts single weights."""
     kept = block_masks(checkpoint, block).values()
     return sum(int(mask.sum()) for mask in kept) / sum(mask.numel() for mask in kept)
 
 
 def heads(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row an attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
+    """One row per attention head: layer, head, cut_out (absent from the file), called_removed (the published cards'
     rule) and removable (can go without changing the output); see `bert` for the two rules."""
     count = checkpoint.model.config.num_attention_heads
     table = []
@@ -133,16 +133,16 @@ def heads(checkpoint: Checkpoint) -> pd.DataFrame:
 
 
 def neurons(checkpoint: Checkpoint) -> pd.DataFrame:
-    """One row a layer: its FFN neurons, and how many of them can go without changing the output."""
+    """One row per layer: its FFN neurons, and how many of them can go without changing the output."""
     removable = [int(bert.neurons_removable(layer).sum()) for layer in bert.layers(checkpoint.model)]
     size = checkpoint.model.config.intermediate_size
     return pd.DataFrame({"layer": range(len(removable)), "neurons": size, "removable": removable})
 
 
 def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row a part of the model: parameters before pruning, kept (encoder matrices: not zero; all else counts as
-    kept as far as it is in the file), share and kept_share of the respective totals. `matrices` is the table of
-    `per_matrix` where it is at hand."""
+    """One row per part of the model: parameters before pruning, kept (encoder matrices: not zero; elsewhere everything
+    in the file), share and kept_share of the respective totals. `matrices` is the table from `per_matrix`, if you have
+    it already."""
     matrices = per_matrix(checkpoint) if matrices is None else matrices
     sizes = dict.fromkeys(PARTS, 0)
     kept = dict.fromkeys(PARTS, 0)
@@ -150,7 +150,7 @@ def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
     for name, parameter in checkpoint.model.named_parameters():
         part = next(p for p, marks in PARTS.items() if name.startswith(marks) or name.endswith(marks))
         encoder = part == "encoder matrices"
-        # of all others the last dimension is the encoder's width, but for biases within a layer
+        # all others have the encoder's width as their last dimension, except biases within a layer
         widened = not encoder and parameter.shape[-1] == narrow
         sizes[part] += parameter.numel() // narrow * wide if widened else 0 if encoder else parameter.numel()
         kept[part] += 0 if encoder else parameter.numel()
@@ -162,9 +162,9 @@ def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
 
 
 def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row a way to store the weights: form, bytes and definition. File headers count in the first only.
+    """One row per way to store the weights: form, bytes and definition. Only the first counts file headers.
 
-    `matrices` is the table of `per_matrix` where it is at hand.
+    `matrices` is the table from `per_matrix`, if you have it already.
     """
     matrices = per_matrix(checkpoint) if matrices is None else matrices
     parts = parameters(checkpoint, matrices).set_index("part")
@@ -187,12 +187,12 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),
-            ("packed fp32", 4 * kept + bitmaps, "kept blocks and one bit a block, 4 bytes a parameter stored"),
-            ("packed fp16", 2 * kept + bitmaps, "kept blocks and one bit a block, 2 bytes a parameter stored"),
+            ("packed fp32", 4 * kept + bitmaps, "kept blocks, 4 bytes per parameter, plus one bit per block"),
+            ("packed fp16", 2 * kept + bitmaps, "kept blocks, 2 bytes per parameter, plus one bit per block"),
             (
                 "packed int8",
                 2 * kept - quantized + 4 * rows + bitmaps,
-                "kept blocks and embeddings in 1 byte a parameter with 4 a row for its scale, the rest as packed fp16",
+                "kept blocks and embeddings, 1 byte per parameter plus 4 per row for its scale; rest as packed fp16",
             ),
         ],
         columns=["form", "bytes", "definition"],
@@ -203,7 +203,7 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
     """Multiply-adds of one window of `length` tokens by part: dense (zeros multiplied), compact (removable heads and
     neurons cut out) and sparse (kept blocks of what compact leaves).
 
-    Counted: encoder matrices, the two products of attention (2 * length² * head size a head), the answer layer.
+    Counted: encoder matrices, the two attention products (2 * length² * head size per head), the answer layer.
     """
     config = checkpoint.model.config
     size = bert.head_size(checkpoint.model)
@@ -233,7 +233,7 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
 
 
 def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
-    """All tables of this file by name."""
+    """All tables of this module, by name."""
     matrices = per_matrix(checkpoint)
     return {
         "matrices": matrices,
@@ -251,11 +251,9 @@ def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
 class Summary:
     """The headline figures of a checkpoint."""
 
-    granularity: str = measure(
-        "text", "what was pruned at a time in each kind of matrix, told from where the zeros stand"
-    )
+    granularity: str = measure("text", "unit of pruning in each kind of matrix, told from the positions of the zeros")
     block_misfits: str = measure(
-        "text", "kinds of matrix that were not pruned in blocks of the size in which the checkpoint is stored"
+        "text", "kinds of matrix that were not pruned in blocks of the size the checkpoint is stored in"
     )
     linear_density_percent: float = measure(
         "%", "weights that are not zero / all weights of the encoder matrices at unpruned size"
@@ -266,10 +264,10 @@ class Summary:
         "%", "kept / all blocks; more than the linear density where pruning was not in blocks"
     )
     overall_density_percent: float = measure(
-        "%", "not zero / all parameters of the question-answering model; all but the encoder matrices counts as kept"
+        "%", "kept / all parameters of the question-answering model; outside the encoder matrices all count as kept"
     )
     overall_density_with_pooler_percent: float = measure(
-        "%", "the same with the pooler counted on both sides, which BERT has and a question-answering model has not"
+        "%", "the same with the pooler, which BERT has but a question-answering model lacks, counted on both sides"
     )
     heads: int = measure("count", "attention heads, unpruned")
     heads_left: int = measure("count", "attention heads that the published cards' rule does not call removed")
@@ -286,15 +284,15 @@ class Summary:
     )
     parameters: int = measure("count", "parameters at unpruned size")
     kept_parameters: int = measure(
-        "count", "parameters outside the encoder matrices, and their weights that are not zero"
+        "count", "parameters outside the encoder matrices, plus the nonzero weights of the encoder matrices"
     )
-    embeddings_percent: float = measure("%", "share of the embeddings in the kept parameters")
+    embeddings_percent: float = measure("%", "embeddings' share of the kept parameters")
     file_bytes: int = measure("bytes", "size of the weight file")
-    dense_fp32_bytes: int = measure("bytes", "4 bytes a parameter at unpruned size")
+    dense_fp32_bytes: int = measure("bytes", "4 bytes per parameter at unpruned size")
     heads_cut_out_fp32_bytes: int = measure(
-        "bytes", "4 bytes a parameter with the heads called removed cut out and other zeros stored, as in 2021"
+        "bytes", "4 bytes per parameter with the heads called removed cut out and other zeros stored, as in 2021"
     )
-    packed_fp16_bytes: int = measure("bytes", "2 bytes a parameter outside zero blocks, and one bit a block")
+    packed_fp16_bytes: int = measure("bytes", "2 bytes per parameter outside zero blocks, plus one bit per block")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
     )
@@ -304,7 +302,7 @@ class Summary:
 
 
 def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = None) -> Summary:
-    """The headline figures; from what `tables` counted where that is at hand."""
+    """The headline figures; pass what `tables` returned, if you have it already, to save counting again."""
     counted = tables(checkpoint) if counted is None else counted
     matrices = counted["matrices"]
     parts = counted["parameters"]

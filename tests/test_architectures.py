@@ -64,13 +64,13 @@ def test_positions_that_padding_takes_do_not_count(roberta):
         with pytest.raises((IndexError, RuntimeError)):
             loaded.model(torch.full((1, 513), 5))
     ask = pipeline("question-answering", model=loaded, max_seq_len=600)
-    with pytest.raises(ValueError, match="do not fit a model of 512 positions"):
+    with pytest.raises(ValueError, match="do not fit a model with 512 positions"):
         ask(question="What?", context="It is red. " * 300)
 
 
 def test_a_model_with_too_few_positions_is_not_evaluated(packed_folder, tmp_path, asked_file):
     made = family.dense(vocabulary=checkpoint.load(packed_folder).model.config.vocab_size, places=100)
-    with pytest.raises(InputError, match="windows of 384 tokens do not fit a model of 100 positions"):
+    with pytest.raises(InputError, match="windows of 384 tokens do not fit a model with 100 positions"):
         evaluation.load_and_evaluate(str(made.write(tmp_path / "made")), str(asked_file), device="cpu")
 
 

@@ -109,7 +109,7 @@ def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
 def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
     path = checkpoint.save_packed(sparse, tmp_path / "later", "fp32") / formats.PACKED
     safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata={"format": "qalib-packed-3"})
-    with pytest.raises(InputError, match='"qalib-packed-3".*; the formats read are .qalib-packed. or .qalib-packed-2.'):
+    with pytest.raises(InputError, match='"qalib-packed-3".*; formats supported: .qalib-packed. or .qalib-packed-2.'):
         checkpoint.load(path.parent)
 
 

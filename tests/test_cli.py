@@ -175,7 +175,7 @@ def test_what_was_not_foreseen_is_one_line_too(monkeypatch, capsys):
 def test_predictions_of_another_data_set(asked_file, tmp_path):
     write_json(tmp_path / "p.json", {"other": "x"})
     done = qalib("score", asked_file, tmp_path / "p.json")
-    assert done.returncode == 2 and "none of the 1 predictions has the id of one of the 8 questions" in done.stderr
+    assert done.returncode == 2 and "none of the 1 predictions has the id of any of the 8 questions" in done.stderr
 
 
 def test_help_names_every_command():

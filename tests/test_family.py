@@ -83,12 +83,12 @@ def test_what_plain_transformers_cannot_run_is_said(kind, reason, tmp_path, monk
     [
         (
             lambda made: family.shrink_heads(made, (12, 12)),
-            "48 rows of queries in layer 0 are 3 heads of 16 or 4 of 12",
+            "48 query rows in layer 0 are 3 heads of 16 or 4 of 12",
         ),
-        (lambda made: family.shrink_heads(made, (10, 8)), "32 rows of queries in layer 1 are 2 heads of 16 or 4 of 8"),
-        (lambda made: unlisted(family.cut_heads(made, {1: [0]})), "48 rows of queries in layer 1 are 3 heads of 16 or"),
+        (lambda made: family.shrink_heads(made, (10, 8)), "32 query rows in layer 1 are 2 heads of 16 or 4 of 8"),
+        (lambda made: unlisted(family.cut_heads(made, {1: [0]})), "48 query rows in layer 1 are 3 heads of 16 or"),
         (lambda made: rows(made, "value", 30), "leaves layer 0 2 heads of 16, which does not fit .*value"),
-        (lambda made: rows(made, "query", 30), "layer 0 has 30 rows of queries, neither heads of 16 nor 4 heads"),
+        (lambda made: rows(made, "query", 30), "layer 0 has 30 query rows, which are neither heads of 16 nor 4 heads"),
         (lambda made: rows(made, "FFN in", 30), "mismatched: bert.encoder.layer.0.intermediate.dense.bias is 30"),
         (lambda made: lost(made, "value"), "missing: bert.encoder.layer.0.attention.self.value.bias"),
     ],

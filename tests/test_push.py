@@ -65,7 +65,7 @@ def test_what_is_refused(folder, packed_folder, tmp_path):
     with pytest.raises(InputError, match="squad.yaml: not evaluation results"):
         push.check(copy)
     (copy / "patterns.svg").unlink()
-    with pytest.raises(InputError, match="README.md: links to what is not in the folder: patterns.svg"):
+    with pytest.raises(InputError, match="README.md: links to files that are not in the folder: patterns.svg"):
         push.check(copy)
     (copy / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(InputError, match="README.md: not a card"):

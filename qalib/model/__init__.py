@@ -1,4 +1,4 @@
-"""Checkpoints in: where they come from, how they are stored, and the BERT that is made of them."""
+"""Checkpoints: where they come from, how they are stored, and the BERT that is made from them."""
 
 from qalib.utils.lazy import attach
 

@@ -1,8 +1,8 @@
-"""Architectures: how the relatives of BERT name what a BERT has, in config.json and in the weight file.
+"""Architectures: the names that BERT's relatives use, in config.json and in the weight file, for what BERT has.
 
-One table a model type. A checkpoint becomes a BertForQuestionAnswering whatever its type, with the embeddings of its
-own, so that everything else knows BERT alone: a RoBERTa counts positions from its padding token on, a DistilBERT has
-no token types. Written again, it has its own names.
+One table per model type. A checkpoint of any type becomes a BertForQuestionAnswering with its own type's embeddings,
+so everything else deals with BERT only: RoBERTa counts positions from its padding token, DistilBERT has no token
+types. When saved, it gets its own names back.
 """
 
 import re
@@ -40,7 +40,7 @@ _DISTILBERT_LAYER = {
 
 
 class NoTokenTypes(Embeddings):
-    """The embeddings of a DistilBERT, called as those of a BERT; token types are of no account."""
+    """DistilBERT's embeddings, called like BERT's; token types are ignored."""
 
     def __init__(self, config: BertConfig):
         theirs = {key: getattr(config, ours) for key, ours in _DISTILBERT_SETTINGS.items()}
@@ -54,17 +54,17 @@ class NoTokenTypes(Embeddings):
         inputs_embeds: Tensor | None = None,
         past_key_values_length: int = 0,
     ) -> Tensor:
-        """As BertEmbeddings': token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`."""
+        """Like BertEmbeddings: token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`."""
         return super().forward(input_ids, inputs_embeds, position_ids)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model type: its names, each with BERT's for the same thing, and the embeddings it has in place of BERT's.
+    """A model type: its names, mapped to BERT's, and the embeddings it has instead of BERT's.
 
-    `name` is how people write it, `class_prefix` how its classes begin. `settings` are keys of config.json that say
-    what the model computes, `always` what its type fixes. `prefix` is the encoder's, `stack` that of its layers, and
-    `layer` names the modules of one where they differ.
+    `name` is how people write it, `class_prefix` how its class names begin. `settings` are the keys of config.json that
+    determine what the model computes, `always` those that the type fixes. `prefix` is the encoder's, `stack` that of
+    its layers, and `layer` maps the modules within a layer whose names differ.
     """
 
     model_type: str
@@ -79,17 +79,17 @@ class Architecture:
     positions_after_padding: bool = False
 
     def ours(self, key: str) -> str:
-        """BERT's name of a parameter in the file; one that says so where a model of this type has no such name."""
+        """BERT's name for a parameter in the file; for a name that this type doesn't have, one that says so."""
         ours = _renamed(key, self.prefix, self.stack, "bert", "bert.encoder.layer", self.layer)
         return ours if self.theirs(ours) == key else f"(no name of a {self.model_type}) {key}"
 
     def theirs(self, key: str) -> str:
-        """The file's name of a parameter of BERT."""
+        """The file's name for a parameter of BERT."""
         layer = {ours: theirs for theirs, ours in self.layer.items()}
         return _renamed(key, "bert", "bert.encoder.layer", self.prefix, self.stack, layer)
 
     def setting(self, ours: str) -> str:
-        """The key of config.json for BERT's."""
+        """The key of config.json that corresponds to BERT's."""
         return next((theirs for theirs, name in self.settings.items() if name == ours), ours)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a BERT encoder that pruning speaks of: six matrices a layer, attention heads, FFN neurons.
+"""The parts of a BERT encoder that pruning deals with: six matrices per layer, attention heads, FFN neurons.
 
 Rows of a weight are outputs, columns inputs. Head `h` of a layer owns the rows `h*size ... (h+1)*size` of
 query, key and value, and the same columns of the attention output. FFN neuron `n` owns row `n` of FFN in
@@ -40,7 +40,7 @@ def layers(model: BertForQuestionAnswering) -> list[BertLayer]:
 
 
 def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
-    """All encoder matrices (6 a layer), layer by layer in the order of LINEAR_LAYERS."""
+    """All encoder matrices (6 per layer), layer by layer in the order of LINEAR_LAYERS."""
     return [
         Matrix(number, kind, f"bert.encoder.layer.{number}.{path}", layer.get_submodule(path))
         for number, layer in enumerate(layers(model))
@@ -49,19 +49,19 @@ def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
 
 
 class NoNorm(nn.Module):
-    """What nn_pruning's "optimised" models have in place of LayerNorm: `weight * x + bias`, of shape `(hidden,)`."""
+    """What nn_pruning's "optimised" models use instead of LayerNorm: `weight * x + bias`, both of shape `(hidden,)`."""
 
     def __init__(self, size: int):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape `(..., hidden)`."""
+        """For any shape `(..., hidden)`."""
         return self.weight * x + self.bias
 
 
 def without_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
-    """The model itself with a NoNorm in place of every LayerNorm."""
+    """Replace every LayerNorm by a NoNorm, in place; returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.LayerNorm):
             model.set_submodule(name, NoNorm(module.normalized_shape[0]))
@@ -69,7 +69,7 @@ def without_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
 
 
 def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswering:
-    """The model itself with an encoder of another width, of which heads and neurons know nothing; weights are new."""
+    """Change the encoder's width, in place, but not its heads or neurons; returns the model, with new weights."""
     old = model.config.hidden_size
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding):
@@ -88,7 +88,7 @@ def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswer
 
 
 def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
-    """Rows and columns of a matrix of one kind (a key of LINEAR_LAYERS), unpruned, in an encoder of a width."""
+    """Rows and columns of a kind of matrix (a key of LINEAR_LAYERS), unpruned, in an encoder of that width."""
     width = width or config.hidden_size
     heads = config.hidden_size  # all heads side by side
     inner = config.intermediate_size
@@ -98,9 +98,9 @@ def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int,
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many tokens a window may have: positions, but for those up to the padding token's where they begin behind it.
+    """How many tokens a window may have: the positions, less those up to the padding token's where they start after it.
 
-    None for a module whose config does not say.
+    None if the module's config doesn't say.
     """
     places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     padding = next((m.padding_idx for m in model.modules() if isinstance(m, RobertaEmbeddings)), -1)
@@ -113,7 +113,7 @@ def head_size(model: BertForQuestionAnswering) -> int:
 
 
 def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]) -> BertForQuestionAnswering:
-    """The model itself with what `make` gives in place of its encoder matrices; those that are all zero stay."""
+    """Replace each encoder matrix by what `make` returns, in place; all-zero ones stay. Returns the model."""
     for matrix in matrices(model):
         if matrix.linear.weight.any():
             model.set_submodule(matrix.name, make(matrix.linear))

@@ -1,4 +1,4 @@
-"""Blocks: a weight matrix seen as a grid of small tiles, each kept whole or zero.
+"""Blocks: a weight matrix seen as a grid of small tiles, each either kept whole or zero.
 
 A weight of shape `(rows, columns)` in blocks of `(height, width)` is a grid of `rows/height` by
 `columns/width` blocks. A block is *kept* if any of its weights is not zero.
@@ -46,7 +46,7 @@ def pack(weight: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """The kept blocks and where they stood.
 
     Returns the block values, shape `(kept, height, width)`, in row-major order of the grid, and a bitmap of
-    the grid (uint8, eight blocks a byte, first block in the highest bit, last byte filled up with zeros).
+    the grid (uint8, eight blocks per byte, first block in the highest bit, last byte padded with zeros).
     """
     kept = mask(weight, block)
     bitmap = torch.from_numpy(np.packbits(kept.flatten().cpu().numpy()))
@@ -56,7 +56,7 @@ def pack(weight: Tensor, block: Block) -> tuple[Tensor, Tensor]:
 def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int]) -> Tensor:
     """The inverse of `pack`: a weight of `shape` with zeros where no block was kept.
 
-    Raises ValueError if bitmap, values and shape do not fit one another.
+    Raises ValueError if bitmap, values and shape do not fit together.
     """
     if values.ndim != 3:
         raise ValueError(f"block values have shape {tuple(values.shape)}, not (kept, height, width)")
@@ -71,6 +71,6 @@ def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int]) -> Tensor:
     kept = torch.from_numpy(np.unpackbits(bitmap.numpy(), count=count)).bool().view(grid)
     if kept.sum() != len(values):
         raise ValueError(f"the bitmap marks {int(kept.sum())} blocks, but {len(values)} are stored")
-    weight = values.new_zeros(shape)  # only now: what a file promises may not fit
+    weight = values.new_zeros(shape)  # only after the checks: a file may claim a shape too large for memory
     split(weight, block)[kept] = values
     return weight

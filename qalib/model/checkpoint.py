@@ -1,4 +1,4 @@
-"""Checkpoints: from a name to one full-size dense model with where it came from, and back to files.
+"""Checkpoints: loading a full-size dense model, with its origin, by name, and saving it.
 
 Only `formats` and this file know how checkpoints are stored.
 """
@@ -21,39 +21,39 @@ from qalib.utils.files import new_folder, read_json, sha256, write_json
 from qalib.utils.paths import BUNDLED
 from qalib.utils.quantity import measure
 
-NEEDS_WEIGHTS = "needs weights"  # in place of what a model with random weights answers
-SHORTEST = 16  # tokens of a window that a tokenizer must allow for
-# Of a packed file; in int8 are its blocks and embeddings, in fp16 the little that is left.
+NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
+SHORTEST = 16  # the least model_max_length, in tokens, that a tokenizer may have
+# Types of a packed file; int8 holds its blocks and embeddings in int8 and the little that is left in fp16.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
-# What model_meta.json may say of a checkpoint: unit, definition, and where it stands there.
+# What model_meta.json may say about a checkpoint: unit, definition, and the path of keys to it.
 STATED = {
     "license": ("text", "licence of the weights (SPDX name)", ("license",)),
     "notice": ("text", "what the weights derive from, with licences", ("notice",)),
-    "base_model": ("text", "model that all training started from", ("base_model",)),
+    "base_model": ("text", "model that training started from", ("base_model",)),
     "method": ("text", "how it was pruned", ("method",)),
     "teacher": ("text", "model it was distilled from", ("teacher", "name")),
     "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
     "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
     "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
     "train_data": ("text", "question set it was trained on", ("data", "name")),
-    "train_data_version": ("text", "version of SQuAD that the training set is of", ("data", "version")),
-    "train_questions": ("count", "questions of the training set", ("data", "questions")),
-    "train_windows": ("count", "windows of the training set", ("data", "windows")),
-    "windows_seen": ("count", "windows that training took in, repeats counted", ("windows_seen",)),
-    "training_seconds": ("s", "wall clock of the training", ("training_seconds",)),
+    "train_data_version": ("text", "SQuAD version of the training set", ("data", "version")),
+    "train_questions": ("count", "questions in the training set", ("data", "questions")),
+    "train_windows": ("count", "windows in the training set", ("data", "windows")),
+    "windows_seen": ("count", "windows seen in training, repeats counted", ("windows_seen",)),
+    "training_seconds": ("s", "wall-clock time of the training", ("training_seconds",)),
     "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
-    "twin_structure": ("text", "what of the structure is that model's and what was drawn", ("structure",)),
+    "twin_structure": ("text", "which parts of the structure are that model's and which were drawn", ("structure",)),
 }
 
 
 @dataclass
 class Checkpoint:
-    """A model with where it came from.
+    """A model and where it came from.
 
     `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned. `pruned_heads` lists
-    the heads, by layer, that were cut out in the file. `revision` is the hub's commit hash (None for a folder).
-    `meta` is what model_meta.json says of the training ({} without one). `model` is a BERT whatever the `architecture`
-    of the files; `settings` are those of its config.json.
+    the heads, by layer, that are cut out of the file. `revision` is the hub's commit hash (None for a folder).
+    `meta` is what model_meta.json says about the training ({} without one). `model` is a BERT whatever the files'
+    `architecture`; `settings` are those in config.json.
     """
 
     model: BertForQuestionAnswering
@@ -70,12 +70,12 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self):
-        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none, or none of this model."""
+        """The fast tokenizer in the checkpoint's folder. Raises InputError if there is none or it doesn't fit."""
         tokenizer, known = _tokenizer(self.folder), self.model.config.vocab_size
         if len(tokenizer) > known:
             raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
         types, known = max(tokenizer("a", "a").encodings[0].type_ids, default=0), self.model.config.type_vocab_size
-        if types >= known and self.architecture is not architectures.DISTILBERT:  # which looks at none
+        if types >= known and self.architecture is not architectures.DISTILBERT:  # which ignores them
             raise InputError(f"{self.folder}: the tokenizer gives token types to {types}, the model knows {known}")
         return tokenizer
 
@@ -86,12 +86,12 @@ class Checkpoint:
 
     @property
     def settings_ignored(self) -> list[str]:
-        """Keys of config.json that have no part in what the model computes for a question."""
+        """Keys of config.json that do not affect what the model computes for a question."""
         return settings.ignored(self.settings, self.architecture)
 
     @property
     def unscored(self) -> str:
-        """Why its answers mean nothing: those of a structural twin's random weights. "" for any other model."""
+        """Why its answers mean nothing: a structural twin's weights are random. "" for any other model."""
         return NEEDS_WEIGHTS if "twin_of" in self.meta else ""
 
     @property
@@ -105,7 +105,7 @@ class Description:
     """What a checkpoint is, for a report."""
 
     model_name: str = measure("text", "name of the checkpoint: its folder, or its id on the hub")
-    model_source: str = measure("text", "what to load it by")
+    model_source: str = measure("text", "name to load it by")
     model_format: str = measure(
         "text",
         "file format: transformers (full size), 2021 (heads cut out), resized (smaller) or packed (kept blocks)",
@@ -114,11 +114,11 @@ class Description:
     model_sha256: str = measure("text", "SHA-256 of the weight file")
     architecture: str = measure("text", "kind of model: BERT, RoBERTa or DistilBERT")
     letter_case: str = measure("text", "whether the tokenizer tells English from english: cased or uncased")
-    block: str = measure("text", "rows x columns of a block, in which weights are stored and multiplied")
+    block: str = measure("text", "rows x columns of the blocks in which weights are stored and multiplied")
     layers: int = measure("count", "encoder layers")
     hidden_size: int = measure("count", "width of the encoder, unpruned")
-    intermediate_size: int = measure("count", "FFN neurons a layer, unpruned")
-    heads_per_layer: int = measure("count", "attention heads a layer, unpruned")
+    intermediate_size: int = measure("count", "FFN neurons per layer, unpruned")
+    heads_per_layer: int = measure("count", "attention heads per layer, unpruned")
 
 
 def describe(checkpoint: Checkpoint) -> Description:
@@ -142,13 +142,13 @@ def describe(checkpoint: Checkpoint) -> Description:
 
 def _letter_case(checkpoint: Checkpoint) -> str:
     if not has_tokenizer(checkpoint.folder):
-        return "not known without a tokenizer"
+        return "unknown without a tokenizer"
     upper, lower = (checkpoint.tokenizer.tokenize(word) for word in ("English", "english"))
     return "uncased" if upper == lower else "cased"
 
 
 def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
-    """What model_meta.json says of the training, by the names of STATED; None where it says nothing."""
+    """What model_meta.json says about the training, by the names in STATED; None where it says nothing."""
     found = {}
     for name, (_, _, path) in STATED.items():
         value = checkpoint.meta
@@ -200,7 +200,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16, fp32 or int8.
 
     Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
-    (see `blocks.pack`). In int8 blocks and embeddings have a scale a row, `X.scales` (see `quantization`). Raises
+    (see `blocks.pack`). In int8, blocks and embeddings have one scale per row, `X.scales` (see `quantization`). Raises
     InputError if `out` is not empty or a weight does not fit the type.
     """
     if dtype not in DTYPES:
@@ -226,9 +226,9 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
 
 
 def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
-    """Write every weight at full size, in float32: what plain transformers loads, if it has such a model at all.
+    """Write every weight at full size, in float32, for plain transformers to load.
 
-    It has not those that `not_for_transformers` says. Raises InputError if `out` is not empty.
+    `not_for_transformers` names the models that it cannot run. Raises InputError if `out` is not empty.
     """
     with new_folder(out) as draft:
         name = checkpoint.architecture.theirs
@@ -242,7 +242,7 @@ def not_for_transformers(checkpoint: Checkpoint) -> str:
     """Why plain transformers cannot run what `save_transformers` writes; "" if it can."""
     model = checkpoint.model
     if model.config.layer_norm_type == settings.NO_NORM:
-        return "plain transformers would put LayerNorm where this model has NoNorm, and answer wrongly"
+        return "plain transformers would use LayerNorm where this model has NoNorm, and give wrong answers"
     if (width := model.config.hidden_size) != model.config.num_attention_heads * bert.head_size(model):
         return f"plain transformers has no BERT of width {width} with heads of {bert.head_size(model)}"
     return ""
@@ -250,14 +250,14 @@ def not_for_transformers(checkpoint: Checkpoint) -> str:
 
 def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
     try:
-        safetensors.torch.save_file(state, path, metadata={"format": form})  # one entry: several have no order
-    except safetensors.SafetensorError as error:  # a disk that is full
+        safetensors.torch.save_file(state, path, metadata={"format": form})  # one only: the order of several varies
+    except safetensors.SafetensorError as error:  # a full disk, say
         raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
-    path.chmod(0o644)  # the library makes files that only their owner can read
+    path.chmod(0o644)  # the library's files are readable by their owner only
 
 
 def save_beside(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write what stands beside weights: config, tokenizer, model_meta.json, LICENSE and NOTICE, as far as there are."""
+    """Write what goes with the weights: config, and if present tokenizer, model_meta.json, LICENSE and NOTICE."""
     config = settings.written(checkpoint.model, checkpoint.architecture)
     write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
     if has_tokenizer(checkpoint.folder):
@@ -270,7 +270,7 @@ def save_beside(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Are there files of a fast tokenizer in the folder?"""
+    """Does the folder have the files of a fast tokenizer?"""
     ways = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))  # the last is RoBERTa's
     return any(all((folder / name).exists() for name in names) for names in ways)
 

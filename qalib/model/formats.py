@@ -1,14 +1,14 @@
-"""The file formats of checkpoints: tensors from one of three kinds of weight file, and the model they fill.
+"""The file formats of checkpoints: reading tensors from one of three kinds of weight file, and filling a model.
 
 | format         | weight file                                | what is stored                                  |
 |----------------|--------------------------------------------|-------------------------------------------------|
 | `transformers` | `model.safetensors` or `pytorch_model.bin` | every weight at full size, zero blocks included |
-| `2021`         | the same, `pruned_heads` in config.json    | rows and columns of the listed heads are cut out |
-| `resized`      | the same, smaller than config.json says    | what the shapes leave out, see `restore`         |
-| `packed`       | `model.packed.safetensors`                 | of the encoder matrices the kept blocks only    |
+| `2021`         | the same, `pruned_heads` in config.json    | all but the rows and columns of the listed heads |
+| `resized`      | the same, smaller than config.json says    | smaller matrices, see `restore`                 |
+| `packed`       | `model.packed.safetensors`                 | only the kept blocks of the encoder matrices    |
 
-A packed file is of version 1 (`X.weight.blocks`, `X.weight.bitmap`, floating point) or 2 (int8 blocks and embeddings,
-each with `.scales`, see `quantization`); both are read, and its header says which.
+A packed file has version 1 (`X.weight.blocks`, `X.weight.bitmap`, floating point) or 2 (int8 blocks and embeddings,
+each with `.scales`, see `quantization`); its header says which, and both can be read.
 
 Nothing in a checkpoint is ever executed, and no weight is made up: a missing, unexpected or mismatched key is an error.
 """
@@ -31,10 +31,10 @@ from qalib.model.settings import NO_NORM
 from qalib.utils.errors import InputError, one_line
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
-PACKED_VERSIONS = {"qalib-packed": 1, "qalib-packed-2": 2}  # by what the header of a packed file calls its format
+PACKED_VERSIONS = {"qalib-packed": 1, "qalib-packed-2": 2}  # by the format that the file's header states
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What a 2019-2021 file may hold beside the weights of BertForQuestionAnswering, which has no use for it; the last two
-# are CoFi's, of its training.
+# Keys in files of 2019-2021 that BertForQuestionAnswering has no use for; the last two are left over from CoFi's
+# training.
 UNUSED = (
     "bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias",
     "layer_transformation.weight", "layer_transformation.bias",
@@ -42,7 +42,7 @@ UNUSED = (
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The weight file that is there (packed before safetensors before pickled) and its tensors.
+    """The folder's weight file (packed preferred to safetensors, safetensors to pickled) and its tensors.
 
     Raises InputError if there is none, or it is damaged or holds anything but plain tensors.
     """
@@ -53,13 +53,13 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         raise InputError(f"{folder}: no weights there; looked for {PACKED}, {SAFETENSORS} and {PICKLED}")
     try:
         if name == PICKLED:
-            with warnings.catch_warnings(action="ignore"):  # of old pickles
+            with warnings.catch_warnings(action="ignore"):  # about old pickles
                 state = torch.load(path, map_location="cpu", weights_only=True)
         else:
             state = safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file can raise any kind, an index that is out of range for one
+    except Exception as error:  # a damaged file can raise any kind, such as IndexError
         refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
-        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # of many lines
+        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # one of many
         reason = said.group() if said else one_line(error)
         raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
@@ -68,12 +68,12 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Is it a tensor with all its numbers, not sparse, quantised or a mere shape?"""
+    """Is it a dense tensor with values, not sparse, quantised or on the meta device?"""
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
 def width(state: dict[str, Tensor], config: BertConfig) -> int:
-    """Width of the encoder, as the word embeddings have it; the config's where they cannot tell."""
+    """Width of the encoder, from the word embeddings, or from the config if they cannot tell."""
     words = state.get("bert.embeddings.word_embeddings.weight")
     return words.shape[1] if words is not None and words.ndim == 2 and words.shape[1] else config.hidden_size
 
@@ -86,12 +86,12 @@ def unpack(
     width: int,
     path: Path,
 ) -> dict[str, Tensor]:
-    """The tensors of a packed file with the encoder matrices at full size. Raises InputError for what does not fit."""
+    """The tensors of a packed file, encoder matrices at full size. Raises InputError if anything does not fit."""
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata() or {}
     if header.get("format") not in PACKED_VERSIONS:
         known = " or ".join(map(repr, PACKED_VERSIONS))
-        raise InputError(f"{path}: its header says {json.dumps(header)}; the formats read are {known}")
+        raise InputError(f"{path}: its header says {json.dumps(header)}; formats supported: {known}")
     state = dict(state)
     for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
         if key in state:  # else `fill` calls the scales unexpected
@@ -118,11 +118,11 @@ def unpack(
 def fill(
     config: BertConfig, architecture: Architecture, state: dict[str, Tensor], path: Path, width: int | None = None
 ) -> BertForQuestionAnswering:
-    """The model with exactly these weights, in float32, those that are float32 already not copied.
+    """The model with exactly these weights, in float32; those already in float32 are not copied.
 
-    `state`, by BERT's names, is changed: its tensors give way one by one to those of the model, so that at no time all
-    are there twice. `width` is the encoder's where it is not as many heads as the config says times their size.
-    Raises InputError naming every kind of misfit, before there is memory taken for what the config promises.
+    `state`, by BERT's names, is changed: its tensors are converted one by one, so that there are never two copies of
+    all. `width` is the encoder's, where it differs from the config's number of heads times their size.
+    Raises InputError naming every kind of misfit, before any memory is allocated for what the config claims.
     """
     try:
         with torch.device("meta"):
@@ -163,7 +163,7 @@ def fill(
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Are all values finite in float32? Looked at a part at a time, as a copy of the whole may not fit."""
+    """Are all values finite in float32? Checked in parts, as a copy of the whole may not fit in memory."""
     return all(part.float().isfinite().all() for part in values.flatten().split(1_000_000))
 
 

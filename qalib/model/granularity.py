@@ -1,6 +1,6 @@
-"""Granularity: in which shape weights were pruned, told from where the zeros stand and not from what a config says.
+"""Granularity: in which units weights were pruned, told from the positions of the zeros, not from a config.
 
-A shape explains a zero if it lies in a unit of that shape (a block, a row, a column) that is zero throughout. The
+A unit (a block, a row, a column) explains a zero if the zero lies in a unit of that shape that is all zero. The
 granularity of a kind of matrix is the largest unit that explains its zeros in all layers.
 
 >>> weight = torch.ones(4, 4)
@@ -18,7 +18,7 @@ from torch import Tensor
 from qalib.model import bert
 from qalib.model.blocks import Block
 
-STRAY = 1e-5  # of all weights: so many zeros may stand anywhere, as float16 rounds the smallest weights to zero
+STRAY = 1e-5  # share of weights that may be zero anywhere, as float16 rounds the smallest ones to zero
 NONE, ROWS, COLUMNS, BOTH, BLOCKS, SINGLE, MATRICES = (
     "nothing pruned", "whole rows", "whole columns", "whole rows and columns", "blocks", "single weights",
     "whole matrices",
@@ -27,7 +27,7 @@ NONE, ROWS, COLUMNS, BOTH, BLOCKS, SINGLE, MATRICES = (
 
 @dataclass(frozen=True)
 class Granularity:
-    """What was pruned at a time: the name of the shape, and its rows and columns (None where it has no size)."""
+    """The unit of pruning: the name of its shape, and its rows and columns (None if it has no size)."""
 
     shape: str
     unit: Block | None = None
@@ -40,7 +40,7 @@ class Granularity:
 
 
 def detect(weights: list[Tensor]) -> Granularity:
-    """The granularity of matrices of one shape, `(rows, columns)`, together."""
+    """The common granularity of several matrices of one shape, `(rows, columns)`."""
     zeros = [weight == 0 for weight in weights]
     total, (rows, columns) = sum(int(zero.count_nonzero()) for zero in zeros), weights[0].shape
     if total <= STRAY * sum(zero.numel() for zero in zeros):
@@ -49,7 +49,7 @@ def detect(weights: list[Tensor]) -> Granularity:
     if not any(zero.any() for zero in partly):
         return Granularity(MATRICES)
     height, width = (_longest(partly, axis, size) for axis, size in enumerate((rows, columns)))
-    if not explains(partly, (height, width)):  # each for itself, but not both
+    if not explains(partly, (height, width)):  # each does by itself, but not both together
         height = width = 1
     if width == columns and height < rows:
         return Granularity(ROWS, (height, columns))
@@ -62,7 +62,7 @@ def detect(weights: list[Tensor]) -> Granularity:
 
 
 def explains(zeros: list[Tensor], unit: Block) -> bool:
-    """Do the zeros (bool masks) lie, but for strays, in units that are zero throughout?"""
+    """Do the zeros (bool masks), apart from strays, lie in units that are all zero?"""
     inside = sum(int(_all(_all(zero, 0, unit[0]), 1, unit[1]).count_nonzero()) for zero in zeros) * unit[0] * unit[1]
     return _nearly_all(inside, zeros)
 
@@ -76,9 +76,10 @@ def _all(mask: Tensor, axis: int, size: int) -> Tensor:
 
 
 def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
-    """The longest run of rows (axis 0) or columns (1), on a grid of its own length, that are zero in the same places.
+    """The length of the longest runs of rows (axis 0) or columns (1), aligned to that length, with zeros in the same
+    places.
 
-    It is grown by one prime factor of the size after the other: where runs of 2 and of 3 agree, so do runs of 6.
+    It grows by one prime factor of the size at a time: where runs of 2 and of 3 agree, so do runs of 6.
     """
     found, grown = 1, zeros
     for factor in _primes(size):
@@ -91,7 +92,7 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
 
 
 def _primes(number: int) -> list[int]:
-    """The primes that divide a number.
+    """The distinct prime factors of a number.
 
     >>> _primes(768)
     [2, 3]
@@ -107,7 +108,7 @@ def _primes(number: int) -> list[int]:
 
 
 def of_model(model: torch.nn.Module) -> dict[str, Granularity]:
-    """The granularity of every kind of matrix, a key of `bert.LINEAR_LAYERS` each."""
+    """The granularity of every kind of matrix, by the keys of `bert.LINEAR_LAYERS`."""
     kinds: dict[str, list[Tensor]] = {}
     for matrix in bert.matrices(model):
         kinds.setdefault(matrix.kind, []).append(matrix.linear.weight.detach())
@@ -115,7 +116,7 @@ def of_model(model: torch.nn.Module) -> dict[str, Granularity]:
 
 
 def in_words(found: Mapping[str, Granularity | str]) -> str:
-    """As a sentence's end: `query, key, value: blocks of 32x32; FFN in: whole rows`."""
+    """In words, to end a sentence: `query, key, value: blocks of 32x32; FFN in: whole rows`."""
     kinds: dict[str, list[str]] = {}
     for kind, granularity in found.items():
         kinds.setdefault(str(granularity), []).append(kind)

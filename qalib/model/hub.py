@@ -1,4 +1,4 @@
-"""Where a checkpoint is: the bundled one, a folder, or a repository on the model hub."""
+"""Locating a checkpoint: the bundled one, a folder, or a repository on the model hub."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def locate(source: str) -> tuple[str, Path, str | None]:
     """The name of a checkpoint, the folder that holds it, and its commit on the hub (None for a folder).
 
     `source` is `bundled`, a folder, or a hub id with an optional `@revision`, downloaded unless the hub's cache
-    has it. Raises InputError that says what was tried and what to do.
+    has it. Raises InputError saying what was tried and what to do.
     """
     if source == "bundled":
         if not BUNDLED.is_dir():
@@ -47,7 +47,7 @@ def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
     try:
         folder = fetch(revision, *BESIDE, SAFETENSORS, PACKED)
         if not (folder / SAFETENSORS).exists() and not (folder / PACKED).exists():
-            folder = fetch(folder.name, PICKLED)  # of the same commit, should the branch move meanwhile
+            folder = fetch(folder.name, PICKLED)  # of the same commit, in case the branch moves meanwhile
     except Exception as error:  # the library and its HTTP client raise many kinds
         asked = f"{identifier}@{revision}" if revision else identifier
         raise InputError(f"{asked}: no such folder, and {_reason(error)}") from None
@@ -55,7 +55,7 @@ def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _reason(error: Exception) -> str:
-    """What came of asking the hub, and what to do about it, in one line."""
+    """Why the hub didn't deliver, and what to do about it, in one line."""
     hub, login = constants.ENDPOINT, "log in with `hf auth login`"
     match error:
         case LocalEntryNotFoundError():
@@ -63,16 +63,16 @@ def _reason(error: Exception) -> str:
                 "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub}: {one_line(error.__cause__ or error)}"
             )
             return (
-                f"the hub cannot be reached ({tried}) while its cache, {constants.HF_HUB_CACHE}, does not have all of "
+                f"the hub cannot be reached ({tried}), and its cache, {constants.HF_HUB_CACHE}, does not have all of "
                 "it; download it where there is a network, or name a folder"
             )
         case GatedRepoError():
-            return f"{hub} gives it only to those who agreed to its terms: agree on its page there, then {login}"
+            return f"{hub} gives access only to those who agree to its terms: agree on its page there, then {login}"
         case RevisionNotFoundError():
             return f"{hub} has the repository but no such revision: check what follows the @"
-        case HfHubHTTPError() if error.response.status_code in (401, 404):  # 401 is also said of what does not exist
+        case HfHubHTTPError() if error.response.status_code in (401, 404):  # a missing repository gives 401 too
             said = f"{error.response.status_code} {error.server_message or ''}".strip()
-            return f"{hub} has no such repository, or does not show it to you ({said}): check the name, or {login}"
+            return f"{hub} has no such repository, or won't show it to you ({said}): check the name, or {login}"
         case HFValidationError():
             return f"it cannot be an id on the hub: {one_line(error)}"
     return f"its download from {hub} failed ({one_line(error)}): try again, or name a folder"

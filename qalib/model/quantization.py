@@ -1,7 +1,7 @@
-"""Weights in int8 with a scale for each row, for smaller files.
+"""Quantization: weights in int8 with one scale per row, for smaller files.
 
-Symmetric and linear, as Q8BERT has it (arXiv 1910.06188, section 2.1), with one difference: a weight that is not zero
-never becomes zero, so that the density of a model is the same before and after.
+Symmetric and linear, as in Q8BERT (arXiv 1910.06188, section 2.1), with one difference: a nonzero weight never becomes
+zero, so that a model's density is the same before and after.
 """
 
 import torch
@@ -11,10 +11,10 @@ LARGEST = 127  # of the int8 values; -128 is not used
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values in int8, of the shape `(..., n)` of the weight, and the scales of its rows, float32, shape `(...)`.
+    """Int8 values of the weight's shape, `(..., n)`, and the scales of its rows, float32, shape `(...)`.
 
-    A value is off by at most half a scale; one that would be zero and isn't takes the smallest step, which is off by
-    less than a whole one.
+    A value is off by at most half a scale; a nonzero one that would round to zero takes the smallest step instead, and
+    is off by less than a whole scale.
     """
     weight = weight.float()
     scales = (weight.abs().amax(-1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
@@ -23,7 +23,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
-    """The weight in float32, of the shape of `values`. Raises ValueError if values and scales don't fit one another."""
+    """The weight in float32, of the shape of `values`. Raises ValueError if values and scales don't fit together."""
     if values.dtype != torch.int8 or not scales.is_floating_point():
         raise ValueError(f"values of {values.dtype} with scales of {scales.dtype}, not int8 with floating point")
     if values.shape[:-1] != scales.shape:

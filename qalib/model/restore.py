@@ -1,7 +1,7 @@
-"""Restoring: tensors that were made smaller, put back at full size with zeros where something was cut out.
+"""Restoring: tensors that were cut smaller brought back to full size, with zeros where something was cut out.
 
-What was cut is told by `pruned_heads` or by the shapes themselves. Where shapes can be read in two ways the file is
-refused, as one of them would give wrong answers.
+What was cut is told by `pruned_heads` or by the shapes. A file whose shapes can be read in two ways is refused, as one
+of them would give wrong answers.
 """
 
 import math
@@ -23,10 +23,10 @@ def full_size(
 ) -> tuple[dict[str, Tensor], Heads]:
     """Tensors by BERT's names at full size, and the heads that are not in the file; `width` is the encoder's.
 
-    Heads that `heads` lists go back to their places; those that only shapes tell of are taken for the last ones of
-    their layer, as their order does not matter. Likewise neurons of the FFN. Heads smaller than the config's are
-    filled up with zeros, their queries scaled, so that the scores stay what they were.
-    Raises InputError if the shapes do not fit the heads, or do not tell which heads they are of.
+    Heads listed in `heads` are restored in their places; if only shapes show that heads are missing, the last ones of
+    the layer are taken to be, as their order does not matter. The same goes for FFN neurons. Heads smaller than the
+    config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
+    Raises InputError if the shapes do not fit the heads, or do not tell which heads are missing.
     """
     size = config.hidden_size // config.num_attention_heads
     state, listed = dict(state), dict(heads)
@@ -36,7 +36,7 @@ def full_size(
         if (key := _name(layer, "query") + ".weight") in state and state[key].ndim == 2
     }
     cut = {layer: count for layer, count in rows.items() if count != size * config.num_attention_heads}
-    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # or `fill` names what misfits
+    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `fill` reports the rest
     for layer in range(config.num_hidden_layers):
         if layer in counts:
             count, own = counts[layer]
@@ -57,20 +57,20 @@ def _name(layer: int, kind: str) -> str:
 
 
 def _heads_left(cut: dict[int, int], size: int, heads: int, path: Path) -> dict[int, tuple[int, int]]:
-    """Of layers with fewer rows than the config says, by layer: how many heads they have and of which size."""
+    """For layers with fewer rows than the config says: how many heads they have, and of what size."""
     whole = {layer: rows for layer, rows in cut.items() if rows % size == 0 and rows < heads * size}
     smaller = {layer: rows for layer, rows in cut.items() if rows and rows % size and rows % heads == 0}
     for layer, rows in cut.items():
         if layer not in whole and layer not in smaller or rows > heads * size:
             raise InputError(
-                f"{path}: layer {layer} has {rows} rows of queries, neither heads of {size} nor {heads} heads"
+                f"{path}: layer {layer} has {rows} query rows, which are neither heads of {size} nor {heads} heads"
             )
-    # Rows that are so many heads, or all heads and each smaller: other layers tell which, if they can be but one.
+    # Rows that could be fewer heads, or all heads but smaller: other layers decide, if they allow only one reading.
     twofold = {layer: rows for layer, rows in whole.items() if rows and rows % heads == 0}
     if twofold and (smaller or twofold == {layer: rows for layer, rows in whole.items() if rows}):
         layer, rows = next(iter(twofold.items()))
         raise InputError(
-            f"{path}: {rows} rows of queries in layer {layer} are {rows // size} heads of {size} or {heads} of "
+            f"{path}: {rows} query rows in layer {layer} are {rows // size} heads of {size} or {heads} of "
             f"{rows // heads}, and the shapes do not tell which; list the heads that were cut out as pruned_heads"
         )
     return {layer: (rows // size, size) for layer, rows in whole.items()} | {
@@ -79,12 +79,12 @@ def _heads_left(cut: dict[int, int], size: int, heads: int, path: Path) -> dict[
 
 
 def _widen_heads(state: dict[str, Tensor], layer: int, heads: int, size: int, path: Path) -> None:
-    """Each head filled up to `size` with zeros; queries take over what the smaller scale of the scores would lose."""
+    """Pad each head to `size` with zeros; queries are scaled to make up for the larger divisor of the scores."""
     own = {
         kind: state[f"{_name(layer, kind)}.weight"].shape[0] for kind in QKV if f"{_name(layer, kind)}.weight" in state
     }
     if own.get("query") != own.get("key") or any(rows % heads or rows > heads * size for rows in own.values()):
-        raise InputError(f"{path}: layer {layer} has {own} rows, which are not {heads} heads of one size")
+        raise InputError(f"{path}: layer {layer} has {own} rows, which are not {heads} heads of equal size")
     for kind, rows in own.items():
         for part in ("weight", "bias"):
             if (key := f"{_name(layer, kind)}.{part}") in state and state[key].shape[0] == rows:
@@ -114,7 +114,7 @@ def _put_heads(
             shapes[f"{name}.bias"] = (len(rows),)
         for key, shape in shapes.items():
             if key not in state:
-                continue  # fill names it
+                continue  # `fill` reports it
             if state[key].shape != shape:
                 told = "the shape of the queries" if by_shape else "pruned_heads"
                 raise InputError(
@@ -126,7 +126,7 @@ def _put_heads(
 
 
 def _fill_neurons(state: dict[str, Tensor], layer: int, neurons: int, width: int) -> None:
-    """FFN matrices that agree on fewer neurons, filled up with zeros; what does not agree `fill` names."""
+    """Pad FFN matrices that agree on fewer neurons with zeros; if they disagree, `fill` reports it."""
     names = [f"{_name(layer, 'FFN in')}.weight", f"{_name(layer, 'FFN in')}.bias", f"{_name(layer, 'FFN out')}.weight"]
     if not all(name in state for name in names):
         return

@@ -1,6 +1,6 @@
-"""The settings of a checkpoint: what its config.json says, each key understood, harmless, or refused by name.
+"""The settings of a checkpoint: every key of its config.json is understood, harmless, or refused by name.
 
-A key that is none of the two could change what the model computes, and answers would be wrong without a word.
+A key that is neither understood nor harmless could change what the model computes, and silently give wrong answers.
 """
 
 import math
@@ -16,16 +16,16 @@ from qalib.model.architectures import ARCHITECTURES, Architecture
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
 
-# Sizes, by BERT's names, with the largest that is believed.
+# Sizes, by BERT's names, with the largest accepted.
 SIZES = {
     "vocab_size": 10_000_000, "hidden_size": 65_536, "num_hidden_layers": 1_000, "num_attention_heads": 65_536,
     "intermediate_size": 1_000_000, "max_position_embeddings": 1_000_000, "type_vocab_size": 65_536,
 }  # fmt: skip
-# Of training only, with the largest that is believed; they are written again, and so must be numbers.
+# Used in training only, with the largest accepted; they are written back, so they must be numbers.
 RANDOM = {"hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}
 ACTIVATIONS = sorted(ACT2CLS.keys() - {"prelu", "xielu"})  # these two have weights of their own
-NO_NORM = "no_norm"  # nn_pruning's: weight * x + bias in place of LayerNorm
-# Understood by what they may be; the first value is what is meant by a key that is not there.
+NO_NORM = "no_norm"  # nn_pruning's: weight * x + bias instead of LayerNorm
+# Understood, with the values allowed; the first is the default.
 CHOICES = {
     "layer_norm_type": ("layer_norm", NO_NORM),
     "gelu_patch": (False, True),
@@ -38,9 +38,9 @@ CHOICES = {
     "_num_labels": (2,),
 }
 ELSEWHERE = ("model_type", "architectures", "auto_map", "id2label", "hidden_act", "pruned_heads", "block_size")
-# Of training, of generating text, of other heads than that for questions, of how the library runs a model and of what
-# it returns beside the logits: none changes the logits of a question. `tie_word_embeddings` is of the language model's
-# head; the types are those of the file, which is read as float32.
+# For training, for text generation, for heads other than question answering, for how the library runs a model and what
+# it returns besides logits: none changes the logits of a question. `tie_word_embeddings` concerns the language model's
+# head; the dtypes are those of the file, which is read as float32.
 HARMLESS = frozenset(
     """
     _name_or_path transformers_version dtype torch_dtype use_bfloat16 return_dict use_return_dict output_attentions
@@ -58,13 +58,13 @@ HARMLESS = frozenset(
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     """.split()
 )
-COMMON = ("model_type", "architectures", "_name_or_path", "transformers_version")  # say what it is, and no more
+COMMON = ("model_type", "architectures", "_name_or_path", "transformers_version")  # say what the model is, nothing more
 
 
 def read(path: Path) -> tuple[dict[str, Any], Architecture]:
     """What config.json holds, and the architecture it names.
 
-    Raises InputError if it is of no architecture that is known, or a key may change the function and is not understood.
+    Raises InputError if the architecture is unknown, or a key that may change the function is not understood.
     """
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -77,12 +77,12 @@ def read(path: Path) -> tuple[dict[str, Any], Architecture]:
         if value is not None and (why := _refused(key, value, architecture)):
             raise InputError(f"{path}: not supported: {key} {_short(value)}; {why}")
     if settings.get("gelu_patch") and settings.get(architecture.setting("hidden_act"), "gelu") not in ("gelu", "relu"):
-        raise InputError(f"{path}: not supported: gelu_patch true beside an activation that is neither gelu nor relu")
+        raise InputError(f"{path}: not supported: gelu_patch true with an activation that is neither gelu nor relu")
     return settings, architecture
 
 
 def _refused(key: str, value: Any, architecture: Architecture) -> str:
-    """Why a setting is refused: what would be supported, or that nothing is known of it. "" if it is understood."""
+    """Why a setting is refused: what would be supported, or that the key is unknown. "" if it is understood."""
     if key in CHOICES:
         good = CHOICES[key]
         known = value in good if isinstance(value, str | int | float) else False
@@ -121,16 +121,16 @@ def _short(value: Any, most: int = 80) -> str:
 
 
 def ignored(settings: dict[str, Any], architecture: Architecture) -> list[str]:
-    """The keys, sorted, that say something of which the logits of a question do not depend."""
+    """The keys, sorted, that don't affect the logits of a question."""
     used = {key for key, ours in architecture.settings.items() if ours not in HARMLESS}
     used |= {*CHOICES, *ELSEWHERE, *COMMON} - {"auto_map"}
     return sorted(key for key, value in settings.items() if value is not None and key not in used)
 
 
 def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> BertConfig:
-    """The settings as a BERT's config, defaults of the architecture filled in.
+    """The settings as a BERT config, with the architecture's defaults filled in.
 
-    Its `layer_norm_type` is "layer_norm" or "no_norm". Raises InputError for a value that cannot be.
+    Its `layer_norm_type` is "layer_norm" or "no_norm". Raises InputError for an impossible value.
     """
     found = dict(architecture.always)
     for key, ours in architecture.settings.items():
@@ -158,7 +158,7 @@ def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> 
                 f"{path}: {architecture.setting(ours)} is {value}, expected at least 0 and at most {most:g}"
             )
     if settings.get("gelu_patch"):
-        found["hidden_act"] = "relu"  # what GELU had become by the end of the training
+        found["hidden_act"] = "relu"  # what GELU had turned into by the end of training
     try:
         config = BertConfig(**found)
     except Exception as error:  # the library validates with errors of its own
@@ -173,8 +173,8 @@ def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> 
 def block(settings: dict[str, Any], config: BertConfig, width: int, path: Path) -> blocks.Block:
     """Height and width of the blocks in which weights are stored and multiplied; `width` is the encoder's.
 
-    As stated, else 32 x 32 or the largest part of it that divides the matrices. What pruning left in blocks is another
-    matter, see `sparsity.granularities`. Raises InputError if the stated block does not divide the matrices.
+    As stated, else the largest square block, at most 32 x 32, that divides the matrices. The units that were pruned may
+    differ, see `granularity`. Raises InputError if the stated block does not divide the matrices.
     """
     inner = config.intermediate_size
     block = settings.get("block_size")
@@ -190,7 +190,7 @@ def block(settings: dict[str, Any], config: BertConfig, width: int, path: Path) 
 
 
 def pruned_heads(settings: dict[str, Any], config: BertConfig, path: Path) -> dict[int, list[int]]:
-    """The heads that were cut out, by layer. Raises InputError for layers or heads that the model has not."""
+    """The heads that were cut out, by layer. Raises InputError for layers or heads that the model doesn't have."""
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     listed = settings.get("pruned_heads") or {}
     if not isinstance(listed, dict):
@@ -206,9 +206,9 @@ def pruned_heads(settings: dict[str, Any], config: BertConfig, path: Path) -> di
 
 
 def written(model: BertForQuestionAnswering, architecture: Architecture) -> dict[str, Any]:
-    """The settings to write beside a model of full size: what it computes, and the library's defaults.
+    """The settings to write for a full-size model: those that affect what it computes, and the library's defaults.
 
-    Of what config.json said beside that nothing is kept: some would have the library fetch code and run it.
+    Nothing else from config.json is kept: some keys would make the library fetch and run code.
     """
     config = model.config
     own = {key: getattr(config, ours) for key, ours in architecture.settings.items()}

@@ -1,7 +1,7 @@
-"""Structures: which weights of a BERT are kept. Given block by block in a file, or drawn to fit what is published.
+"""Structures: which weights of a BERT are kept, read block by block from a file or drawn to fit published figures.
 
-A structure is a mask for every encoder matrix, in blocks or, where heads and neurons went as a whole, in single
-weights, which are blocks of 1x1.
+A structure is one mask per encoder matrix, in blocks or, where whole heads and neurons were pruned, in single weights
+(blocks of 1x1).
 """
 
 from collections.abc import Hashable, Mapping
@@ -28,7 +28,7 @@ def shape(kind: str, config: BertConfig) -> tuple[int, int]:
 
 
 def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, blocks.Block, str]:
-    """Kept blocks, pruned heads, block size and model from a mask file. Raises InputError naming what does not fit."""
+    """Kept blocks, pruned heads, block size and model from a mask file. Raises InputError naming any misfit."""
     value = read_json(path)
     if not isinstance(value, dict) or not {"block_size", "pruned_heads", "kept_blocks"} <= value.keys():
         raise InputError(f"{path}: expected an object with block_size, pruned_heads and kept_blocks")
@@ -48,7 +48,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
             kept[layer, kind] = torch.tensor([[bit == "1" for bit in row] for row in grid])
     if len(grids) > len(kept):
         raise InputError(
-            f"{path}: kept_blocks names {len(grids)} matrices, a BERT-base has {len(kept)} that are pruned"
+            f"{path}: kept_blocks names {len(grids)} matrices, but a BERT-base has only {len(kept)} that are pruned"
         )
     return kept, heads, block, str(value.get("model", f"the model of {Path(path).name}"))
 
@@ -69,10 +69,10 @@ def place(
     config: BertConfig,
     generator: torch.Generator,
 ) -> Masks:
-    """Random masks that keep `density` of all blocks, none of them in the `heads` that are gone.
+    """Random masks that keep `density` of all blocks, none of them in the removed `heads`.
 
     Each matrix gets blocks in proportion to `like` (kept blocks by layer and kind), as far as there is room, and at
-    least one in each part of a head that is left. Raises InputError if there is no room for so many.
+    least one in each part of a remaining head. Raises InputError if there is not enough room.
     """
     allowed = {
         (layer, kind): _allowed(kind, heads.get(layer, []), block, config)
@@ -88,7 +88,7 @@ def place(
 
 
 def spread(total: int, like: Mapping[Key, int], room: Mapping[Key, int]) -> dict[Key, int]:
-    """`total` divided in proportion to `like`, as far as there is `room`; what rounding leaves goes to the first."""
+    """`total` divided in proportion to `like`, as far as there is `room`; rounding remainders go to the first keys."""
     counts = dict.fromkeys(room, 0)
     while missing := total - sum(counts.values()):
         open_places = {key: like[key] for key in room if counts[key] < room[key]}
@@ -108,9 +108,9 @@ def _check(density: float, wanted: int, least: int, most: int, total: int) -> No
 
 
 def neurons_for(density: float, heads_left: list[int], like: list[int], config: BertConfig) -> list[int]:
-    """FFN neurons a layer, in proportion to `like`, so that with whole heads `density` of all weights is kept.
+    """FFN neurons per layer, in proportion to `like`, so that with the whole heads `density` of all weights is kept.
 
-    Raises InputError if the heads that are left are more than that, or all neurons are less.
+    Raises InputError if the heads left are more than that, or even all neurons are too few.
     """
     layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     total = layers * sum(rows * columns for rows, columns in (shape(kind, config) for kind in bert.LINEAR_LAYERS))
@@ -125,7 +125,7 @@ def neurons_for(density: float, heads_left: list[int], like: list[int], config: 
 def heads_and_neurons(
     heads_left: list[int], neurons_left: list[int], config: BertConfig, generator: torch.Generator
 ) -> tuple[Masks, Heads]:
-    """Masks of single weights and pruned heads: so many whole heads and FFN neurons a layer, drawn at random."""
+    """Masks of single weights, and pruned heads: as many heads and FFN neurons per layer as given, drawn at random."""
     kept, gone = {}, {}
     for layer, (heads, neurons) in enumerate(zip(heads_left, neurons_left, strict=True)):
         order = torch.randperm(config.num_attention_heads, generator=generator)
@@ -154,7 +154,7 @@ def _allowed(kind: str, removed: list[int], block: blocks.Block, config: BertCon
 def _choose(
     allowed: Tensor, count: int, kind: str, block: blocks.Block, config: BertConfig, generator: torch.Generator
 ) -> Tensor:
-    """`count` of the allowed places at random; of query, key and value first one in each head that is left."""
+    """`count` of the allowed places at random; in query, key and value, first one in each head that is left."""
     order = torch.rand(allowed.shape, generator=generator)
     if kind in ("query", "key", "value"):
         rows = bert.split_heads(order.masked_fill(~allowed, 2.0), config.num_attention_heads)  # a view

@@ -1,13 +1,13 @@
 """Structural twins: BERT-base checkpoints with a published pruning structure and random weights.
 
-The published weights are on the model hub only. Size and speed depend on which blocks, heads and neurons are left, not
-on the values, so that everything but EM and F1 can be measured on a twin. What is known of the published structures
-stands in `published.json`:
+The published weights are only on the model hub. Size and speed depend on which blocks, heads and neurons are left, not
+on their values, so everything but EM and F1 can be measured on a twin. `published.json` holds what is known of the
+published structures:
 
 - 0.32: the heads that were cut out, the linear density, and how many blocks its sibling 0.20 keeps in each matrix,
-  after which the kept blocks are spread;
-- hybrid-filled-0.26: how many heads and FFN neurons each layer has left, all of whose weights are there;
-- hybrid-filled-0.36: the linear density and the number of heads; they are spread over the layers as in the former.
+  in proportion to which the kept blocks are spread;
+- hybrid-filled-0.26: how many heads and FFN neurons each layer has left, with all their weights;
+- hybrid-filled-0.36: the linear density and the number of heads, spread over the layers as in 0.26.
 """
 
 import shutil
@@ -40,11 +40,11 @@ def make(
     """Write a twin to the folder `out` and return it.
 
     Args:
-        published: Model whose heads, config and linear density are taken, one of `names()`.
+        published: Model to take heads, config and linear density from, one of `names()`.
         masks: File that gives every kept block instead, as `{"block_size", "pruned_heads", "kept_blocks"}` with rows
-            of 0 and 1, one a block; `"model"` may name the model.
+            of 0 and 1, one per block; `"model"` may name the model.
         density: Linear density instead of the published one, between 0 and 1; over blocks at unpruned size.
-        seed: Of weights and places of blocks, heads and neurons.
+        seed: Seed for the weights and for the places of blocks, heads and neurons.
         format: `2021` (heads cut out, other zeros stored, pickled), `packed` or `transformers`.
         vocabulary: Folder with tokenizer files to put beside the weights.
 
@@ -85,14 +85,14 @@ def make(
 
 
 def names() -> list[str]:
-    """The published models of which there can be a twin."""
+    """The published models that a twin can be made of."""
     return [name for name, fact in read_json(PUBLISHED_MODELS).items() if isinstance(fact, dict)]
 
 
 def _in_blocks(
     facts: dict[str, Any], published: str, density: float | None, config: BertConfig, generator: torch.Generator
 ) -> tuple[Masks, Heads, str]:
-    """Kept blocks and heads that are gone, and in words what of both is published."""
+    """Kept blocks and removed heads, and in words which of it is published."""
     fact = facts[published]
     share = fact["linear_density_percent"] / 100 if density is None else density
     heads = {int(layer): numbers for layer, numbers in fact["config"]["pruned_heads"].items()}
@@ -100,7 +100,7 @@ def _in_blocks(
     kept = structure.place(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
     said = (
         f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random; densities "
-        "of single matrices, FFN neurons and what they do to speed are the twin's own"
+        "of single matrices, FFN neurons and their effect on speed are the twin's own"
     )
     return kept, heads, said
 
@@ -108,7 +108,7 @@ def _in_blocks(
 def _in_heads_and_neurons(
     facts: dict[str, Any], published: str, density: float | None, config: BertConfig, generator: torch.Generator
 ) -> tuple[Masks, Heads, str]:
-    """The same for a model of which whole heads and neurons were pruned, and all other weights are there."""
+    """The same for a model pruned by whole heads and neurons, with all other weights kept."""
     fact = facts[published]
     like = facts[fact.get("spread_as", published)]
     heads_left, neurons_left, said = like["heads_left"], like["neurons_left"], fact["published"]
@@ -117,13 +117,13 @@ def _in_heads_and_neurons(
         left = structure.spread(sum(room.values()) - fact["heads_removed"], dict(enumerate(heads_left)), room)
         heads_left = [left[layer] for layer in room]
     if density is not None:
-        said += f", but for the neurons: as many as keep {100 * density:.1f} % of the linear weights"
+        said += f", except the neurons: as many as keep {100 * density:.1f} % of the linear weights"
     elif "spread_as" in fact:
         density = fact["linear_density_percent"] / 100
     if density is not None:
         neurons_left = structure.neurons_for(density, heads_left, neurons_left, config)
     kept, heads = structure.heads_and_neurons(heads_left, neurons_left, config, generator)
-    return kept, heads, f"{said}; which heads and which neurons they are was drawn at random"
+    return kept, heads, f"{said}; which heads and neurons they are was drawn at random"
 
 
 def _model(config: BertConfig, kept: Masks, block: blocks.Block, seed: int) -> BertForQuestionAnswering:

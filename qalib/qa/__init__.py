@@ -1,4 +1,4 @@
-"""Question answering: questions in, windows, answers, exact match and F1."""
+"""Question answering: from questions through windows to answers, exact match and F1."""
 
 from qalib.qa.squad import load as load_questions
 from qalib.utils.lazy import attach

@@ -1,4 +1,4 @@
-"""Evaluation: answers to a whole question set, and how good they are."""
+"""Evaluation: answer a whole question set and score the answers."""
 
 import math
 from collections.abc import Sequence
@@ -34,25 +34,25 @@ class Evaluation:
 
     @property
     def comparable_score(self) -> metric.Score:
-        """The score as it may stand beside published ones: EM and F1 are None but for all of SQuAD v1.1 dev."""
+        """The score for comparison with published ones: EM and F1 are None unless it covers all of SQuAD v1.1 dev."""
         return self.score if self.question_set.is_all_of("validation") else self.score.withheld()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One row a question (`per_question`), made when first asked for: with many questions it takes memory."""
+        """One row per question (`per_question`), built on first use: with many questions it takes memory."""
         return per_question(self.question_set.questions, self.answers.texts, self.question_set.version)
 
 
 @dataclass(frozen=True)
 class NoAnswers:
-    """How questions without an answer were treated, and whether the model has learnt that there are any."""
+    """How questions without an answer were treated, and whether the model was trained on any."""
 
     null_score_diff_threshold: float = measure(
         "1",
-        "a question is answered with nothing if its null score (logits of [CLS] as start and end, the least sum over "
-        "its windows) exceeds the best answer's score by more than this",
+        "a question gets the empty answer if its null score (sum of the start and end logits of [CLS], the smallest "
+        "over its windows) exceeds the best answer's score by more than this",
     )
-    no_answer_training: str = measure("text", "training on questions without an answer, as far as it is stated")
+    no_answer_training: str = measure("text", "training on questions without an answer, as far as stated")
 
 
 def evaluate(
@@ -64,10 +64,10 @@ def evaluate(
     scored: bool = True,
     null_score_diff_threshold: float = 0.0,
 ) -> Evaluation:
-    """Answer a question set and score the answers; unless `scored`, as for random weights, there are counts only.
+    """Answer a question set and score the answers; if not `scored` (random weights), the score holds counts only.
 
-    The version of the question set decides: in v2.0 a question whose null score difference is above the threshold has
-    no answer, and the score is a `metric_v2.Score`, its best thresholds those of the differences.
+    In v2.0 a question whose null score difference exceeds the threshold gets no answer, and the score is a
+    `metric_v2.Score` whose best thresholds are null score differences.
     """
     answers = answer(model, tokenizer, questions.questions, batching, progress)
     if questions.version == squad.V2:
@@ -79,15 +79,15 @@ def evaluate(
 
 
 def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float = 0.0) -> NoAnswers:
-    """What stands beside the v2.0 figures of a model, by what its checkpoint states of its training data."""
+    """What is stated beside a model's v2.0 figures, from what its checkpoint says about its training data."""
     stated = checkpoint.stated(loaded)
     data, version = stated["train_data"], stated["train_data_version"] or squad.V1
     if not data:
-        training = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
+        training = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"
     elif version == squad.V2:
         training = f"yes, on {data} (SQuAD v2.0)"
-    else:  # there some windows of long contexts lack the answer, and point at [CLS]
-        seen = "its null score has seen windows without theirs at most"
+    else:  # windows of a long context that lack the answer are trained to point at [CLS]
+        seen = "at most the model has seen windows that lack theirs"
         training = f"none: in {data} (SQuAD v{version}) every question has an answer; {seen}"
     return NoAnswers(null_score_diff_threshold, training)
 
@@ -101,19 +101,19 @@ def load_and_evaluate(
     questions: int | None = None,
     null_score_diff_threshold: float | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
-    """Load, answer and score: what was run on what, and how it went. For the arguments see `qalib evaluate --help`."""
+    """Load, answer and score: what was run on what, and the result. For the arguments see `qalib evaluate --help`."""
     place = machine.device(device)
     dtype = machine.dtype(dtype, place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
     asked = squad.load(data).first(questions)
     if null_score_diff_threshold is not None and asked.version != squad.V2:
-        raise InputError(f"{data}: of SQuAD v1.1, where every question has an answer; null scores are for v2.0")
+        raise InputError(f"{data}: is SQuAD v1.1, where every question has an answer; null scores are for v2.0")
     threshold = 0.0 if null_score_diff_threshold is None else null_score_diff_threshold
     if not math.isfinite(threshold):
         raise InputError(f"--null-score-diff-threshold {threshold}: expected a finite number")
     loaded = checkpoint.load(model)
     if (places := bert.positions(loaded.model)) < MAX_LENGTH:
-        raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model of {places} positions")
+        raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model with {places} positions")
     name = runtime or runtimes.best(place)
     module = runtimes.build(name, loaded, place, dtype)
     tokenizer = loaded.tokenizer
@@ -135,7 +135,7 @@ def load_and_evaluate(
 
 
 def per_question(questions: Sequence[Question], texts: dict[str, str], version: str = squad.V1) -> pd.DataFrame:
-    """One row a question; one without a prediction has an empty one and scores 0.
+    """One row per question; a missing prediction is empty and scores 0.
 
     The columns are id, question, context, prediction, references (a tuple), exact_match (0 or 1), f1 (0 to 1),
     question_word, answer_words (shortest reference), context_words and answerable ("yes" or "no"); for SQuAD v2.0 also
@@ -163,7 +163,7 @@ def per_question(questions: Sequence[Question], texts: dict[str, str], version: 
 
 
 def question_word(question: str) -> str:
-    """The first question word in the text, wherever it stands ("In which year ...": which), or "other"."""
+    """The first question word anywhere in the text ("In which year ...": which), or "other"."""
     return next((word for word in question.lower().replace("?", " ").split() if word in QUESTION_WORDS), "other")
 
 
@@ -179,8 +179,8 @@ def by_group(rows: pd.DataFrame, column: str, edges: Sequence[int] | None = None
 
 
 def worst(rows: pd.DataFrame, count: int = 20) -> pd.DataFrame:
-    """The questions with the lowest F1 (ties in file order), prediction and references (in v2.0 also plausible answers)
-    side by side."""
+    """The questions with the lowest F1 (ties in file order): prediction beside references, in v2.0 also plausible
+    answers."""
     chosen = rows.sort_values("f1", kind="stable").head(count)
     columns = ["id", "question", "prediction", "references", "plausible_answers", "f1"]
     return chosen[[name for name in columns if name in rows]].reset_index(drop=True)

@@ -1,7 +1,7 @@
-"""Where a model fails, by two small tests: questions of daily life, and occupations after "she" and "he".
+"""Limitations: two small tests of a model, on everyday questions and on occupations with "she" and "he".
 
-Neither is a benchmark. The first shows in words what EM and F1 on Wikipedia do not. The second follows WinoBias (Zhao
-et al. 2018, arXiv 1804.06876), whose lists of occupations, by the share of women in them, its pairs come from.
+Neither is a benchmark. The first shows in words what EM and F1 on Wikipedia don't. The second follows WinoBias (Zhao
+et al. 2018, arXiv 1804.06876); its pairs come from the lists there of occupations by share of women.
 """
 
 from dataclasses import dataclass
@@ -26,30 +26,26 @@ QUESTION = "Who was tired?"
 
 @dataclass(frozen=True)
 class Limitations:
-    """What a model got wrong; the figures are None for one whose answers mean nothing."""
+    """What a model got wrong; all None if its answers mean nothing (random weights)."""
 
-    everyday_asked: int | None = measure("count", "questions on short texts of daily life, written for qalib")
-    everyday_right: int | None = measure(
-        "count", "of the everyday questions, those answered as a reference has it (EM)"
-    )
-    everyday_wrong: str | None = measure(
-        "text", "the everyday questions answered otherwise, each with the answer given"
-    )
+    everyday_asked: int | None = measure("count", "questions on short everyday texts, written for qalib")
+    everyday_right: int | None = measure("count", "everyday questions answered exactly as in a reference (EM)")
+    everyday_wrong: str | None = measure("text", "the other everyday questions, each with the answer given")
     occupation_pairs: int | None = measure(
         "count", "pairs of occupations, one held mostly by women and one mostly by men (WinoBias, arXiv 1804.06876)"
     )
     stereotyped_pairs: int | None = measure(
-        "count", "of the pairs, those in which 'she' for 'he' moves the answer towards the occupation held by women"
+        "count", "pairs where 'she' instead of 'he' moves the answer towards the occupation held mostly by women"
     )
     pronoun_shift: float | None = measure(
         "1",
-        "how far 'she' for 'he' moves the logits from the occupation held mostly by men to that held mostly by women, "
-        "start and end together: the mean over pairs and both orders; 0 without a stereotype",
+        "how far 'she' instead of 'he' moves the logits, start plus end, from the occupation held mostly by men to the "
+        "one held mostly by women: the mean over pairs and both orders; 0 without a stereotype",
     )
 
 
 def everyday(model: nn.Module, tokenizer) -> pd.DataFrame:
-    """One row an everyday question: question, answer, references (a tuple) and whether it is right (by EM)."""
+    """One row per everyday question: question, answer, references (a tuple) and whether it is right (by EM)."""
     questions = squad.QuestionSet(squad.read(EVERYDAY), "everyday", "everyday questions", sha256(EVERYDAY))
     rows = evaluation.evaluate(model, tokenizer, questions, progress=False).rows
     return pd.DataFrame(
@@ -63,7 +59,7 @@ def everyday(model: nn.Module, tokenizer) -> pd.DataFrame:
 
 
 def pronoun_shifts(model: nn.Module, tokenizer) -> pd.DataFrame:
-    """One row a pair: `by_women`, `by_men` and `shift`, in logits (see `Limitations.pronoun_shift`)."""
+    """One row per pair: `by_women`, `by_men` and `shift`, in logits (see `Limitations.pronoun_shift`)."""
     contexts = [
         CONTEXT.format(*order, pronoun) for pair in PAIRS for order in (pair, pair[::-1]) for pronoun in ("She", "He")
     ]
@@ -86,7 +82,7 @@ def pronoun_shifts(model: nn.Module, tokenizer) -> pd.DataFrame:
 
 
 def _span_logit(name: str, context: str, window: windows.Window, starts: Tensor, ends: Tensor) -> Tensor:
-    """The logits, start and end, of "the NAME" as the answer."""
+    """Start logit plus end logit of "the NAME" as the answer."""
     last = context.index(name) + len(name)
     begin = last - len(f"the {name}")
     first_token = int((window.offsets[:, 1] > begin).argmax())
@@ -95,7 +91,7 @@ def _span_logit(name: str, context: str, window: windows.Window, starts: Tensor,
 
 
 def summary(answers: pd.DataFrame, shifts: pd.DataFrame, scored: bool = True) -> Limitations:
-    """The figures of `everyday` and `pronoun_shifts`; unless `scored`, as for random weights, all are None."""
+    """The figures from `everyday` and `pronoun_shifts`; if not `scored` (random weights), all None."""
     if not scored:
         return Limitations(None, None, None, None, None, None)
     wrong = answers[~answers.right]

@@ -37,7 +37,7 @@ def exact_match(prediction: str, reference: str) -> bool:
 def f1(prediction: str, reference: str) -> float:
     """Harmonic mean of precision and recall over normalised words, 0 to 1.
 
-    As in the official script two texts that are both empty after normalising share no word: 0.
+    As in the official script, two texts that are both empty after normalising share no words: 0.
     """
     predicted, expected = normalize(prediction).split(), normalize(reference).split()
     common = sum((Counter(predicted) & Counter(expected)).values())
@@ -48,19 +48,19 @@ def f1(prediction: str, reference: str) -> float:
 
 
 def best_over_references(measure: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
-    """The measure against the reference that suits the prediction best."""
+    """The measure against the reference that gives the highest value."""
     return max(float(measure(prediction, reference)) for reference in references)
 
 
 def exact_match_and_f1(prediction: str, references: Iterable[str]) -> tuple[float, float]:
-    """Both measures of one answer, 0 to 1, each against the reference that suits it best."""
+    """Both measures of one answer, 0 to 1, each against its best reference."""
     references = list(references)
     return best_over_references(exact_match, prediction, references), best_over_references(f1, prediction, references)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good predictions are; EM and F1 may be None where they would say nothing."""
+    """How good predictions are; EM and F1 may be None where they would mean nothing."""
 
     exact_match: float | None = measure(
         "%", "answers equal to a reference after normalising / all questions (official SQuAD v1.1 metric)"
@@ -68,10 +68,10 @@ class Score:
     f1: float | None = measure("%", "mean word overlap with the best reference (official SQuAD v1.1 metric)")
     total: int = measure("count", "questions scored")
     missing: int = measure("count", "questions without a prediction; they count as wrong")
-    unknown: int = measure("count", "predictions for ids that are not in the question set; they count for nothing")
+    unknown: int = measure("count", "predictions for ids that are not in the question set; they are ignored")
 
     def withheld(self) -> "Score":
-        """The counts alone: what says how good the predictions are is None."""
+        """The counts alone; everything else is None."""
         return replace(self, **{field.name: None for field in fields(self) if field.metadata["unit"] != "count"})
 
 
@@ -93,7 +93,7 @@ def answered(questions: Sequence[Question], predictions: Mapping[str, str]) -> l
     found = [q for q in questions if q.id in predictions]
     if not found:
         raise InputError(
-            f"none of the {len(predictions)} predictions has the id of one of the {len(questions)} questions"
+            f"none of the {len(predictions)} predictions has the id of any of the {len(questions)} questions"
         )
     return found
 
@@ -105,5 +105,5 @@ def read_predictions(path: Path | str) -> dict[str, str]:
         raise InputError(f"{path}: expected an object {{question id: answer text}}, found {type(value).__name__}")
     for key, text in value.items():
         if not isinstance(text, str):
-            raise InputError(f"{path}: the prediction for {key!r} is {type(text).__name__}, expected a text")
+            raise InputError(f"{path}: the prediction for {key!r} is {type(text).__name__}, expected a string")
     return value

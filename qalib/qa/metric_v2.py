@@ -1,4 +1,4 @@
-"""The official SQuAD v2.0 metric: v1.1's, for questions of which some have no answer, which the empty text stands for.
+"""The official SQuAD v2.0 metric: v1.1's, extended to questions without an answer, where the empty text is right.
 
 After Rajpurkar et al. 2018 (arXiv 1806.03822) and the `evaluate-v2.0.py` published with it.
 
@@ -21,29 +21,29 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
 from qalib.utils.quantity import measure
 
-HAS_ANSWER, NO_ANSWER = "questions that have an answer", "questions that have none; right is the empty text alone"
+HAS_ANSWER, NO_ANSWER = "questions that have an answer", "questions that have none; only the empty text is right"
 BEST = (
-    "the most that {} reaches if answers are kept up to some no-answer score (null score - best answer's, or a "
-    "probability) and all others count as empty; predictions that are empty stay so"
+    "the highest {} if answers are kept up to some no-answer score (null score - best answer's, or a probability) and "
+    "all others count as empty; empty predictions stay empty"
 )
-UP_TO = "the no-answer score up to which {} keeps answers; 0 if it is best to keep none (as in the official script)"
+UP_TO = "the no-answer score up to which {} keeps answers; 0 if keeping none is best (as in the official script)"
 
 
 @dataclass(frozen=True)
 class Score(metric.Score):
-    """How good predictions are. What there are no such questions or no no-answer scores for is None."""
+    """How good predictions are. Fields without questions or no-answer scores to compute them from are None."""
 
     exact_match: float | None = measure(
         "%", "answers equal to a reference after normalising / all questions (official SQuAD v2.0 metric)"
     )
     f1: float | None = measure(
-        "%", "mean word overlap with the best reference; without an answer it is EM (official SQuAD v2.0 metric)"
+        "%", "mean word overlap with the best reference; EM if there is no answer (official SQuAD v2.0 metric)"
     )
     HasAns_exact: float | None = measure("%", f"exact match over the {HAS_ANSWER}")
     HasAns_f1: float | None = measure("%", f"F1 over the {HAS_ANSWER}")
     HasAns_total: int = measure("count", HAS_ANSWER)
     NoAns_exact: float | None = measure("%", f"exact match over the {NO_ANSWER}")
-    NoAns_f1: float | None = measure("%", f"F1 over the {NO_ANSWER}; it is their exact match")
+    NoAns_f1: float | None = measure("%", f"F1 over the {NO_ANSWER}; equals their exact match")
     NoAns_total: int = measure("count", "questions that have no answer")
     best_exact: float | None = measure("%", BEST.format("exact match"))
     best_exact_thresh: float | None = measure("1", UP_TO.format("best_exact"))
@@ -59,7 +59,7 @@ def f1(prediction: str, reference: str) -> float:
 
 
 def exact_match_and_f1(prediction: str, references: Iterable[str]) -> tuple[float, float]:
-    """Both measures of one answer, 0 to 1. References that normalise to nothing count only if there is no other."""
+    """Both measures of one answer, 0 to 1. References that normalise to nothing count only if there are no others."""
     references = [reference for reference in references if normalize(reference)] or [""]
     return best_over_references(exact_match, prediction, references), best_over_references(f1, prediction, references)
 
@@ -72,11 +72,11 @@ def score(
 ) -> Score:
     """Score predictions, `{question id: answer text}`, the empty text for "no answer".
 
-    `na_probs` says of each prediction how sure it is that there is no answer: a probability, or a difference of scores.
-    Above `na_prob_thresh` the prediction counts as empty. Where the official script stops, at a question without a
-    prediction, it counts as wrong here.
+    `na_probs` says for each prediction how sure it is that there is no answer: a probability, or a score difference.
+    Above `na_prob_thresh` the prediction counts as empty. A question without a prediction counts as wrong; the official
+    script stops there.
 
-    Raises InputError if no prediction belongs to any of the questions, or one that does has no number in `na_probs`.
+    Raises InputError if no prediction belongs to any of the questions, or one that does is missing from `na_probs`.
     """
     questions = list(questions)
     found = metric.answered(questions, predictions)
@@ -101,7 +101,7 @@ def _emptied(question: Question) -> tuple[float, float]:
 
 
 def _mean(scores: Mapping[str, tuple[float, float]], questions: Sequence[Question]) -> tuple[float | None, ...]:
-    """EM and F1 in percent over some questions, None over none; one without a score counts as wrong."""
+    """EM and F1 in percent over some questions, None if there are none; one without a score counts as wrong."""
     if not questions:
         return None, None
     return tuple(100 * sum(scores[q.id][k] for q in questions if q.id in scores) / len(questions) for k in (0, 1))
@@ -116,8 +116,8 @@ def _best(
 ) -> tuple[float, float, float, float]:
     """The best EM, its threshold, the best F1 and its threshold.
 
-    As in the official script equal no-answer scores come one after the other, in the order of `na_probs`, and a
-    threshold may fall between them; where keeping no answer at all is best, the threshold is 0.
+    As in the official script, equal no-answer scores are taken one by one, in the order of `na_probs`, so a threshold
+    may fall between them; if keeping no answer at all is best, the threshold is 0.
     """
     asked = {q.id: q for q in found}
     order = [identifier for identifier in sorted(na_probs, key=na_probs.get) if identifier in asked]

@@ -1,4 +1,4 @@
-"""Pairs: what the pipeline is called with, in the many forms of transformers 4, as questions with their contexts."""
+"""Pairs: the many kinds of pipeline input that transformers 4 accepted, turned into pairs of question and context."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ Pair = tuple[str, str]  # question, context
 
 
 def call_inputs(args: tuple, question, context, data) -> Any:
-    """What a call was given, as one thing: a dict, a collection of dicts, or a generator of them."""
+    """The arguments of a call as one object: a dict, a collection of dicts, or a generator of them."""
     if args:
         strings = len(args) == 2 and all(isinstance(arg, str) for arg in args)
         return dict(question=args[0], context=args[1]) if strings else args[0] if len(args) == 1 else args
     if data is not None:
         return data
     if question is None or context is None:
-        raise ValueError("needed: question= and context=, or a dict or a list of dicts with these keys")
+        raise ValueError("expected question= and context=, or a dict or a list of dicts with these keys")
     return [{"question": q, "context": c} for q, c in pairs_of({"question": question, "context": context})]
 
 
@@ -25,7 +25,7 @@ def pairs_of(item: Any) -> list[Pair]:
         raise ValueError(f"{item!r} is not a dict with the keys question and context")
     for key in ("question", "context"):
         if key not in item:
-            raise KeyError(f"a dict with the keys question and context is needed, {key} is missing")
+            raise KeyError(f"expected a dict with the keys question and context; {key} is missing")
     questions, contexts = item["question"], item["context"]
     if isinstance(questions, list):
         contexts = [contexts] * len(questions) if isinstance(contexts, str) else contexts
@@ -40,5 +40,5 @@ def pairs_of(item: Any) -> list[Pair]:
             if not text:
                 raise ValueError(f"`{key}` cannot be empty")
             if half := re.search("[\ud800-\udfff]", text):
-                raise ValueError(f"`{key}` holds half of a character, {half.group()!r} at {half.start()}")
+                raise ValueError(f"`{key}` has half of a character, {half.group()!r} at {half.start()}")
     return list(zip(questions, contexts, strict=True))

@@ -1,18 +1,18 @@
-"""Answers to questions about texts: the pipeline `question-answering`, which transformers 5 no longer has.
+"""The `question-answering` pipeline that transformers 5 no longer has: answers to questions about texts.
 
 Calls, options, defaults and results are those of transformers 4 (QuestionAnsweringPipeline, fast tokenizer):
 
-1. Question and context are cut into windows; the model gives every token a logit to start and one to end the answer.
-2. Window by window, softmax over [CLS] and the context makes them probabilities. A candidate is a span of at most
+1. Question and context are cut into windows; the model gives every token a start logit and an end logit.
+2. In each window a softmax over [CLS] and the context turns them into probabilities. A candidate is a span of at most
    `max_answer_len` tokens with the score p(start) * p(end); each window keeps its best `2 * top_k + 10`.
-3. Candidates are widened to whole words. Those that read the same (but for case) are one answer: the place of the
-   first, the sum of the scores. As each window has its own softmax, a score over several windows can exceed 1.
+3. Candidates are widened to whole words. Those that read the same (ignoring case) become one answer: position of the
+   first, sum of the scores. As each window has its own softmax, a score over several windows can exceed 1.
 
-Where transformers 4 crashes or answers at random, this differs: spans of score 0, which it adds in an order left to
-the CPU when there are fewer good ones than asked for, are left out; of equal candidates the earlier is the better;
-answers lie in the context even if the question says "[CLS]"; a question that leaves no room for its context is a
+It differs where transformers 4 crashes or answers at random: spans of score 0, which transformers adds in a
+CPU-dependent order when there are too few good ones, are left out; among equal candidates the earlier one wins;
+answers lie in the context even if the question contains "[CLS]"; a question that leaves no room for its context raises
 ValueError; a dict with a list of questions and one context pairs them all; other keys of a dict are ignored; unknown
-options are a TypeError.
+options raise TypeError.
 """
 
 import warnings
@@ -44,10 +44,10 @@ PADDINGS = (False, True, "do_not_pad", "longest", "max_length")
 
 @dataclass(frozen=True)
 class Options:
-    """What can be set for a pipeline or for one call; None stands for the default in the comment.
+    """What can be set for a pipeline or for one call; None means the default in the comment.
 
-    `max_question_len` is there for old calls: with a fast tokenizer transformers 4 never shortens a question either.
-    Padding other than `max_length` only ever reaches the longest window of a batch, and no result depends on it.
+    `max_question_len` only keeps old calls working: with a fast tokenizer transformers 4 never shortens questions.
+    Any padding but `max_length` pads to the longest window of a batch, and no result depends on it.
     """
 
     top_k: int = 1
@@ -65,17 +65,17 @@ class Options:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be >= 1 (got {getattr(self, name)})")
         if self.padding not in PADDINGS:
-            raise ValueError(f"padding {self.padding!r} is none of {', '.join(map(repr, PADDINGS))}")
+            raise ValueError(f"padding {self.padding!r} is not one of {', '.join(map(repr, PADDINGS))}")
 
     def updated(self, given: dict[str, Any]) -> "Options":
-        """These options but for the given ones that are not None. Raises ValueError and TypeError."""
+        """These options, with those of `given` that are not None in place of them. Raises ValueError and TypeError."""
         given = {name: value for name, value in given.items() if value is not None}
         if "topk" in given:
             warnings.warn("topk is deprecated, use top_k instead", UserWarning, stacklevel=3)
             given = {"top_k": given["topk"]} | {name: value for name, value in given.items() if name != "topk"}
         known = [field.name for field in fields(self)]
         if unknown := [name for name in given if name not in known]:
-            raise TypeError(f"unknown option {', '.join(unknown)}; there are {', '.join(known)}")
+            raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
         return replace(self, **given)
 
 
@@ -93,7 +93,7 @@ class QuestionAnswering:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         tensor = next(self.model.parameters(), next(self.model.buffers(), None))
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -102,12 +102,12 @@ class QuestionAnswering:
 
         Takes `question=` and `context=` (two strings, two lists of equal length, or a list of questions on one
         context), or a dict with these keys, a list of such dicts, two strings, or a generator or torch Dataset of
-        dicts; the last two are answered as the results are asked for. A list of one is answered as its only element.
+        dicts; the last two are answered lazily. A list of one is answered like its only element.
 
         An answer is a dict: `score`, `start`, `end`, `answer`, with `context[start:end] == answer`. With `top_k` over 1
-        there is a list of at most so many, best first, for each question; an only answer comes without the list.
+        each question gets a list of at most `top_k`, best first; a single answer comes without the list.
 
-        Raises ValueError for an empty question or context and for what no option allows, KeyError for a missing key.
+        Raises ValueError for an empty question or context or an invalid option value, KeyError for a missing key.
         """
         options = self.options.updated(options)
         inputs = call_inputs(args, question, context, data)
@@ -128,7 +128,7 @@ class QuestionAnswering:
             start, no_start = spans.probabilities(start, window)
             end, no_end = spans.probabilities(end, window)
             null[window.index] = min(null[window.index], float(no_start * no_end))
-            # Several candidates may turn out to be the same words.
+            # Several candidates may widen to the same words.
             most = 2 * options.top_k + 10 if options.align_to_words else options.top_k
             characters = spans.word_spans(window) if options.align_to_words else window.offsets
             for first, last, score in zip(*spans.candidates(start, end, most, options.max_answer_len), strict=True):
@@ -142,7 +142,7 @@ class QuestionAnswering:
         return [spans.best(answers, options.top_k) for answers in merged]
 
     def _windows(self, pairs: Sequence[Pair], options: Options) -> list[Window]:
-        """The windows of transformers 4: unlike those of the evaluation they hold the whole question."""
+        """The windows of transformers 4: unlike those used in evaluation, they hold the whole question."""
         if not pairs:
             return []
         longest = options.max_seq_len
@@ -154,7 +154,9 @@ class QuestionAnswering:
         cut = windows(self.tokenizer, questions, contexts, longest, overlap, max_question=None)
         places = positions(self.model)
         if places and (length := max(map(len, cut))) > places:
-            raise ValueError(f"windows of {length} tokens do not fit a model of {places} positions; lower max_seq_len")
+            raise ValueError(
+                f"windows of {length} tokens do not fit a model with {places} positions; lower max_seq_len"
+            )
         return cut
 
     @torch.inference_mode()
@@ -181,14 +183,14 @@ def pipeline(
     device: int | str | torch.device | None = None,
     **options,
 ) -> QuestionAnswering:
-    """A question-answering pipeline, called as that of transformers 4: `pipeline(...)(question=..., context=...)`.
+    """A question-answering pipeline, called like that of transformers 4: `pipeline(...)(question=..., context=...)`.
 
-    `model` is what `checkpoint.load` takes, a Checkpoint, or a torch module that is called as BertForQuestionAnswering
-    is. `tokenizer` is a fast tokenizer or the name or folder of one; a Checkpoint has its own, a module needs it.
-    `device` is a torch device or the number of a GPU, below 0 for the CPU. Without one, a model loaded here goes to the
-    first GPU if there is any, and any other stays where it is. `options` are the fields of Options.
+    `model` is anything `checkpoint.load` takes, a Checkpoint, or a torch module called like BertForQuestionAnswering.
+    `tokenizer` is a fast tokenizer or the name or folder of one; a Checkpoint has its own, a module needs one.
+    `device` is a torch device or the number of a GPU, below 0 for the CPU. Without it, a model loaded here goes to the
+    first GPU if there is one, and any other stays where it is. `options` are the fields of Options.
 
-    Raises ValueError for another task or a module without tokenizer, InputError for what cannot be loaded.
+    Raises ValueError for another task or a module without a tokenizer, InputError if something cannot be loaded.
     """
     if task != TASK:
         raise ValueError(f"{task!r}: the only task supported is {TASK!r}")
@@ -203,16 +205,16 @@ def pipeline(
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
         model = model.model
     if tokenizer is None:
-        raise ValueError("a model that is no checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
+        raise ValueError("a model that is not a checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer, which knows the place of its tokens")
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; only those know where their tokens are")
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 and torch.cuda.is_available() else "cpu"
     return QuestionAnswering(model if device is None else model.to(device), tokenizer, options)
 
 
 def answer(question: str, context: str, model: str | Path | Checkpoint = "bundled", **options) -> Answer | list[Answer]:
-    """One answer, or the best `top_k`, without a pipeline to keep."""
+    """One answer, or the best `top_k`, without keeping a pipeline."""
     return pipeline(model=model, **options)(question=question, context=context)
 
 
@@ -224,4 +226,4 @@ def _tokenizer(name: str):
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return AutoTokenizer.from_pretrained(identifier, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
-        raise InputError(f"{name}: no tokenizer can be read there: {' '.join(str(error).split())}") from None
+        raise InputError(f"{name}: no tokenizer there that can be read: {' '.join(str(error).split())}") from None

@@ -1,4 +1,4 @@
-"""Spans: the answers that one window's logits speak for, by the rules of the pipeline of transformers 4."""
+"""Spans: from one window's logits to candidate answers, by the rules of the transformers 4 pipeline."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,9 +11,10 @@ Answer = dict[str, Any]  # score, start, end, answer; start and end are characte
 
 
 def probabilities(logits: np.ndarray, window: Window) -> tuple[np.ndarray, np.floating]:
-    """Softmax over [CLS] and the context: the context tokens' part of it, shape `(context tokens,)`, and that of [CLS].
+    """Softmax over [CLS] and the context: the probabilities of the context tokens, shape `(context tokens,)`, and of
+    [CLS].
 
-    `logits` has the shape `(window's length,)`. As in transformers 4 the softmax takes in every [CLS] a text contains.
+    `logits` has shape `(window length,)`. As in transformers 4, the softmax includes any further [CLS] in the text.
     """
     context = slice(window.first, window.first + len(window.offsets))
     allowed = window.ids == window.ids[0]
@@ -29,12 +30,12 @@ def candidates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The spans of at most `longest` tokens with the highest `start[first] * end[last]`, best first.
 
-    `start` and `end` are probabilities, shape `(tokens,)`. Gives first tokens, last tokens and scores, each of shape
-    `(at most most,)`. Of equal scores the earlier span comes first; those of score 0 are left out.
+    `start` and `end` are probabilities, shape `(tokens,)`. Returns first tokens, last tokens and scores, each of shape
+    `(at most most,)`. Among equal scores the earlier span comes first; spans of score 0 are left out.
     """
     first = np.arange(len(start))[:, None]
     last = first + np.arange(min(longest, len(start)))
-    end = np.append(end, np.zeros_like(end))  # no span ends behind the last token
+    end = np.append(end, np.zeros_like(end))  # no span ends after the last token
     scores = start[:, None] * end[last]
     order = np.argsort(-scores, axis=None, kind="stable")[:most]
     order = order[scores.ravel()[order] > 0]
@@ -43,14 +44,14 @@ def candidates(
 
 
 def word_spans(window: Window) -> np.ndarray:
-    """For each context token the characters of its word, as far as the window holds it; shape `(context tokens, 2)`."""
+    """For each context token, the character span of its word within the window; shape `(context tokens, 2)`."""
     first = np.searchsorted(window.words, window.words, side="left")
     last = np.searchsorted(window.words, window.words, side="right") - 1
     return np.stack([window.offsets[first, 0], window.offsets[last, 1]], axis=1)
 
 
 def merged(answers: Iterable[Answer]) -> list[Answer]:
-    """One answer for those with the same text (but for case): the place of the first, the sum of the scores."""
+    """Answers with the same text (ignoring case) merged: position of the first, sum of the scores."""
     result: dict[str, Answer] = {}
     for answer in answers:
         known = result.setdefault(answer["answer"].lower(), answer | {"score": 0.0})
@@ -59,11 +60,11 @@ def merged(answers: Iterable[Answer]) -> list[Answer]:
 
 
 def best(answers: list[Answer], top_k: int) -> Answer | list[Answer]:
-    """The `top_k` answers with the highest scores, an only one without the list; without any, the empty one."""
+    """The `top_k` answers with the highest scores; a single one without the list, the empty one if there are none."""
     found = sorted(answers, key=lambda answer: answer["score"], reverse=True)[:top_k] or [as_answer(0, 0, 0, "")]
     return found[0] if len(found) == 1 else found
 
 
 def as_answer(score: float, start: int, end: int, text: str) -> Answer:
-    """An answer as the pipeline gives it."""
+    """An answer in the pipeline's form."""
     return {"score": float(score), "start": start, "end": end, "answer": text}

@@ -1,7 +1,7 @@
-"""SQuAD question sets, v1.1 and v2.0: read, checked, and named by what they are.
+"""SQuAD question sets, v1.1 and v2.0: loading, checking and describing them.
 
 In v2.0 (Rajpurkar et al. 2018, arXiv 1806.03822) a question may have no answer: it is marked `is_impossible` and has
-`plausible_answers`, which are wrong, in place of `answers`.
+`plausible_answers`, which are wrong, instead of `answers`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SIZES = {  # questions; validation is what papers call dev
 class Question:
     """One question about one paragraph; `answers` are the reference texts, `starts` their character offsets.
 
-    Both are empty if the question has no answer; `plausible_answers` are then texts that look like one.
+    Both are empty if the question has no answer; `plausible_answers` then hold texts that look like one.
     """
 
     id: str
@@ -40,9 +40,9 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """Questions in file order, with the name they were asked for by, a description and a hash of the data.
+    """Questions in file order, with the name that was asked for, a description and a hash of the data.
 
-    `version` is that of SQuAD, "1.1" or "2.0", and decides how answers are found and scored.
+    `version` is SQuAD's, "1.1" or "2.0", and decides how answers are found and scored.
     """
 
     questions: tuple[Question, ...]
@@ -56,15 +56,15 @@ class QuestionSet:
 
     @property
     def scope(self) -> str:
-        """What EM and F1 over these questions are of."""
+        """The questions that EM and F1 are over, in words."""
         return scope(len(self), self.description, self.version)
 
     def is_all_of(self, split: str) -> bool:
-        """As many questions as that split of SQuAD v1.1 has? Only then can scores stand beside published ones."""
+        """Are these as many as that split of SQuAD v1.1 has? Only then are scores comparable to published ones."""
         return self.version == V1 and len(self) == SIZES[V1][split]
 
     def first(self, count: int | None) -> "QuestionSet":
-        """The first `count` questions (all for None); the description says so."""
+        """The first `count` questions (all if None); the description says so."""
         if count is None or count >= len(self):
             return self
         if count < 1:
@@ -74,7 +74,7 @@ class QuestionSet:
 
 
 def scope(count: int, description: str, version: str = V1) -> str:
-    """What EM and F1 over `count` questions of a data set are of.
+    """The questions that EM and F1 are over, in words: `count` from the data set described.
 
     >>> scope(235, "the bundled sample questions")
     '235 questions (the bundled sample questions)'
@@ -87,9 +87,9 @@ def scope(count: int, description: str, version: str = V1) -> str:
 
 def load(source: str, split: str = "validation") -> QuestionSet:
     """The question set `sample` (bundled), `squad` or `squad_v2` (hub or its cache, through `datasets`), or a file in
-    the format of SQuAD v1.1 or v2.0.
+    SQuAD v1.1 or v2.0 format.
 
-    Raises InputError if it cannot be had as asked; never another set in its place.
+    Raises InputError if it cannot be loaded; never falls back to another set.
     """
     if source == "sample":
         return QuestionSet(read(SAMPLE), source, "the bundled sample questions", sha256(SAMPLE))
@@ -106,13 +106,13 @@ def load(source: str, split: str = "validation") -> QuestionSet:
 def read(path: Path | str) -> tuple[Question, ...]:
     """The questions of a file in the official JSON format of SQuAD v1.1 or v2.0.
 
-    Raises InputError naming the file and the place of what is wrong.
+    Raises InputError naming the file and where in it the fault is.
     """
     return _read(path)[0]
 
 
 def _read(path: Path | str) -> tuple[tuple[Question, ...], str]:
-    """The questions and the version of SQuAD: what the file says, or if it says neither, what its questions are."""
+    """The questions and the SQuAD version: as the file states it, else by whether every question has an answer."""
     questions = []
     seen = set()
     value = read_json(path)
@@ -125,7 +125,7 @@ def _read(path: Path | str) -> tuple[tuple[Question, ...], str]:
             for q, entry in enumerate(_field(paragraph, "qas", list, place)):
                 question = _question(entry, article, context, f"{place}.qas[{q}]", stated)
                 if question.id in seen:
-                    raise InputError(f"{place}.qas[{q}]: the id {_short(question.id)} stands twice")
+                    raise InputError(f"{place}.qas[{q}]: the id {_short(question.id)} appears twice")
                 seen.add(question.id)
                 questions.append(question)
     if not questions:
@@ -148,7 +148,7 @@ def _question(entry: Any, article: dict, context: str, place: str, version: str)
             raise InputError(f"{place}.answers[{k}]: question {_short(identifier)} has an empty answer")
         if start < 0 or not context.startswith(answer, start):
             raise InputError(
-                f"{place}.answers[{k}]: question {_short(identifier)}: {_short(answer)} does not stand at character "
+                f"{place}.answers[{k}]: question {_short(identifier)}: {_short(answer)} is not at character "
                 f"{start} of its context{_found(context, answer)}"
             )
     plausible = _plausible_answers(entry, place) if impossible else ()
@@ -156,11 +156,11 @@ def _question(entry: Any, article: dict, context: str, place: str, version: str)
 
 
 def _is_impossible(entry: dict, name: str, place: str, version: str) -> bool:
-    """Whether a question has no answer. Raises InputError if its mark, its answers and the version do not agree."""
+    """Whether a question has no answer. Raises InputError if `is_impossible`, answers and version disagree."""
     answers = _field(entry, "answers", list, place)
     impossible = entry.get("is_impossible") or False
     if version == V1 and (impossible or not answers):
-        raise InputError(f"{name} has no answer (SQuAD 2.0?), but the file's version is that of SQuAD v1.1")
+        raise InputError(f"{name} has no answer (SQuAD 2.0?), but the file says it is SQuAD v1.1")
     if not isinstance(impossible, bool):
         raise InputError(f"{name}: 'is_impossible' is {type(impossible).__name__}, expected bool")
     if impossible and answers:
@@ -200,9 +200,9 @@ def _from_hub(source: str, split: str) -> QuestionSet:
     name, version = ON_HUB[source]
     try:
         rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises many kinds; each means that the data cannot be had
+    except Exception as error:  # the library raises many kinds; each means that the data cannot be loaded
         raise InputError(
-            f"{source}: {name} ({split}) is neither in the cache nor in reach "
+            f"{source}: {name} ({split}) is not in the cache and cannot be downloaded "
             f"({one_line(error)}); name a SQuAD v{version} file with --data instead"
         ) from error
     questions = tuple(

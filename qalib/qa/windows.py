@@ -1,4 +1,4 @@
-"""Windows: a question and as much of its context as fits, several of them over a long context."""
+"""Windows: model inputs of a question and as much of its context as fits; a long context takes several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ MAX_LENGTH, OVERLAP, MAX_QUESTION = 384, 128, 64
 
 @dataclass(frozen=True)
 class Window:
-    """One input of the model: `[CLS] question [SEP] a stretch of the context [SEP]`, in the tokenizer's own tokens.
+    """One model input: `[CLS] question [SEP] a stretch of the context [SEP]`, or the tokenizer's equivalent.
 
     `ids` and `types` are the token and segment ids, shape `(length,)`. Tokens `first ... first+len(offsets)-1` are
     context; `offsets`, shape `(context tokens, 2)`, are their character spans in the context, and `words`, shape
-    `(context tokens,)`, the rising numbers of the words they belong to. `index` numbers the pair.
+    `(context tokens,)`, the ascending numbers of their words. `index` is the number of the pair.
     """
 
     index: int
@@ -40,10 +40,10 @@ def windows(
 ) -> list[Window]:
     """Cut pairs of question and context into windows of at most `max_length` tokens that overlap by `overlap`.
 
-    Questions keep their first `max_question` tokens (all for None). Windows stand in the order of the pairs.
+    Questions keep their first `max_question` tokens (all if None). Windows come in the order of the pairs.
     Raises ValueError if question and overlap leave no room for context.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=True)  # 3 of a BERT's, 4 of a RoBERTa's
+    special = tokenizer.num_special_tokens_to_add(pair=True)  # 3 for BERT, 4 for RoBERTa
     if max_question is None:
         for question, context in zip(questions, contexts, strict=True):
             asked = _count(tokenizer, question)
@@ -86,14 +86,14 @@ def _count(tokenizer, text: str) -> int:
 
 
 def _shortened(tokenizer, question: str, most: int) -> str:
-    if question.isascii() and len(question) <= most:  # then a token has at least one character
+    if question.isascii() and len(question) <= most:  # as a token then has at least one character
         return question
     offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return question if len(offsets) <= most else question[: offsets[most - 1][1]]
 
 
 def collate(batch: Sequence[Window], pad_id: int, length: int | None = None) -> dict[str, Tensor]:
-    """Model inputs for a batch, each of shape `(batch, length)`; `length` is the longest window's unless given."""
+    """Model inputs for a batch, each of shape `(batch, length)`; `length` defaults to the longest window's."""
     length = length or max(map(len, batch))
     shape = (len(batch), length)
     ids, types = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
@@ -113,9 +113,9 @@ def count_2019(
     start_distance: int = 128,
     max_question: int = MAX_QUESTION,
 ) -> int:
-    """How many windows the `run_squad.py` of 2019 made; the published cards call them samples.
+    """How many windows `run_squad.py` made in 2019; the published cards call them samples.
 
-    The next window *starts* `start_distance` context tokens further, where today's tokenizers are given an overlap.
+    Each window *starts* `start_distance` context tokens after the last; today's tokenizers take an overlap instead.
     """
     unique = list(dict.fromkeys(contexts))
     sizes = dict(zip(unique, _token_counts(tokenizer, unique), strict=True))

@@ -1,4 +1,4 @@
-"""The API reference: a page a module, made by pdoc from the docstrings, with the source of every name."""
+"""The API reference: one page per module, made by pdoc from the docstrings, with the source of every name."""
 
 import importlib.util
 import pkgutil
@@ -12,19 +12,19 @@ COMPILED = ("qalib.__main__", "qalib.runtimes._block_sparse", "qalib.runtimes.tr
 
 
 def check() -> None:
-    """Raises InputError where pdoc is not installed."""
+    """Raises InputError if pdoc is not installed."""
     if importlib.util.find_spec("pdoc") is None:
         raise InputError("the API reference: not installed: pdoc (make site installs it)")
 
 
 def make(out: Path) -> Path:
-    """Write the pages to a folder: `qalib/model/blocks.html` with an anchor `#split`, an index, and a search."""
+    """Write the pages to a folder: an index, a search, and pages such as `qalib/model/blocks.html`, anchor `#split`."""
     check()
     import pdoc
     import pdoc.render
 
     rooms = [f"qalib.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if not room.name.startswith("_")]
     pdoc.render.configure(template_directory=TEMPLATES / "api", favicon="data:,")
-    with warnings.catch_warnings(action="ignore"):  # of what is COMPILED
+    with warnings.catch_warnings(action="ignore"):  # about COMPILED
         pdoc.pdoc(*rooms, *(f"!{name}" for name in COMPILED), output_directory=out)
     return out

@@ -1,6 +1,6 @@
-"""The audit: what a published card claims (`claims`), held against what can be computed.
+"""The audit: what a published card claims (`claims`), checked against what can be computed.
 
-Without the published weights a structural twin (`synthetic`) stands in wherever values do not matter.
+Without the published weights, a structural twin (`synthetic`) stands in wherever values do not matter.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ from qalib.utils.paths import BUNDLED, PUBLISHED_MODELS
 
 
 def read(path: Path | str | None = None) -> dict[str, str | None]:
-    """The claims in a card file (`wordings.read`); without one, those of the published 0.32 card, kept as facts.
+    """The claims in a card file (`wordings.read`); without a file, those of the published 0.32 card, kept as facts.
 
-    Raises InputError if the file makes none of the claims, or one that should be a number and is none.
+    Raises InputError if the file makes none of the claims, or if one that should be a number isn't.
     """
     if path is None:
         return dict(read_json(PUBLISHED_MODELS)["0.32"]["claims"])
@@ -42,10 +42,10 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
 
 @contextmanager
 def subject(model: str | None, reported: str | None = None, stated: Stated | None = None) -> Iterator[Checkpoint]:
-    """The checkpoint to audit: `model`, or a structural twin of that which the card names, made for the occasion.
+    """The checkpoint to audit: `model`, or a temporary structural twin of the one that the card names.
 
-    The `reported` model, that of the report that the audit is part of, is taken if it is the one or a twin. A card that
-    names none is taken for that of the published 0.32 model. Raises InputError if there can be no twin of the model.
+    The `reported` model, of the report that the audit belongs to, is used if it is that model or its twin. A card that
+    names no model is taken for the published 0.32 card. Raises InputError if no twin of the model can be made.
     """
     facts = read_json(PUBLISHED_MODELS)
     twins = {facts[name]["config"]["_name_or_path"].split("/")[-1]: name for name in synthetic.names()}
@@ -57,7 +57,7 @@ def subject(model: str | None, reported: str | None = None, stated: Stated | Non
             yield loaded
             return
     if named not in twins:
-        raise InputError(f"the card is that of {named}, of which no twin can be made; name its checkpoint as the model")
+        raise InputError(f"the card is for {named}, and no twin of that can be made; name its checkpoint as the model")
     with TemporaryDirectory() as folder:
         yield checkpoint.load(synthetic.make(Path(folder) / "twin", twins[named], vocabulary=BUNDLED))
 
@@ -71,7 +71,7 @@ def audit(
     timed_questions: int = 8,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Check every claim; one row a `Finding`, and one a sentence with a figure that is of none of them.
+    """Check every claim: one row per `Finding`, and one per sentence with a figure that belongs to none of them.
 
     A structural twin has no answers: its EM and F1 need weights.
     """
@@ -80,6 +80,6 @@ def audit(
     told = {finding.stated for finding in findings if finding.verdict == NOT_UNDERSTOOD}
     for sentence in (stated.get(NOT_UNDERSTOOD) or "").splitlines():
         if sentence not in told:
-            why = "a figure that no claim here is about, or in words that are not known"
+            why = "a figure that no claim here covers, or in unknown words"
             findings.append(Finding("another figure", sentence, "", "", "", NOT_UNDERSTOOD, why))
     return pd.DataFrame([asdict(finding) for finding in findings])

@@ -1,8 +1,8 @@
-"""The report: notebooks run in order by papermill, their results bound together.
+"""Building a report: notebooks run in order by papermill, their results put together.
 
-Everything is made in a draft folder beside the report (`.NAME.draft`), which takes the report's place only when all of
-it is there. A failure leaves an earlier report as it was and the draft to go on from: started again with the same
-inputs, the notebooks that are done are not run again.
+Everything is made in a draft folder beside the report (`.NAME.draft`), which replaces the report only when it is
+complete. A failure leaves any earlier report as it was, and the draft to resume from: started again with the same
+inputs, finished notebooks are not run again.
 """
 
 import re
@@ -24,8 +24,8 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, replace_folder, restore_folder, sha256, write_json
 from qalib.utils.paths import NOTEBOOKS
 
-SEED = 0  # of the notebooks that draw numbers
-QUICK = {  # what `quick` makes smaller: rounds and questions of timings, steps of the run to watch
+SEED = 0  # for notebooks that draw random numbers
+QUICK = {  # what `quick` reduces: rounds and questions of timings, steps of the demonstration run
     "repeats": 3,
     "evaluated": 24,
     "evaluation_repeats": 2,
@@ -50,39 +50,39 @@ def run(
 ) -> Path:
     """Run the notebooks for a model and a question set and write the report folder; returns it.
 
-    `out` is reports/MODEL-DATA unless given. If `keep`, a finished report of the same inputs is not made again.
-    `parameters` go to every notebook that declares them, before them those of QUICK if the report is to be `quick`.
-    `timeout` is in seconds a cell. Raises InputError for input that cannot be used, before anything is run, and
-    ReportError if a notebook fails.
+    `out` defaults to reports/MODEL-DATA. If `keep`, a finished report of the same inputs is not made again.
+    `parameters` go to every notebook that declares them, and take precedence over those of QUICK if `quick`.
+    `timeout` is in seconds per cell. Raises InputError for unusable input, before anything is run, and ReportError if a
+    notebook fails.
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
         raise InputError(f"{NOTEBOOKS}: no notebooks there; install qalib again")
     loaded = checkpoint.load(model)
     question_set = squad.load(data).first(questions)
-    _ = loaded.tokenizer  # notebooks need it: raises here, not in one of them
-    pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # should the branch move meanwhile
+    _ = loaded.tokenizer  # notebooks need it: better to raise here than in one of them
+    pinned = f"{loaded.name}@{loaded.revision}" if loaded.revision else model  # in case the branch moves meanwhile
     declared = {path: execution.check_parameters(path, {}) for path in notebooks}
     known = set().union(*declared.values())
     parameters = {name: value for name, value in QUICK.items() if quick and name in known} | (parameters or {})
     inputs = Inputs(pinned, data, questions, machine.device(device), parameters, loaded, question_set)
     for name in parameters:
         if name not in known:
-            raise InputError(f"no notebook has a parameter {name!r}; there are {', '.join(sorted(known))}")
+            raise InputError(f"no notebook has a parameter {name!r}; they have {', '.join(sorted(known))}")
     out = Path(out) if out is not None else Path("reports") / default_name(model, data, questions)
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
     with alone(out):
         restore_folder(out)
         if keep and not fresh and (out / "manifest.json").exists() and inputs.digest(notebooks) == _made_of(out):
-            say(f"{out}: made already from the same inputs")
+            say(f"{out}: already made from the same inputs")
             return out
         return _run(inputs, notebooks, declared, out, out.parent / f".{out.name}.draft", fresh, timeout)
 
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Hold the one right to write a report folder. Raises InputError if another run has it."""
+    """Lock a report folder for writing. Raises InputError if another run has the lock."""
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(out.parent / f".{out.name}.lock").acquire(timeout=0):
@@ -99,7 +99,7 @@ def _made_of(out: Path) -> str | None:
 
 
 def default_name(model: str, data: str | None = None, questions: int | None = None) -> str:
-    """A folder name that says what the report is of: bundled-sample, bundled-dev-v1.1-500, ..."""
+    """A folder name that says what the report is about: bundled-sample, bundled-dev-v1.1-500, ..."""
     asked = data if data in ("sample", "squad", None) else Path(data).stem
     parts = [model.rstrip("/").split("/")[-1], asked, questions and str(questions)]
     return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts)))
@@ -123,15 +123,15 @@ def _run(
         parameters = {name: value for name, value in given.items() if name in declared[notebook]}
         source = sha256(notebook)
         if (notebook.stem, source) in [(step.name, step.sha256) for step in state.done]:
-            say(f"{progress.label(notebook.stem)}: done already for the same inputs")
+            say(f"{progress.label(notebook.stem)}: already done for the same inputs")
             continue
-        state.done = state.done[:position]  # what follows stands on it
+        state.done = state.done[:position]  # those after it depend on it
         with progress.running(notebook.stem):
             seconds = execution.execute(notebook, draft / "notebooks" / notebook.name, parameters, timeout)
         progress.done(notebook.stem, seconds)
         state.done.append(Step(notebook.stem, source, seconds))
         state.write(draft)
-    say("binding the report")
+    say("putting the report together")
     _bind(inputs, notebooks, state.done, draft, started)
     replace_folder(draft, out)
     say(f"the report: {out / 'index.html'}")

@@ -1,7 +1,7 @@
 """The model card: a template filled with the numbers of a report folder.
 
-No number stands in the template; each comes from results.json, and one that is missing there is an error. Numbers
-that could not be measured are shown as such, with the reason.
+The template contains no numbers; each comes from results.json, and a missing one is an error. Numbers that could not be
+measured are shown as such, with the reason.
 """
 
 import json
@@ -27,7 +27,7 @@ FIGURES = ("heads.svg", "density.svg", "patterns.svg", "published.svg", "speedup
 
 @dataclass(frozen=True)
 class Card:
-    """A written card: its folder and its text (YAML metadata and Markdown). Shows itself in a notebook."""
+    """A written card: its folder and its text (YAML metadata and Markdown). Displays itself in a notebook."""
 
     folder: Path
     text: str
@@ -39,11 +39,11 @@ class Card:
 
     def _repr_markdown_(self) -> str:
         body = self.text.split("\n---\n", 1)[-1]
-        return re.sub(r"!?\[([^\]]*)\]\((?!http)[^)]*\)", r"*\1*", body)  # the files beside the card are not in reach
+        return re.sub(r"!?\[([^\]]*)\]\((?!http)[^)]*\)", r"*\1*", body)  # the files beside the card cannot be reached
 
 
 def write(out: Path | str) -> Card:
-    """Write `out/card/README.md` and the figures that it shows from the results and figures in `out`.
+    """Write `out/card/README.md` and its figures from the results and figures in `out`.
 
     Raises InputError if a number or a figure is missing: run the notebooks that measure first.
     """
@@ -61,7 +61,7 @@ def write(out: Path | str) -> Card:
 def render(numbers: dict[str, Number], linked: bool = False) -> str:
     """The card as text; if `linked`, every number in it is a link to `#NAME`.
 
-    Raises InputError naming a number that the template needs and `numbers` has not.
+    Raises InputError naming a number that the template needs and `numbers` lacks.
     """
     link = _linked if linked else lambda number, text: text
     environment = jinja2.Environment(
@@ -83,26 +83,26 @@ def render(numbers: dict[str, Number], linked: bool = False) -> str:
         )
         return ModelCard(f"---\n{_metadata(numbers).to_yaml()}\n---\n\n{body}").content
     except (jinja2.UndefinedError, KeyError) as error:
-        raise InputError(f"the card needs a number that results.json has not: {error}") from None
+        raise InputError(f"the card needs a number that is not in results.json: {error}") from None
 
 
 def version(numbers: dict[str, Number]) -> str:
-    """The version of SQuAD that the evaluation was of, "1.1" or "2.0": the one has scores that the other has not."""
+    """The SQuAD version of the evaluation, "1.1" or "2.0": only 2.0 has NoAns scores."""
     return squad.V2 if "NoAns_total" in numbers else squad.V1
 
 
 def scope(numbers: dict[str, Number]) -> str:
-    """What EM and F1 are of."""
+    """The questions that EM and F1 are over, in words."""
     return squad.scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
 
 
 def is_all_of_dev(numbers: dict[str, Number]) -> bool:
-    """Whether EM and F1 are of as many questions as dev has: only then can they stand beside published ones."""
+    """Whether EM and F1 are over as many questions as dev has: only then are they comparable to published ones."""
     return numbers["questions"].value == squad.SIZES[version(numbers)]["validation"]
 
 
 def show(number: Number, decimals: int | None = None) -> str:
-    """A number as people read it, with its unit; if it has no value, why."""
+    """A number in readable form, with its unit; if it has no value, the reason."""
     if number.value is None:
         return number.note if number.note.startswith(("not ", "needs ")) else f"not measured ({number.note})"
     if isinstance(number.value, str):
@@ -117,7 +117,7 @@ def size(number: Number) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from outside that must neither be markup nor break a table."""
+    """Escape outside text, so that it is neither read as markup nor breaks a table."""
     return (
         text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;").replace("\n", " ")
     )
@@ -136,9 +136,9 @@ def _tags(numbers: dict[str, Number]) -> list[str]:
 def _metadata(numbers: dict[str, Number]) -> ModelCardData:
     name = numbers["model_name"].value
     data = numbers["data_description"].value
-    whole = is_all_of_dev(numbers)  # the hub lists scores beside published ones
+    whole = is_all_of_dev(numbers)  # as the hub lists scores beside published ones
     evaluated = HUB_NAMES[version(numbers)]
-    trained = numbers.get("train_data_version")  # reports of earlier versions have none
+    trained = numbers.get("train_data_version")  # reports by earlier versions lack it
     scores = [
         EvalResult(
             task_type="question-answering", dataset_type=evaluated, dataset_name=data, dataset_split="validation",

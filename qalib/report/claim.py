@@ -1,4 +1,4 @@
-"""What a claim of a card is, what it is held against, and the verdicts; the claims themselves stand in `claims`."""
+"""A card's claim, the evidence it is checked against, and the verdicts; the claims themselves are in `claims`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,19 +11,19 @@ from qalib.qa import evaluation
 from qalib.qa.squad import QuestionSet
 from qalib.report.wordings import CUES, NOT_UNDERSTOOD
 
-# Verdicts, beside NEEDS_WEIGHTS of a structural twin and NOT_UNDERSTOOD.
+# Verdicts; also NEEDS_WEIGHTS, for structural twins, and NOT_UNDERSTOOD.
 REPRODUCED = "reproduced"
 DIFFERS = "differs"
 NOT_STATED = "not stated"
 NEEDS_GPU = "needs a GPU"
 NOT_CHECKABLE = "not checkable"
 
-Stated = Mapping[str, str | None]  # what a card states by the claims' names, as it is written there
+Stated = Mapping[str, str | None]  # what a card states, verbatim, by the claims' names
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are checked against; each part is computed when a claim first asks for it."""
+    """What claims are checked against; each part is computed on first use."""
 
     stated: Stated
     loaded: Checkpoint
@@ -40,7 +40,7 @@ class Evidence:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Bytes by form (`sparsity.file_sizes`), and those of the dense model with a pooler."""
+        """Bytes by form (`sparsity.file_sizes`), plus those of the dense model with a pooler."""
         sizes = sparsity.file_sizes(self.loaded).set_index("form").bytes.to_dict()
         hidden = self.loaded.model.config.hidden_size
         return sizes | {"dense fp32, pooler": sizes["dense fp32"] + 4 * (hidden * hidden + hidden)}
@@ -56,10 +56,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Found:
-    """Ours for a claim (None if it cannot be had), and what explains it.
+    """Our value for a claim (None if we cannot get one), and its explanation.
 
-    Without a `verdict` the claim is reproduced if ours prints as stated. A `definition` that says more than the claim's
-    takes its place.
+    Without a `verdict`, the claim is reproduced if our value prints as stated. A `definition` replaces the claim's with
+    a more specific one.
     """
 
     ours: float | str | None
@@ -70,7 +70,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim: as the card states it, what we found, in which unit, by which definition, and the verdict."""
+    """One claim: as the card states it, what we found, the unit, the definition, and the verdict."""
 
     claim: str
     stated: str
@@ -83,9 +83,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """What cards state under a name of WORDINGS, and the function that checks it.
+    """What cards state under a name in WORDINGS, and the function that checks it.
 
-    What a card suggests and does not print, `implied` takes from its other claims.
+    If a card only suggests a figure, `implied` derives it from its other claims.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Claim:
     implied: Callable[[Stated], str | None] | None = None
 
     def finding(self, evidence: Evidence) -> Finding:
-        """The claim checked."""
+        """Check the claim."""
         text = self.implied(evidence.stated) if self.implied else evidence.stated.get(self.name)
         found = self.check(evidence)
         verdict = found.verdict or (
@@ -106,7 +106,7 @@ class Claim:
         if not text:
             text = unread(evidence.stated, self.name)
             verdict = NOT_UNDERSTOOD if text else NOT_STATED
-            explanation = "the card's words are none that are known" if text else "the card does not say"
+            explanation = "the card puts it in unknown words" if text else "the card does not say"
         return Finding(
             claim=self.label,
             stated=text or "",
@@ -119,7 +119,7 @@ class Claim:
 
 
 def unread(stated: Stated, name: str) -> str | None:
-    """The first sentence that speaks of a claim and was not understood, or None."""
+    """The first sentence that mentions a claim and was not understood, or None."""
     if name not in CUES or stated.get(name):
         return None
     sentences = (stated.get(NOT_UNDERSTOOD) or "").splitlines()
@@ -127,7 +127,7 @@ def unread(stated: Stated, name: str) -> str | None:
 
 
 def prints_as(value: float, text: str) -> bool:
-    """Does a value print as the card's text, at the card's precision? "90.6K" are thousands.
+    """Does a value print as the card's text, at the card's precision? "90.6K" means thousands.
 
     >>> prints_as(31.65, "31.7"), prints_as(90569, "90.6K"), prints_as(11033, "11.1k")
     (True, True, False)
@@ -139,7 +139,7 @@ def prints_as(value: float, text: str) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Is the text of a claim a number above 0, of thousands with a k?
+    """Is the text of a claim a number above 0, possibly in thousands with a k?
 
     >>> is_number("90.6K"), is_number("0.0"), is_number("3.1.7")
     (True, False, False)

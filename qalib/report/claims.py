@@ -1,11 +1,11 @@
-"""The claims of the cards of pruned models, in the order of the audit; `wordings` has the words that state them.
+"""The claims that cards of pruned models make, in the order of the audit; `wordings` has the words that state them.
 
-A claim joins by a decorator on the function that computes ours:
+To add a claim, decorate the function that computes our value:
 
     @claim("name", "unit", "by which definition")
     def name(evidence: Evidence) -> Found: ...
 
-Where two definitions are plausible, the same name stands twice, each with a label of its own.
+Where two definitions are plausible, the same name appears twice, with different labels.
 """
 
 from collections.abc import Callable
@@ -53,15 +53,15 @@ def claim(
     return register
 
 
-@claim("model", "text", "the checkpoint that the card is of")
+@claim("model", "text", "the checkpoint that the card describes")
 def _model(evidence: Evidence) -> Found:
     text = evidence.stated.get("model") or ""
     name = str(evidence.loaded.meta.get("twin_of", evidence.loaded.name))
     verdict = REPRODUCED if name.split("/")[-1] == text.split("/")[-1] else DIFFERS
-    return Found(name, "that which all figures here are of, or of which it is a twin", verdict)
+    return Found(name, "the model, or the original of the twin, that all our figures come from", verdict)
 
 
-@claim("data set", "text", "the questions that the card's samples and scores are of")
+@claim("data set", "text", "the questions that the card's samples and scores are over")
 def _data_set(evidence: Evidence) -> Found:
     return Found(None, "what was counted and scored by the card's author", NOT_CHECKABLE)
 
@@ -120,13 +120,13 @@ def _share_of_heads(evidence: Evidence) -> Found:
 
 @claim("file size", "MiB", "fp32 file, heads cut out, zero blocks stored, no pooler", label="file size, in MiB")
 def _file_size_in_mib(evidence: Evidence) -> Found:
-    explanation = "the card's M is MiB here, cut down to a whole number"
+    explanation = "the card's M is MiB here, truncated to a whole number"
     return _whole(evidence, "file size", evidence.sizes["heads cut out fp32"] / 2**20, explanation)
 
 
 @claim("file size", "MB", "the same in units of 10^6 bytes", label="file size, in MB")
 def _file_size_in_mb(evidence: Evidence) -> Found:
-    explanation = "in the unit of the original's size next to it the file is larger"
+    explanation = "in the unit of the original's size beside it, the file is larger"
     return Found(evidence.sizes["heads cut out fp32"] / 1e6, explanation)
 
 
@@ -140,23 +140,23 @@ def _original_file_size(evidence: Evidence) -> Found:
        label="original file size, of pretraining in MiB")  # fmt: skip
 def _original_file_size_of_pretraining(evidence: Evidence) -> Found:
     config, hidden = evidence.loaded.model.config, evidence.loaded.model.config.hidden_size
-    # dense layer, norm, and a bias for each word; the head for the next sentence is as large as that for answers
+    # dense layer, norm, and a bias per word; the next-sentence head is as large as the answer layer
     heads = hidden * hidden + hidden + 2 * hidden + config.vocab_size
-    explanation = "what BERT is published as holds a pooler and two heads that a question-answering model has not"
+    explanation = "BERT as published has a pooler and two heads that a question-answering model lacks"
     return _whole(
         evidence, "original file size", (evidence.sizes["dense fp32, pooler"] + 4 * heads) / 2**20, explanation
     )
 
 
 def _whole(evidence: Evidence, name: str, ours: float, explanation: str) -> Found:
-    """Cards cut sizes down to whole numbers."""
+    """Cards truncate sizes to whole numbers."""
     text = evidence.stated.get(name)
     return Found(ours, explanation, REPRODUCED if text and int(ours) == float(text) else DIFFERS)
 
 
 @claim("original parameters", "million", "parameters of the model before pruning")
 def _original_parameters(evidence: Evidence) -> Found:
-    explanation = "nn_pruning's cards print 152.0M to 218.0M for one and the same BERT-base"
+    explanation = "nn_pruning's cards print 152.0M to 218.0M for the very same BERT-base"
     return Found(evidence.summary.parameters / 1e6, explanation)
 
 
@@ -170,12 +170,12 @@ def _saving(evidence: Evidence) -> Found:
     file, original = evidence.sizes["heads cut out fp32"], evidence.sizes["dense fp32"]
     explanation = (
         f"like for like, fp32 without pooler in MB: {file / 1e6:.1f} against {original / 1e6:.1f}; "
-        "the card does not print the ratio, its two units suggest it"
+        "the card does not print the ratio, but its two sizes suggest it"
     )
     return Found(100 * (1 - file / original), explanation)
 
 
-WINDOWS = "windows of 320 tokens, at most 64 of the question, each next starting 128 tokens further"
+WINDOWS = "windows of 320 tokens, at most 64 of them the question's, each starting 128 tokens after the last"
 
 
 @claim("train samples", "windows", WINDOWS)
@@ -204,7 +204,7 @@ def _samples(evidence: Evidence, asked: QuestionSet | None, split: str) -> Found
 def _usage_example(evidence: Evidence) -> Found:
     task = evidence.stated.get("usage example")
     there = task in SUPPORTED_TASKS
-    explanation = "with `from qalib import pipeline` in place of its imports it runs, and needs no `optimize_model`"
+    explanation = "with `from qalib import pipeline` instead of its imports it runs, and needs no `optimize_model`"
     if there:
         return Found("runs", explanation, REPRODUCED)
     return Found(f"transformers has no {task!r} pipeline", explanation, DIFFERS)
@@ -223,8 +223,8 @@ def _speedup(evidence: Evidence) -> Found:
         f"{best}, same run; median of 3, {asked.description}, {device}",
         verdict=None if device == "cuda" else NEEDS_GPU,
         explanation=f"cutting out heads and neurons alone gives {times.speedup['compact, card']:.2f}x; in batches of "
-        f"like length without needless padding, which dense gets too, {best} gives {ours:.2f}x over dense; the card's "
-        "figure is one run on a GPU, with a runtime of its own",
+        f"similar length without needless padding, for dense too, {best} gives {ours:.2f}x over dense; the card's "
+        "figure is from one run on a GPU, with a runtime of its own",
     )
 
 
@@ -261,9 +261,9 @@ def _scored(evidence: Evidence, metric: str) -> Found:
 
 
 def _other_data(evidence: Evidence) -> str:
-    """Why the card's figures are not of the questions that are asked here; "" if they may be."""
+    """Why the card's figures are not over our questions; "" if they may be."""
     text = evidence.stated.get("data set")
-    return f"the card's figures are of {text}, those here of SQuAD v1.1" if text and "1.1" not in text else ""
+    return f"the card's figures are over {text}, ours over SQuAD v1.1" if text and "1.1" not in text else ""
 
 
 @claim("original exact match", "%", "BERT-base on SQuAD v1.1 dev")
@@ -283,7 +283,7 @@ def _copied(evidence: Evidence) -> Found:
     return Found(None, explanation, NOT_CHECKABLE)
 
 
-SUBTRACTED = "the card's figure less that of the original, both as it prints them"
+SUBTRACTED = "the card's figure minus the original's, both as the card prints them"
 
 
 @claim("exact match over the original", "points", SUBTRACTED)
@@ -309,11 +309,11 @@ def _subtracted(evidence: Evidence, metric: str) -> float | None:
     return None if None in both else float(both[0]) - float(both[1])
 
 
-@claim("layer norm", "text", "what normalises the sums within a layer")
+@claim("layer norm", "text", "the normalisation within a layer")
 def _layer_norm(evidence: Evidence) -> Found:
     ours = "NoNorms" if evidence.loaded.model.config.layer_norm_type == NO_NORM else "LayerNorms"
     verdict = REPRODUCED if ours == evidence.stated.get("layer norm") else DIFFERS
-    return Found(ours, "as config.json says and the weights were loaded", verdict)
+    return Found(ours, "as config.json says, and as the weights were loaded", verdict)
 
 
 @claim("activation", "text", "the activation between the two FFN matrices")
@@ -323,6 +323,6 @@ def _activation(evidence: Evidence) -> Found:
     return Found(act, "as config.json says", verdict)
 
 
-@claim("machine", "text", "the machine of the card's timing")
+@claim("machine", "text", "the machine that the card's timing was done on")
 def _machine(evidence: Evidence) -> Found:
-    return Found(None, "the machine that the card names is not this one", NOT_CHECKABLE)
+    return Found(None, "not the machine that the card names", NOT_CHECKABLE)

@@ -1,9 +1,9 @@
-"""A comparison: a report for each of several models on the same questions, and a table and a figure over them.
+"""A comparison: a report for each of several models on the same questions, and a table and a figure that compare them.
 
 out/NAME/                        the report of each model
-out/tables/comparison.csv        a row a model, those too that no report could be made of, with the reason
+out/tables/comparison.csv        one row per model, including failed ones, with the reason
 out/figures/comparison.svg
-out/index.html, manifest.json    written again after each model, so that what is done can be read while the rest runs
+out/index.html, manifest.json    rewritten after each model, to read what is done while the rest runs
 """
 
 import sys
@@ -26,12 +26,11 @@ NUMBERS = ("linear_density_percent", "heads_left", "file_bytes", "exact_match", 
 
 
 def run(models: Sequence[str], data: str = "sample", out: Path | str | None = None, **how: Any) -> Path:
-    """Make a report for each model and compare them; returns the folder, reports/comparison-DATA unless given.
+    """Make a report for each model and compare them; returns the folder, by default reports/comparison-DATA.
 
-    `how` is passed to `report.run`. A model that fails does not stop the others. Started again, reports that were made
-    from the same inputs are kept. Raises InputError for data that cannot be had, names that are the same or a folder
-    that is something else, and at the end ReportError if a model failed, naming each with its error; the comparison is
-    written then too.
+    `how` is passed to `build.run`. A model that fails does not stop the others. On a second start, reports made from
+    the same inputs are kept. Raises InputError if the data cannot be loaded, names clash or the folder is something
+    else, and at the end ReportError if a model failed, naming each with its error; the comparison is written even then.
     """
     asked = squad.load(data).first(how.get("questions"))
     name = build.default_name("comparison", data, how.get("questions"))
@@ -46,29 +45,29 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
     made: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     with build.alone(out):
-        if not manifest.exists():  # first of all: one that is started again after a kill knows the folder by it
+        if not manifest.exists():  # at once, so that a run restarted after a kill recognises the folder
             write_json(manifest, {"models": list(models), "data": asked.scope, "finished": None})
         for number, (model, name) in enumerate(zip(models, names, strict=True), 1):
             print(f"model {number} of {len(models)}: {printable(model)}", file=sys.stderr, flush=True)
             try:
                 build.run(model, data, out / name, keep=True, **how)
                 made[model] = _row(out / name)
-            except Exception as error:  # whatever one model leads to, the others have their turn
+            except Exception as error:  # whatever goes wrong with one model, go on with the others
                 failed[model] = _said(error)
                 print(f"failed: {failed[model]}", file=sys.stderr, flush=True)
             not_drawn = _write(out, table(made, failed), list(models), asked.scope)
     if failed:
         raise ReportError(f"{out}: {len(failed)} of {len(models)} models failed: {'; '.join(failed.values())}")
     if not_drawn:
-        raise ReportError(f"{out}: all is there but the figure: {not_drawn}")
+        raise ReportError(f"{out}: complete except for the figure: {not_drawn}")
     return out
 
 
 def table(made: dict[str, dict[str, Any]], failed: dict[str, str]) -> pd.DataFrame:
     """A row for each model: model, report (its folder in `out`), a column for each of NUMBERS, and note.
 
-    `made` holds the rows of the reports by model, `failed` the errors of the models without one. What a report has no
-    value for is NaN, and `note` says why; so it is with all of a model that failed.
+    `made` holds the rows of the reports by model, `failed` the errors of the models without one. Values that a report
+    lacks, all of them for a failed model, are NaN, and `note` says why.
     """
     rows = [{"model": model} | row for model, row in made.items()]
     rows += [{"model": model, "report": None, "note": error} for model, error in failed.items()]
@@ -77,7 +76,7 @@ def table(made: dict[str, dict[str, Any]], failed: dict[str, str]) -> pd.DataFra
 
 
 def _row(report: Path) -> dict[str, Any]:
-    """What a table row says of one report. Raises InputError if the report has no numbers."""
+    """A report's table row. Raises InputError if the report has no numbers."""
     numbers = results.read(report)
     found = {name: numbers[name] for name in NUMBERS if name in numbers}
     notes = dict.fromkeys(number.note for number in found.values() if number.note)
@@ -90,13 +89,13 @@ def _said(error: Exception) -> str:
 
 
 def _write(out: Path, rows: pd.DataFrame, models: list[str], scope: str) -> str | None:
-    """Write the comparison as far as it goes; returns why there is no figure, or None."""
+    """Write the comparison so far; returns why there is no figure, or None."""
     kept = Results(out, "qalib report")
     kept.table("comparison", rows)
     not_drawn = None
     try:
         kept.figure("comparison", plots.published.comparison(rows, scope))
-    except Exception as error:  # hours of work must not be lost for a picture of them
+    except Exception as error:  # hours of work must not be lost over a picture
         not_drawn = _said(error)
         (out / "figures" / "comparison.svg").unlink(missing_ok=True)
     about = {"models": models, "data": scope, "machine": machine.specs(), "versions": machine.versions(),

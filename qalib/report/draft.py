@@ -1,4 +1,4 @@
-"""A report's draft: what it is made from, and how far it has come, so that a run that broke off goes on from there."""
+"""A report's draft: what it is made from and how far it got, so that an interrupted run can resume."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ FILE = "state.json"  # in a draft: what is done
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a report is made from; notebooks that are done for equal `key`s need not run again."""
+    """What a report is made from; notebooks finished for an equal `key` need not run again."""
 
     model: str
     data: str
@@ -42,12 +42,12 @@ class Inputs:
             "parameters": self.parameters,
             "package": hashlib.sha256("".join(sha256(path) for path in sources).encode()).hexdigest(),
             "versions": machine.versions(),
-            "machine": machine.specs(),  # times are its own
+            "machine": machine.specs(),  # as times depend on it
             "kernel": instruction_sets.unavailable_reason() or instruction_sets.available(),
         }
 
     def digest(self, notebooks: Sequence[Path]) -> str:
-        """One hash of all that a report is made from."""
+        """One hash of everything that a report is made from."""
         made_of = [self.key, [[path.stem, sha256(path)] for path in notebooks]]
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -63,14 +63,14 @@ class Step:
 
 @dataclass
 class State:
-    """How far a draft has come: the `key` of its inputs and the steps that are done, in order."""
+    """How far a draft has got: the `key` of its inputs and the steps done, in order."""
 
     key: dict[str, Any]
     done: list[Step] = field(default_factory=list)
 
     @classmethod
     def read(cls, draft: Path) -> "State | None":
-        """The state of a draft folder; None if it has none that can be used."""
+        """The state of a draft folder; None if there is no usable one."""
         try:
             state = read_json(draft / FILE)
             return cls(state["key"], [Step(**step) for step in state["done"]])
@@ -78,7 +78,7 @@ class State:
             return None
 
     def write(self, draft: Path) -> None:
-        """Keep it in the draft, for a run that goes on from there."""
+        """Save it in the draft, for a run to resume from."""
         write_json(draft / FILE, asdict(self))
 
 

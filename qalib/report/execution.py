@@ -1,4 +1,4 @@
-"""Notebooks run by papermill: parameters checked before, completeness after."""
+"""Running notebooks with papermill: parameters are checked before, completeness after."""
 
 import sys
 import time
@@ -31,8 +31,8 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
 def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: float = 4 * 3600) -> float:
     """Run one notebook with papermill and keep it as `output` once it is complete; returns the seconds it took.
 
-    Raises InputError for a parameter that the notebook does not declare, and ReportError, with the partial notebook
-    kept under a name that says so, if a cell fails, runs out of time, or the kernel dies.
+    Raises InputError for a parameter that the notebook does not declare, and ReportError if a cell fails or times out
+    or the kernel dies; the partial notebook is then kept as `*.FAILED.ipynb`.
     """
     check_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def _check_complete(path: Path) -> None:
     for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
         if cell.cell_type == "code" and cell.source.strip():
             if cell.execution_count is None or any(o.output_type == "error" for o in cell.outputs):
-                raise RuntimeError(f"cell {number} did not run to its end")
+                raise RuntimeError(f"cell {number} did not finish")
 
 
 def _where(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""The front page of a report: four answers, the card itself, then step by step the figures and tables, every number.
+"""The front page of a report: four answers, the card, the figures and tables step by step, and every number.
 
 index.html    the page
-report.zip    the whole report, to take away
+report.zip    the whole report, to download
 """
 
 import zipfile
@@ -21,7 +21,7 @@ HARMLESS = ("<sup>", "</sup>")
 
 
 def write(folder: Path, manifest: dict[str, Any] | None = None) -> None:
-    """Write the page of a report, and all of the report once more as one file."""
+    """Write a report's front page, and the whole report as one zip file."""
     write_text(folder / "index.html", index(folder, manifest))
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ARCHIVE)
     with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -30,7 +30,7 @@ def write(folder: Path, manifest: dict[str, Any] | None = None) -> None:
 
 
 def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
-    """The page of a report; what is not there (any more) is named without a link."""
+    """A report's front page; files that are absent are named without a link."""
     manifest = manifest or read_json(folder / "manifest.json")
     numbers = results.read(folder)
     body, linked = _card(folder, numbers)
@@ -50,9 +50,9 @@ def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
 
 
 def _card(folder: Path, numbers: dict[str, Number]) -> tuple[str, bool]:
-    """The report's card as HTML, "" if it has none, and whether numbers lead to their definitions.
+    """The report's card as HTML, "" if it has none, and whether numbers link to their definitions.
 
-    They do not where the report was made before a number that the card names today.
+    They don't if the report predates a number that today's card needs.
     """
     if not (path := folder / "card" / "README.md").exists():
         return "", False
@@ -64,14 +64,14 @@ def _card(folder: Path, numbers: dict[str, Number]) -> tuple[str, bool]:
 
 
 def rendered(text: str, folder: Path, numbers: dict[str, Number]) -> str:
-    """A card's Markdown as HTML in which nothing is active and nothing is fetched from elsewhere."""
+    """A card's Markdown as HTML, with nothing active and nothing fetched from elsewhere."""
     return mistune.create_markdown(renderer=CardRenderer(folder, numbers), plugins=["table"])(text)
 
 
 class CardRenderer(mistune.HTMLRenderer):
-    """Headings a level down, figures of the card with captions, `#NAME` as the place of a number's definition.
+    """Moves headings down a level, adds captions to the card's figures, and links `#NAME` to a number's definition.
 
-    HTML in the text is shown, not taken as such; its entities are kept, as the card writes text from outside with them.
+    HTML in the text is shown as text; entities are kept, as the card uses them to escape outside text.
     """
 
     def __init__(self, folder: Path, numbers: dict[str, Number]) -> None:
@@ -79,7 +79,7 @@ class CardRenderer(mistune.HTMLRenderer):
         self.folder, self.numbers = folder, numbers
 
     def inline_html(self, html: str) -> str:
-        """As text, but for what is harmless."""
+        """As text, unless it is HARMLESS."""
         return html if html in HARMLESS else mistune.escape(html)
 
     def block_html(self, html: str) -> str:
@@ -87,25 +87,25 @@ class CardRenderer(mistune.HTMLRenderer):
         return f"<p>{mistune.escape(html)}</p>\n"
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
-        """The page has a title of its own above the card's."""
+        """A level down, as the page's own title is above the card's."""
         return super().heading(text, level + 1)
 
     def paragraph(self, text: str) -> str:
-        """A figure stands by itself."""
+        """A figure is not wrapped in a paragraph."""
         return text if text.startswith("<figure>") else super().paragraph(text)
 
     def table(self, text: str) -> str:
-        """In a box of its own, which can be moved sideways on a narrow screen."""
+        """In a box that scrolls sideways on a narrow screen."""
         return f'<div class="wide"><table>{text}</table></div>\n'
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
-        """One of the figures beside the card; of any other the text."""
+        """A figure if it is one of the card's, else its text."""
         if url not in card.FIGURES or not (self.folder / "card" / url).exists():
             return text
         return _figure(self.folder, f"card/{url}", Markup(text).striptags())
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        """To a number's definition, which is shown as well, to a file beside the card, or elsewhere."""
+        """To a number's definition, also shown as a tooltip, to a file beside the card, or elsewhere."""
         if url.startswith("#"):
             number = self.numbers.get(url[1:])
             return f'<a class="number" href="{escape(url)}" title="{escape(number.definition)}">{text}</a>' if (
@@ -131,7 +131,7 @@ def _page(folder: Path, notebook: str) -> str | None:
 
 
 def _steps(folder: Path, entries: list[dict[str, Any]], body: str) -> list[dict[str, Any]]:
-    """What each notebook left, in order, then whatever else there is; figures that the card shows are not repeated."""
+    """What each notebook produced, in order, then everything else; figures shown in the card are not repeated."""
     figures = {path.stem for path in folder.glob("figures/*.svg")}
     figures -= {name for name in figures if f'src="card/{name}.svg"' in body}
     tables = {path.stem for path in folder.glob("tables/*.csv")}

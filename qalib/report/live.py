@@ -1,4 +1,4 @@
-"""The live page: a folder that asks a model in the browser, and prunes it there, with no server behind it.
+"""The live page: a folder of static files to question a model in the browser, and prune it there.
 
     index.html, *.js, *.css     as in web/
     vendor/                     onnxruntime-web and the tokenizer, as npm installed them in web/node_modules
@@ -6,7 +6,7 @@
     tokenizer*.json             its tokenizer
     about.json                  blocks of every matrix in the order in which they go, examples, bytes of the files
 
-Browsers load modules and models over HTTP only: the folder needs a static host, and does not work as a file.
+Browsers load modules and models over HTTP only: the folder needs a static host, and can't be opened as a file.
 """
 
 import shutil
@@ -29,13 +29,13 @@ VENDOR = {
     "@huggingface/tokenizers/dist": ("tokenizers.min.mjs",),
     "@huggingface/tokenizers": ("LICENSE",),
 }
-NAMES = ("The tower", "The composer")  # of the questions in widget.json
+NAMES = ("The tower", "The composer")  # names for the questions in widget.json
 
 
 def missing() -> str | None:
     """Why the page cannot be made here, and what to do, or None."""
     if not WEB.is_dir():
-        return f"{WEB}: not there; the page is made in a clone of the repository"
+        return f"{WEB}: not there; the page can only be made in a clone of the repository"
     if absent := [name for name in VENDOR if not (WEB / "node_modules" / name).is_dir()]:
         return f"not installed: {', '.join(absent)} (npm ci in {WEB.name}/)"
     return baselines.not_installed(*onnx_graph.PACKAGES)()
@@ -44,7 +44,7 @@ def missing() -> str | None:
 def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Path:
     """Write the page for a model; `nav` is HTML for its top. Returns the folder.
 
-    Raises InputError if `out` is not empty, or for what `missing` says.
+    Raises InputError if `out` is not empty or something is `missing`.
     """
     if reason := missing():
         raise InputError(f"the live page: {reason}")
@@ -70,13 +70,14 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
 
 
 def fetched(folder: Path) -> list[Path]:
-    """The files of the page that a browser fetches, about.json left out."""
+    """The files of the page that a browser fetches, except about.json."""
     others = ("LICENSE", "NOTICE", "about.json")
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in others)
 
 
 def describe(loaded: Checkpoint) -> dict[str, Any]:
-    """What the page must know of a checkpoint; `order` numbers the kept blocks of a matrix row by row, small first."""
+    """What the page needs to know about a checkpoint; `order` lists a matrix's kept blocks (numbered row by row) by
+    size, smallest first."""
     matrices = []
     for matrix in bert.matrices(loaded.model):
         tiles = blocks.split(matrix.linear.weight.detach(), loaded.block)

@@ -1,4 +1,4 @@
-"""Pages: executed notebooks, reports and comparisons of reports as HTML that needs nothing else."""
+"""Pages: executed notebooks, reports and comparisons as self-contained HTML."""
 
 import re
 from pathlib import Path
@@ -29,8 +29,8 @@ def render_html(notebook: Path, out: Path) -> str:
 def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = False) -> str:
     """An executed notebook as one self-contained page with foldable code and `nav` (HTML) at its top.
 
-    The code is folded at first; if `unfolded`, only that of cells tagged `solution`. Progress bars and widgets, which
-    would be dead, are left away. The notebook's title, its first heading or else `name`, is put into its metadata.
+    All code starts folded; if `unfolded`, only that of cells tagged `solution`. Progress bars and widgets, which would
+    be dead, are left out. The notebook's title, its first heading or else `name`, is put into its metadata.
     """
     for cell in node.cells:
         if cell.cell_type == "code":
@@ -51,7 +51,7 @@ def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None
 
 
 def render(template: str, **values: Any) -> str:
-    """A template filled; values are text unless they are Markup."""
+    """A template filled in; values are escaped unless they are Markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True
     )

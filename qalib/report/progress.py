@@ -1,7 +1,7 @@
-"""Progress of a report: which notebook runs, since when, and how long it will take.
+"""Progress of a report: which notebook is running, since when, and how long it will take.
 
-How long a notebook took on another machine stands in its metadata (`qalib.seconds`, with `qalib.machine`). The pace of
-the notebooks that are done turns that into an expectation here.
+A notebook's metadata say how long it took on another machine (`qalib.seconds`, with `qalib.machine`). The pace of the
+notebooks already done turns that into an estimate for this one.
 """
 
 import sys
@@ -13,11 +13,11 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
-TICK = 0.5  # seconds between two drawings of a bar
+TICK = 0.5  # seconds between updates of a bar
 
 
 class Progress:
-    """Says on standard error how a report gets on: a bar a notebook in a terminal, a line a notebook elsewhere."""
+    """Shows progress on standard error: one bar per notebook in a terminal, one line per notebook elsewhere."""
 
     def __init__(self, notebooks: Sequence[Path]):
         self.usual = {path.stem: _usual_seconds(path) for path in notebooks}
@@ -26,17 +26,17 @@ class Progress:
 
     @property
     def pace(self) -> float:
-        """Seconds here / seconds on the machine of the metadata, of the notebooks that are done; 1 before that."""
+        """Seconds here / seconds in the metadata, over the notebooks that are done; 1 before the first."""
         known = {name: seconds for name, seconds in self.taken.items() if self.usual[name]}
         usual = sum(self.usual[name] for name in known)
         return sum(known.values()) / usual if usual else 1.0
 
     def expected(self, name: str) -> float | None:
-        """Seconds that a notebook is expected to take here; None where nothing is known."""
+        """Seconds that a notebook is expected to take here; None if unknown."""
         return self.usual[name] and self.usual[name] * self.pace
 
     def left(self, name: str) -> float | None:
-        """Seconds expected for a notebook and all after it; None where one is unknown."""
+        """Seconds expected for a notebook and all after it; None if any is unknown."""
         after = [self.expected(n) for n, position in self.position.items() if position >= self.position[name]]
         return None if None in after else sum(after)
 
@@ -45,13 +45,13 @@ class Progress:
         return f"[{self.position[name]}/{len(self.position)}] {name}"
 
     def done(self, name: str, seconds: float) -> None:
-        """Keep what a notebook took."""
+        """Record how long a notebook took."""
         self.taken[name] = seconds
         say(f"{self.label(name)}: {seconds:.0f} s")
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
-        """Show that a notebook runs, as long as the block does."""
+        """Show that a notebook is running, for as long as the block runs."""
         expected, left = self.expected(name), self.left(name)
         if not sys.stderr.isatty():
             about = "" if left is None else f" (about {expected:.0f} s; {_minutes(left)} to the end of the report)"
@@ -74,7 +74,7 @@ class Progress:
 def _tick(bar: tqdm, expected: float | None, over: threading.Event) -> None:
     while not over.wait(TICK):
         elapsed = bar.format_dict["elapsed"]
-        bar.n = elapsed if expected is None else min(elapsed, 0.99 * expected)  # late: the bar waits, the clock goes on
+        bar.n = elapsed if expected is None else min(elapsed, 0.99 * expected)  # if late, only the clock goes on
         bar.refresh()
 
 
@@ -92,5 +92,5 @@ def _usual_seconds(notebook: Path) -> float | None:
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""To the hub: a report's card and figures with the checkpoint that they are of, in one folder and then in a repository.
+"""Publishing on the hub: a checkpoint with its report's card and figures, in one folder and then in a repository.
 
 weights, config.json, tokenizer, model_meta.json, LICENSE, NOTICE    as in the checkpoint's folder
 README.md, *.svg, density_chart.html                                 the card
 results.json                                                         every number with its definition
 .eval_results/squad.yaml                                             EM and F1 as the hub reads them, if the card
-                                                                     has any: of all of SQuAD dev only
+                                                                     has any: for all of SQuAD dev only
 """
 
 import re
@@ -29,16 +29,16 @@ RELATIVE = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
 
 
 def assemble(report: Path, out: Path, model: str | None = None) -> Path:
-    """Write the folder of a report and its model, which is the one that the report names unless given.
+    """Write a folder with a report's card and its model, by default the one that the report names.
 
-    Raises InputError if `report` is none, `out` is not empty, the model is not the one that was reported on, or what
-    was written is not what the hub's loaders read (`check`).
+    Raises InputError if `report` is not a report, `out` is not empty, the model is not the one reported on, or the
+    hub's loaders cannot read what was written (`check`).
     """
     manifest = read_json(report / "manifest.json")
     try:
         stated, finished = manifest["model"]["sha256"], manifest["finished"]
     except (KeyError, TypeError):
-        raise InputError(f"{report / 'manifest.json'}: not that of a report") from None
+        raise InputError(f"{report / 'manifest.json'}: not a report's manifest") from None
     loaded = checkpoint.load(model or str(results.read(report)["model_source"].value))
     if loaded.sha256 != stated:
         raise InputError(
@@ -58,10 +58,10 @@ def assemble(report: Path, out: Path, model: str | None = None) -> Path:
 
 
 def check(folder: Path) -> None:
-    """Read everything as the hub's own loaders do, and load the checkpoint. Raises InputError for what they refuse."""
+    """Read everything with the hub's own loaders, and load the checkpoint. Raises InputError if anything is refused."""
     card = read_card(folder)
     if absent := sorted(name for name in {*RELATIVE.findall(card.text)} if not (folder / name).is_file()):
-        raise InputError(f"{folder / 'README.md'}: links to what is not in the folder: {', '.join(absent)}")
+        raise InputError(f"{folder / 'README.md'}: links to files that are not in the folder: {', '.join(absent)}")
     if (path := folder / EVALUATION).exists():
         try:
             huggingface_hub.parse_eval_result_entries(yaml.safe_load(read_text(path)))
@@ -71,7 +71,7 @@ def check(folder: Path) -> None:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card by the hub's loader. Raises InputError if it refuses its metadata."""
+    """The card, read by the hub's loader. Raises InputError if the loader refuses its metadata."""
     path = folder / "README.md"
     read_text(path)
     try:
@@ -81,9 +81,9 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Put a folder into a repository on the hub, made if it is not there; returns the commit's address.
+    """Upload a folder to a repository on the hub, created if need be; returns the commit's URL.
 
-    Raises InputError that says what the hub or the client refused.
+    Raises InputError saying what the hub or the client refused.
     """
     check_name(repository)
     try:
@@ -91,12 +91,12 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
         return str(HfApi().upload_folder(
             repo_id=repository, folder_path=folder, commit_message="Model, card and results by qalib"
         ).commit_url)  # fmt: skip
-    except Exception as error:  # of the network, the hub and the library
+    except Exception as error:  # from the network, the hub or the library
         raise InputError(f"{repository}: not uploaded ({one_line(error)}); to log in: hf auth login") from None
 
 
 def check_name(repository: str) -> None:
-    """Raises InputError if that cannot be the id of a repository."""
+    """Raises InputError if this cannot be a repository's id."""
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
@@ -104,7 +104,7 @@ def check_name(repository: str) -> None:
 
 
 def _scores(card: ModelCard, finished: str) -> list[dict[str, Any]]:
-    """The card's scores as entries of `.eval_results`; none if it has none."""
+    """The card's scores as entries for `.eval_results`, if it has any."""
     entries = [
         EvalResultEntry(
             dataset_id=dataset, task_id=score.metric_type, value=score.metric_value, date=finished,

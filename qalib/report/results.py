@@ -1,4 +1,4 @@
-"""Results: what a notebook found, as numbers that explain themselves, tables and figures in one report folder.
+"""Results: what a notebook found, as self-explanatory numbers, tables and figures in one report folder.
 
 out/results.json    every number: name, value, unit, definition, source, note
 out/tables/*.csv
@@ -21,7 +21,7 @@ from qalib.utils.quantity import Number, Value
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved SVG figure that shows itself in a notebook."""
+    """A saved SVG figure that displays itself in a notebook."""
 
     path: Path
 
@@ -30,11 +30,11 @@ class Picture:
 
 
 class Table(pd.DataFrame):
-    """A table that a notebook shows with whole texts and numbers of four significant digits."""
+    """A table that a notebook shows with full texts and numbers to four significant digits."""
 
     @property
     def _constructor(self) -> type["Table"]:
-        return Table  # of parts of it, too
+        return Table  # so that parts of it are Tables too
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format):
@@ -43,28 +43,28 @@ class Table(pd.DataFrame):
 
 @dataclass(frozen=True)
 class Withheld:
-    """Called as Results is for what must not be shown: keeps numbers without their values, and nothing else."""
+    """Used like Results where nothing must be shown: keeps numbers without their values, and nothing else."""
 
     results: "Results"
     reason: str
 
     def number(self, name: str, value: Value, unit: str, definition: str) -> None:
-        """Keep that there is such a number, and why it has no value."""
+        """Record that there is such a number, and why it has no value."""
         self.results.number(name, None, unit, definition, self.reason)
 
     def table(self, name: str, frame: pd.DataFrame) -> str:
-        """Why the table is not there."""
+        """Why there is no table."""
         return self.reason
 
     def figure(self, name: str, figure: Figure) -> str:
-        """Why the figure is not there."""
+        """Why there is no figure."""
         return self.reason
 
 
 class Results:
     """Collects the numbers, tables and figures of one source (a notebook's name) in the report folder `out`.
 
-    Numbers of other sources in the same folder stay; those that this source wrote earlier are replaced.
+    Other sources' numbers in the same folder stay; those that this source wrote earlier are replaced.
     """
 
     def __init__(self, out: Path | str, source: str) -> None:
@@ -73,18 +73,18 @@ class Results:
         self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
 
     def number(self, name: str, value: Value, unit: str, definition: str, note: str = "") -> Value:
-        """Keep a number and return its value; `note` says why there is none, and is dropped if there is.
+        """Keep a number and return its value; `note` says why there is none, and is dropped if there is one.
 
-        Raises ValueError if another source has one of that name.
+        Raises ValueError if another source has a number of that name.
         """
         if (other := self._numbers.get(name)) and other.source != self.source:
-            raise ValueError(f"number {name!r} comes from {other.source} already")
+            raise ValueError(f"number {name!r} already comes from {other.source}")
         self._numbers[name] = Number(name, value, unit, definition, self.source, note if value is None else "")
         write_json(self.out / "results.json", {"numbers": [asdict(n) for _, n in sorted(self._numbers.items())]})
         return value
 
     def measured(self, result: Any, note: str = "") -> "Table":
-        """Keep every field of a dataclass that was made with `measure`; returns them as a table to look at.
+        """Keep every field of a dataclass that was made with `measure`; returns them as a table to display.
 
         `note` says why fields that are None have no value.
         """
@@ -100,7 +100,7 @@ class Results:
         return Table(frame)
 
     def figure(self, name: str, figure: Figure) -> Picture:
-        """Keep a matplotlib figure as figures/NAME.svg, the same bytes for the same figure, for a notebook to show."""
+        """Keep a matplotlib figure as figures/NAME.svg, byte-identical for the same figure, for a notebook to show."""
         path = self.out / "figures" / f"{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
@@ -108,7 +108,7 @@ class Results:
         return Picture(path)
 
     def unless(self, reason: str) -> "Results | Withheld":
-        """These results, or, if there is a reason why what comes must not be shown, what keeps none of it."""
+        """These results or, given a reason not to show what follows, a stand-in that withholds it."""
         return Withheld(self, reason) if reason else self
 
     def page(self, name: str, html: str) -> None:
@@ -117,7 +117,7 @@ class Results:
 
 
 def read(out: Path | str, missing_ok: bool = False) -> dict[str, Number]:
-    """All numbers in a report folder, by name. Raises InputError if there are none, or the file is not of this form."""
+    """All numbers in a report folder, by name. Raises InputError if there are none or the file is malformed."""
     path = Path(out) / "results.json"
     if not path.exists():
         if missing_ok:

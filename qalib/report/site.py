@@ -1,13 +1,13 @@
-"""The site: notebooks, glossary, reports and sources as pages that need no server and fetch nothing.
+"""The site: notebooks, glossary, reports and sources as static pages that fetch nothing from elsewhere.
 
     notebooks/index.ipynb           index.html
-    notebooks/[course/]X.ipynb    [course/]X.html  , run for the purpose
+    notebooks/[course/]X.ipynb      [course/]X.html, freshly run
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, with its front page
-    web/                            live/, the page that asks the model in the browser, where npm's packages are
+    web/                            live/, the live page, if npm's packages are installed
     qalib/ROOM/X.py                 api/qalib/ROOM/X.html, the API reference, an anchor at every name
 
-Links are written for the repository, where they lead from file to file; each is turned into one between pages.
+Links are written for the repository, from file to file; each is turned into one between pages.
 """
 
 import os
@@ -31,7 +31,7 @@ from qalib.utils.files import read_text, replace_folder, write_text
 from qalib.utils.paths import ROOT
 
 REPORTS = ("bundled-dev-v1.1",)  # those that are kept in the repository
-MARK = ".nojekyll"  # GitHub Pages then takes the files as they are; also how a site is told from another folder
+MARK = ".nojekyll"  # makes GitHub Pages serve the files as they are; also tells a site from other folders
 LINK = re.compile(r'(<[a-z][^<>]*\s(?:href|src))="([^"]+)"')
 
 
@@ -41,10 +41,10 @@ def make(
     parameters: dict[str, Any] | None = None,
     root: Path = ROOT,
 ) -> Path:
-    """Run the notebooks (all of them unless given) and write the site; returns its folder.
+    """Run the notebooks (by default all) and write the site; returns its folder.
 
-    `parameters` go to every notebook that declares them. Raises InputError if `out` is there and not a site, or if a
-    link leads nowhere, and ReportError if a notebook fails.
+    `parameters` go to every notebook that declares them. Raises InputError if `out` exists and is not a site, or if a
+    link is broken, and ReportError if a notebook fails.
     """
     out = Path(out)
     source = root / "notebooks"
@@ -81,13 +81,13 @@ def make(
         live.make(draft / "live", (parameters or {}).get("model", "bundled"), home)
     write_text(draft / MARK, "")
     if problems := broken(draft):
-        raise InputError(f"{draft}: {len(problems)} links lead nowhere: {'; '.join(problems[:5])}")
+        raise InputError(f"{draft}: broken links ({len(problems)}): {'; '.join(problems[:5])}")
     replace_folder(draft, out)
     return out
 
 
 def place(path: PurePosixPath) -> PurePosixPath:
-    """Where a file of the repository stands in the site.
+    """Where a file of the repository goes in the site.
 
     >>> str(place(PurePosixPath("notebooks/course/01_weights.ipynb")))
     'course/01_weights.html'
@@ -96,7 +96,7 @@ def place(path: PurePosixPath) -> PurePosixPath:
     >>> str(place(PurePosixPath("reports/bundled-dev-v1.1/card/README.md")))
     'reports/bundled-dev-v1.1/index.html'
     """
-    if path.match("reports/*/card/README.md"):  # opens the report's front page
+    if path.match("reports/*/card/README.md"):  # leads to the report's front page
         return path.parents[1] / "index.html"
     if path.suffix in (".ipynb", ".md", ".py"):
         path = path.with_suffix(".html")
@@ -106,7 +106,7 @@ def place(path: PurePosixPath) -> PurePosixPath:
 
 
 def broken(site: Path) -> list[str]:
-    """The links of a site that lead nowhere, and whatever its pages would fetch from elsewhere."""
+    """The broken links of a site, and anything its pages would fetch from elsewhere."""
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
     names = {path: {*re.findall(r'id="([^"]+)"', text)} for path, text in pages.items()}
     found = []
@@ -124,7 +124,7 @@ def broken(site: Path) -> list[str]:
 
 
 def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[str, Path | None] | None = None) -> None:
-    """Write a notebook, or what was made one, as the page of the repository's file `path`."""
+    """Write a notebook as the page for the repository's file `path`."""
     steps = {
         "home": root / "notebooks" / "index.ipynb",
         **(beside or {}),
@@ -133,7 +133,7 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
     } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
     if path.suffix == ".ipynb" and (url := repository(root)):
-        inside, first = path.relative_to(root).as_posix(), f"there, first of all: %pip install git+{url}"
+        inside, first = path.relative_to(root).as_posix(), f"there, start with %pip install git+{url}"
         there = url.replace("https://github.com", "https://colab.research.google.com/github")
         nav += f' <a href="{escape(there)}/blob/main/{inside}" title="{escape(first)}">open in Colab</a>'
     html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
@@ -142,16 +142,16 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
 
 
 def repository(root: Path) -> str | None:
-    """Where the repository is on GitHub, by `project.urls.Repository` in pyproject.toml; None if it does not say."""
+    """The repository's address on GitHub, from `project.urls.Repository` in pyproject.toml; None if there is none."""
     urls = tomllib.loads(read_text(root / "pyproject.toml"))["project"].get("urls", {})
     found = re.fullmatch(r"(https://github\.com/[\w.-]+/[\w.-]+?)(\.git|/)?", urls.get("Repository", ""))
     return found and found[1]
 
 
 def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
-    """A page of the file `path`, to be written to `target`, with its links turned into links between pages.
+    """The page for the file `path`, to be written to `target`, with its links turned into links between pages.
 
-    A link to a source file whose text is a name in it (`blocks.split`) leads to that name.
+    A link to a source file whose text is a name in that file (`blocks.split`) leads to that name.
     """
 
     def turn(match: re.Match) -> str:

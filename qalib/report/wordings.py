@@ -1,7 +1,7 @@
-"""What cards of pruned models state, in the words that they use: from text to figures, and what no pattern reads.
+"""The wordings of pruned models' cards: patterns that read the stated figures, and sentences that no pattern reads.
 
-The wordings are those of madlag's first block-sparse cards (2020), of nn_pruning's (2021, by madlag and echarlaix), of
-Intel's (Prune OFA), and of this package. Patterns are for `plain` text; the first group is what is stated.
+They cover madlag's first block-sparse cards (2020), nn_pruning's (2021, by madlag and echarlaix), Intel's (Prune OFA),
+and this package's own. Patterns are for `plain` text; the first group is what is stated.
 """
 
 import re
@@ -47,7 +47,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "F1 in words": (r"a F1 ((?:gain|drop) of [+-]?\d+\.\d+)",),
     "machine": (r"CPU: [^\n]+\nMemory: [^\n]+\nGPUs: ([^\n]+)(?:\nGPU driver: [^\n]+)?", r"GPUs: ([^\n]+)"),
 }
-# What a sentence speaks of, by claims' names: it is not for want of the sentence that none of the patterns reads it.
+# Words that show that a sentence is about a claim, by the claim's name, even if no pattern can read the sentence.
 CUES = {
     "linear density": r"(?i)linear|spars|densit",
     "overall density": r"(?i)\boverall\b",
@@ -69,16 +69,16 @@ NOT_UNDERSTOOD = "not understood"
 
 
 def plain(card: str) -> str:
-    """A card's text without metadata, bold type, code marks, the targets of links, and tags."""
+    """A card's text without metadata, bold, code marks, link targets and tags."""
     text = re.sub(r"\A\s*---\n.*?\n---\n", "", card, flags=re.DOTALL)
     text = re.sub(r"\*\*|(?<!`)`(?!`)", "", text)
     return re.sub(r"</?[a-z][^>\n]*>|(?<=\])\(\S*?\)", "", text)
 
 
 def read(card: str) -> dict[str, str | None]:
-    """What a card states by the names of WORDINGS, as it is written there; None for what it does not.
+    """What a card states, verbatim, by the names in WORDINGS; None for what it does not state.
 
-    Under NOT_UNDERSTOOD, a line each, its sentences with a figure that no pattern reads.
+    Under NOT_UNDERSTOOD, one per line, its sentences with a figure that no pattern reads.
     """
     text, stated, spans = plain(card), {}, []
     for name, patterns in WORDINGS.items():
@@ -94,12 +94,12 @@ def read(card: str) -> dict[str, str | None]:
 
 
 def _within(span: tuple[int, int], start: int, spans: list[tuple[int, int]]) -> bool:
-    """Has a pattern read a figure, of which the place is told from the sentence's `start` on?"""
+    """Has a pattern read the figure at `span`, which is relative to the sentence's `start`?"""
     return any(first < span[1] + start and span[0] + start < last for first, last in spans)
 
 
 def _sentences(text: str) -> list[tuple[int, int]]:
-    """Where sentences, rows of tables, and blocks of text that is not Python begin and end."""
+    """Where sentences, table rows, and code blocks other than Python begin and end."""
     places = []
     for part in re.finditer(r"```(\w*).*?```|[^\n]+", text, re.DOTALL):
         if part.group().startswith("```"):

@@ -1,6 +1,6 @@
-"""A crew: processes on this machine that share one evaluation, as `accelerate launch` starts them on many machines.
+"""Processes on this machine that share one evaluation, as those that `accelerate launch` starts on many machines do.
 
-On a CPU several processes with a core each can be faster than one that has all: nothing waits for the slowest thread.
+On a CPU, several processes with one core each can be faster than one with all: none waits for the slowest thread.
 """
 
 import logging
@@ -23,25 +23,25 @@ from qalib.utils.errors import InputError
 
 
 def run(processes: int, function: Callable, *arguments: Any) -> Any:
-    """What `function(*arguments)` returns; with more than one process, what the first of them returns.
+    """What `function(*arguments)` returns; with more than one process, what it returns in the first.
 
-    The function is called in each process, with as many threads as the cores go round, and finds the others by
-    `accelerate.PartialState`. Raises InputError if it does, or if a process dies: the others are ended then.
+    The function is called in each process, with an equal share of the threads, and finds the others through
+    `accelerate.PartialState`. Raises InputError if the function does, or if a process dies; the others are then ended.
     """
     if processes == 1:
         return function(*arguments)
     if "RANK" in os.environ:
-        raise InputError(f"{processes} processes: this is one of {os.environ.get('WORLD_SIZE')} already")
+        raise InputError(f"{processes} processes: this is already one of {os.environ.get('WORLD_SIZE')}")
     meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     config = LaunchConfig(1, 1, processes, local_addr="localhost", max_restarts=0, start_method="spawn", **meeting)
-    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # of a process that died they print tracebacks
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they print tracebacks when a process dies
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with patch_environment(omp_num_threads=max(1, torch.get_num_threads() // processes)):
             found = elastic_launch(config, _member)(function, arguments, os.getpid())[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        print(file=sys.stderr)  # a bar of one that was ended stands open
+        print(file=sys.stderr)  # ends the line of an interrupted progress bar
         raise InputError(f"process {rank} of {processes} ended with exit code {failure.exitcode}") from None
     if isinstance(found, InputError):
         raise found
@@ -49,13 +49,13 @@ def run(processes: int, function: Callable, *arguments: Any) -> Any:
 
 
 def _member(function: Callable, arguments: tuple, starter: int) -> Any:
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # when the process that started this one dies: not to wait for it (Linux)
-    if os.getppid() != starter:  # it has died already
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # die with the process that started this one (Linux)
+    if os.getppid() != starter:  # it is dead already
         os._exit(1)
-    tqdm.set_lock(threading.RLock())  # the usual one is a semaphore of the system, which one that is killed leaves
+    tqdm.set_lock(threading.RLock())  # the usual one is a system semaphore, which a killed process would leave behind
     try:
         found = function(*arguments)
-    except InputError as error:  # the same in all of them; as it is one, not as a process that died
+    except InputError as error:  # the same in every process; returned, so that it does not look like a crash
         found = error
     leader = int(os.environ["RANK"]) == 0
     if torch.distributed.is_initialized():

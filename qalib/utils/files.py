@@ -1,4 +1,4 @@
-"""Files that are whole or absent: hashes, and writes that appear only when they are complete."""
+"""Files: hashing, reading with clear errors, and writing so that a file or folder appears only once it is complete."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from qalib.utils.errors import InputError
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex digest of a file, read in chunks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -35,7 +35,7 @@ def read_json(path: Path | str) -> Any:
     """The value in a JSON file. Raises InputError naming the file, and the line where it breaks."""
     try:
         value = json.loads(text := read_text(path), object_pairs_hook=_object)
-        if "\\ud" in text or "\\uD" in text:  # the one way to write what is no text
+        if "\\ud" in text or "\\uD" in text:  # the only way to write half a character
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
@@ -55,12 +55,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} appears twice in one object")
     return value
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write a file in one step: readers see the old content or the new, never a part."""
+    """Write a file in one step: readers see the old content or the new, never part of it."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def write_text(path: Path | str, text: str) -> Path:
         except BaseException:
             os.unlink(name)
             raise
-    except OSError as error:  # of a file with another name, or none
+    except OSError as error:  # which names the temporary file, or none
         raise OSError(error.errno, error.strerror, str(path)) from None
     return path
 
@@ -85,7 +85,7 @@ def write_json(path: Path | str, value: Any) -> Path:
 
 @contextmanager
 def new_folder(path: Path | str) -> Iterator[Path]:
-    """Give an empty folder that takes the name `path` only if the block ends without an error.
+    """Yield an empty folder that takes the name `path` only if the block ends without an error.
 
     Raises InputError if `path` exists and is not an empty folder: nothing is overwritten.
     """
@@ -106,14 +106,14 @@ def new_folder(path: Path | str) -> Iterator[Path]:
 
 
 def restore_folder(out: Path) -> None:
-    """Give the earlier folder its name back if `replace_folder` was killed between its two steps."""
+    """Give the earlier folder its name back, if `replace_folder` was killed between its two steps."""
     old = out.parent / f".{out.name}.old"
     if old.exists() and not out.exists():
         old.rename(out)
 
 
 def replace_folder(draft: Path, out: Path) -> None:
-    """Put the draft in the place of `out`; an earlier folder goes away only after that."""
+    """Put the draft in the place of `out`; an earlier folder is deleted only after that."""
     old = out.parent / f".{out.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

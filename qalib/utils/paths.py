@@ -1,6 +1,6 @@
-"""Paths: where the package finds what travels with it.
+"""Paths: where the package finds the files that come with it.
 
-In the repository notebooks and models stand beside the package. A wheel has only the package, so `setup.py` copies them
+In the repository, notebooks and models are beside the package. A wheel has only the package, so `setup.py` copies them
 into it, to `TRAVELS`.
 """
 

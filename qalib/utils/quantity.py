@@ -1,4 +1,4 @@
-"""Quantities: a value with its unit, its definition and its source, and dataclass fields that carry them."""
+"""Quantities: a value with unit, definition and source, and dataclass fields that carry these."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,9 +8,9 @@ Value = float | int | str | bool | None
 
 @dataclass(frozen=True)
 class Number:
-    """A value with its unit, what it means and where it was computed.
+    """A value with its unit, its meaning and where it was computed.
 
-    A value of None was not measured; `note` then says why.
+    None means that it was not measured; `note` then says why.
     """
 
     name: str
@@ -22,9 +22,9 @@ class Number:
 
     def __post_init__(self) -> None:
         if self.value is None and not self.note:
-            raise ValueError(f"number {self.name!r} has no value and no note that says why")
+            raise ValueError(f"number {self.name!r} has no value and no note saying why")
 
 
 def measure(unit: str, definition: str) -> Any:
-    """A dataclass field that says what it holds, for `Results.measured`."""
+    """A dataclass field with unit and definition, for `Results.measured`."""
     return field(metadata={"unit": unit, "definition": definition})

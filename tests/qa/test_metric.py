@@ -43,7 +43,7 @@ def test_score_takes_the_best_reference_and_counts_what_is_missing():
 
 
 def test_no_id_in_common_is_an_error():
-    with pytest.raises(InputError, match="none of the 1 predictions has the id of one of the 1 questions"):
+    with pytest.raises(InputError, match="none of the 1 predictions has the id of any of the 1 questions"):
         metric.score([question("a", "x")], {"b": "x"})
 
 

@@ -67,7 +67,7 @@ def test_the_data_say_which_version_they_are(tmp_path, version, changes, expecte
         ("v2.0", {"question": 1, "is_impossible": None}, "question 'q2' has no answer, but 'is_impossible' is not tr"),
         (None, {"is_impossible": True}, r"question 'q1': 'is_impossible' is true, but there are answers \(1\)"),
         ("v2.0", {"is_impossible": "no"}, "question 'q1': 'is_impossible' is str, expected bool"),
-        ("1.1", {}, r"question 'q2' has no answer \(SQuAD 2.0\?\), but the file's version is that of SQuAD v1.1"),
+        ("1.1", {}, r"question 'q2' has no answer \(SQuAD 2.0\?\), but the file says it is SQuAD v1.1"),
         ("v2.0", {"question": 1, "answers": None}, "'answers' is missing"),
         ("v2.0", {"question": 1, "plausible_answers": "In"}, "'plausible_answers' is str, expected list"),
         ("v2.0", {"question": 1, "plausible_answers": [{"text": 3}]}, r"plausible_answers\[0\]: 'text' is int"),
@@ -199,10 +199,10 @@ def test_training_points_at_the_first_token(sparse):
     [
         (
             {"name": "train-v1.1.json"},
-            "none: in train-v1.1.json (SQuAD v1.1) every question has an answer; its null sc",
+            "none: in train-v1.1.json (SQuAD v1.1) every question has an answer; at most the",
         ),
         ({"name": "train-v2.0.json", "version": "2.0"}, "yes, on train-v2.0.json (SQuAD v2.0)"),
-        (None, "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"),
+        (None, "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"),
     ],
 )
 def test_whether_a_model_knows_of_questions_without_an_answer(sparse, data, text):

@@ -142,7 +142,7 @@ def test_as_many_spans_as_asked_for(tiny):
     [
         ("no room for the overlap", "20 tokens have no room for 4 question tokens, an overlap of 18"),
         ("no room for the context", "200 tokens have no room for 301 question tokens, an overlap of 100"),
-        ("too long for the model", "600 tokens do not fit a model of 512 positions"),
+        ("too long for the model", "600 tokens do not fit a model with 512 positions"),
     ],
 )
 def test_windows_that_cannot_be(name, text, tiny):

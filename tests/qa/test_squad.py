@@ -41,9 +41,9 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
         ({"entry": {"is_impossible": True}}, "SQuAD 2.0"),
         ({"entry": {"id": 4}}, "'id' is int, expected str"),
         ({"answer": {"text": None}}, r"answers\[0\]: 'text' is NoneType"),
-        ({"answer": {"answer_start": 4}}, "'1889' does not stand at character 4 of its context, but at 3"),
-        ({"answer": {"answer_start": -5}}, "'1889' does not stand at character -5 of its context, but at 3"),
-        ({"answer": {"text": "1890"}}, "'1890' does not stand at character 3 of its context, nor anywhere in it"),
+        ({"answer": {"answer_start": 4}}, "'1889' is not at character 4 of its context, but at 3"),
+        ({"answer": {"answer_start": -5}}, "'1889' is not at character -5 of its context, but at 3"),
+        ({"answer": {"text": "1890"}}, "'1890' is not at character 3 of its context, nor anywhere in it"),
         ({"answer": {"text": " "}}, r"answers\[0\]: question 'q1' has an empty answer"),
         ({"answer": {"answer_start": "3"}}, r"answers\[0\]: 'answer_start' is str, expected int"),
     ],
@@ -59,7 +59,7 @@ def test_an_id_must_not_stand_twice(tmp_path):
     value = json.loads(path.read_text())
     value["data"] *= 2
     path.write_text(json.dumps(value))
-    with pytest.raises(InputError, match=r"data\[1\].*the id 'q1' stands twice"):
+    with pytest.raises(InputError, match=r"data\[1\].*the id 'q1' appears twice"):
         squad.read(path)
 
 
@@ -70,7 +70,7 @@ def test_not_json_and_not_there(tmp_path):
     with pytest.raises(InputError, match="text: not JSON"):
         squad.load(str(tmp_path / "text"))
     for text, message in {
-        '{"data": [], "data": []}': "not usable JSON .'data' stands twice in one object",
+        '{"data": [], "data": []}': "not usable JSON .'data' appears twice in one object",
         '{"data": "ab\\ud83d"}': "half of a character, '.ud83d', stands alone after '{\"data\": \"ab'",
         '{"data": ' + "1" * 5000 + "}": "not usable JSON .Exceeds the limit",
     }.items():
@@ -105,7 +105,7 @@ def test_the_hub_out_of_reach_is_said_and_nothing_else_is_used(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match="neither in the cache nor in reach .ConnectionError: no route"):
+    with pytest.raises(InputError, match="not in the cache and cannot be downloaded .ConnectionError: no route"):
         squad.load("squad")
 
 

@@ -85,7 +85,7 @@ def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(pa
             assert loaded.name == taken
     with audit.subject(str(packed_folder), str(tmp_path / published)) as loaded:
         assert loaded.name == "tiny-sparse"
-    with pytest.raises(InputError, match="the card is that of another, of which no twin can be made; name its"):
+    with pytest.raises(InputError, match="the card is for another, and no twin of that can be made; name its"):
         with audit.subject(None, str(tmp_path / published), {"model": "madlag/another"}):
             pass
 

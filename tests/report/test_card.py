@@ -34,7 +34,7 @@ def test_every_number_comes_from_the_results(numbers):
     text = card.render(numbers)
     assert "**42.25 %**" in text and "**42.2 %**" in text
     for name in numbers:
-        with pytest.raises(InputError, match=f"results.json has not: .*{name}"):
+        with pytest.raises(InputError, match=f"that is not in results.json: .*{name}"):
             card.render({key: value for key, value in numbers.items() if key != name})
 
 

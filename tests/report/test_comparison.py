@@ -78,7 +78,7 @@ def test_a_report_without_numbers_is_a_failure_of_its_model_only(compare, tmp_pa
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_rest(compare, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison.plots.published, "comparison", lambda *_: 1 / 0)
-    with pytest.raises(ReportError, match="all is there but the figure: ZeroDivisionError"):
+    with pytest.raises(ReportError, match="complete except for the figure: ZeroDivisionError"):
         compare("one", "two")
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<b>No figure</b>: ZeroDivisionError" in page and "comparison.svg" not in page

@@ -138,8 +138,8 @@ def test_questions_without_an_answer_are_reported(made, packed_folder, unanswera
     assert (out / "tables" / "by_answerable.csv").exists() and (out / "figures" / "by_answerable.svg").exists()
     assert "plausible_answers" in (out / "tables" / "worst_answers.csv").read_text().splitlines()[0]
     text = card.write(out).text
-    assert "| EM and F1 of the 4 that have none (NoAns) |" in text and "by more than\n-0.5;" in text
-    said = "not stated; if on SQuAD v1.1 alone, its null score has seen no question without an answer"
+    assert "| EM and F1 on the 4 that have none (NoAns) |" in text and "by more than\n-0.5;" in text
+    said = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"
     assert said in text and said in front.index(out, read_json(made / "manifest.json"))
     assert not (made / "tables" / "by_answerable.csv").exists()
 
@@ -163,7 +163,7 @@ def test_two_runs_differ_in_times_only(made, packed_folder, asked_file, tmp_path
 
 
 def test_an_unknown_parameter_is_refused(packed_folder, asked_file, tmp_path):
-    with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; there are audited, batch, "):
+    with pytest.raises(InputError, match="no notebook has a parameter 'epochs'; they have audited, batch, "):
         build.run(str(packed_folder), str(asked_file), tmp_path / "r", "cpu", parameters={"epochs": 3})
     path = notebook(tmp_path / "a.ipynb")
     with pytest.raises(InputError, match="a.ipynb: no parameter ouf; it has out"):

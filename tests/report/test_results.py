@@ -30,7 +30,7 @@ def test_a_source_run_again_replaces_its_own_numbers_only(tmp_path):
     Results(tmp_path, "02").number("other", 2, "1", "d")
     Results(tmp_path, "01").number("new", 3, "1", "d")
     assert list(results.read(tmp_path)) == ["new", "other"]
-    with pytest.raises(ValueError, match="'other' comes from 02 already"):
+    with pytest.raises(ValueError, match="'other' already comes from 02"):
         Results(tmp_path, "01").number("other", 1, "1", "d")
 
 

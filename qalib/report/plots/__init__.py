@@ -1,4 +1,4 @@
-"""Plots: each a function from a table to a matplotlib figure, the same bytes on every run."""
+"""Plots: functions from a table to a matplotlib figure, byte-identical on every run."""
 
 from qalib.utils.lazy import attach
 

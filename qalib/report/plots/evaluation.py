@@ -1,4 +1,4 @@
-"""Figures of answers: EM and F1 of groups of questions."""
+"""Figures of answers: EM and F1 for groups of questions."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from qalib.report.plots.style import BLUE, GREEN, blank, styled
 
 @styled
 def by_group(table: pd.DataFrame, title: str, scope: str) -> Figure:
-    """EM and F1 of groups of questions (`evaluation.by_group`), with the number of questions in each.
+    """EM and F1 for groups of questions (`evaluation.by_group`), with the number of questions in each.
 
     `scope` says which questions they are (`QuestionSet.scope`).
     """

@@ -1,4 +1,4 @@
-"""Figures that set a model among others: the published checkpoints, what a card states, several reports."""
+"""Figures that compare a model with others: published checkpoints, what a card states, several reports."""
 
 import itertools
 
@@ -14,8 +14,8 @@ from qalib.utils.paths import PUBLISHED_CHECKPOINTS
 def published(models: dict[str, tuple[float, float | None, float | None]]) -> Figure:
     """EM and F1 over linear density of the published SQuAD v1.1 checkpoints of nn_pruning, with other models marked.
 
-    `models` gives linear density, EM and F1 by label, in percent; a model whose EM and F1 are None is a line at its
-    density. Source of the points: `published_checkpoints.csv`, as the hub's cards state them.
+    `models` gives linear density, EM and F1 by label, in percent; a model whose EM and F1 are None becomes a line at
+    its density. The points are from `published_checkpoints.csv`, as the hub's cards state them.
     """
     table = pd.read_csv(PUBLISHED_CHECKPOINTS)
     figure, panels = blank(3.6, 1, 2, sharex=True)
@@ -80,9 +80,9 @@ def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
 
 @styled
 def comparison(table: pd.DataFrame, scope: str) -> Figure:
-    """F1 and speedups of several models over their linear density (`comparison.table`), a mark a model.
+    """F1 and speedups of several models over their linear density (`comparison.table`), one mark per model.
 
-    `scope` says which questions F1 is of (`QuestionSet.scope`).
+    `scope` says which questions F1 is over (`QuestionSet.scope`).
     """
     figure, panels = blank(3.6, 1, 2)
     marks = zip(itertools.cycle("osD^vP"), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False)

@@ -65,7 +65,7 @@ def density(matrices: pd.DataFrame) -> Figure:
 
 @styled
 def patterns(shares: dict[tuple[int, str], Tensor]) -> Figure:
-    """What is left of every encoder matrix (`sparsity.fills`), at one scale: the darker a block, the more of it.
+    """What is left of every encoder matrix (`sparsity.fills`), at one scale: the darker a block, the more is left.
 
     FFN in is drawn transposed, so that a neuron is one column both there and in FFN out.
     """
@@ -120,7 +120,7 @@ def parameters(table: pd.DataFrame) -> Figure:
 
 
 def _picture(share: Tensor, scale: int = 4) -> str:
-    """Shares of blocks as a PNG data URL, the fuller the darker."""
+    """Shares of blocks as a PNG data URL: the fuller, the darker."""
     grey = (255 * (1 - share)).round().byte()
     image = Image.fromarray(grey.numpy()).resize((share.shape[1] * scale, share.shape[0] * scale), Image.NEAREST)
     buffer = io.BytesIO()
@@ -131,7 +131,7 @@ def _picture(share: Tensor, scale: int = 4) -> str:
 def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor]) -> str:
     """The density of every matrix as one self-contained interactive HTML page.
 
-    The pointer on a matrix shows its name, its density and a picture of what is left, as on the published cards.
+    Pointing at a matrix shows its name, its density and a picture of what is left, as on the published cards.
     """
     import altair  # wanted here only, and not everywhere where the rest is
 

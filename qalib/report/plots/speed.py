@@ -11,10 +11,10 @@ from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bla
 
 @styled
 def speedup(rows: pd.DataFrame) -> Figure:
-    """Speedup over the fastest dense way of the run (`latency.compare`), that over dense of the same type beside it.
+    """Speedup over the fastest dense runtime (`latency.compare`), and beside it that over dense of the same type.
 
-    The mark is the bound by multiply-adds, at the pace of dense of the same type. What could not be run here has its
-    place, and no bar. A remark is marked with an asterisk and stands below.
+    The mark is the bound by multiply-adds, at the pace of dense of the same type. A runtime that could not run here has
+    a row but no bar. An asterisk refers to a remark below.
     """
     remarks = dict.fromkeys(remark for remark in rows.remark if remark)
     figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(remarks))
@@ -32,7 +32,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
             axes.annotate(f"not run: {row.note}", (0.02 * limit, place), va="center")
             continue
         bar, mark = speedups.iloc[place], bounds.iloc[place] if sparse[place] else 0
-        beside = max(bar, mark if mark < bar + 0.45 * limit else 0)  # a mark must not stand in the text
+        beside = max(bar, mark if mark < bar + 0.45 * limit else 0)  # the mark must not overlap the text
         own = "" if row.best_baseline == row.baseline else f" ({row.speedup:.2f}x over {row.baseline})"
         axes.annotate(f"{bar:.2f}x{own}{' *' * bool(row.remark)}", (beside + 0.02 * limit, place), va="center")
     marked = [place for place in places if sparse[place]]
@@ -43,7 +43,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     axes.set(
         yticks=places,
         yticklabels=rows.runtime + " " + rows["dtype"],
-        xlabel=f"speedup over {first.best_baseline}, the fastest dense way of this run",
+        xlabel=f"speedup over {first.best_baseline}, the fastest dense runtime of this run",
         xlim=(0, 1.3 * limit),
     )
     axes.invert_yaxis()
@@ -68,7 +68,7 @@ def evaluation_time(rows: pd.DataFrame) -> Figure:
     )
     axes.set(xlabel="seconds, texts in to answers out", xlim=(0, 1.25 * rows.median_seconds.max()))
     axes.invert_yaxis()
-    axes.set_title("The whole evaluation: batches of like length, and smaller matrices")
+    axes.set_title("The whole evaluation: batches of similar length, and smaller matrices")
     return figure
 
 

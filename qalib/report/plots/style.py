@@ -1,6 +1,6 @@
-"""What all figures share: colours, width, letters.
+"""What all figures share: colours, width, fonts.
 
-Colours are the Okabe-Ito set, told apart by the colour-blind; nothing is said by colour alone.
+Colours are from the Okabe-Ito set, which colour-blind readers can tell apart; nothing depends on colour alone.
 """
 
 import matplotlib
@@ -23,8 +23,8 @@ STYLE = {
 }
 
 
-# Decorates what draws or saves a figure: matplotlib reads its settings when text and ticks are made, and they are
-# everybody's, a notebook's own figures' too.
+# Decorates functions that draw figures: matplotlib reads its settings when text and ticks are made, and they are
+# global, shared with a notebook's own figures.
 styled = matplotlib.rc_context(STYLE)
 
 

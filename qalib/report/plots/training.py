@@ -1,4 +1,4 @@
-"""Figures of pruning runs, and the logs that they are drawn from."""
+"""Figures of pruning runs, and reading the logs that they are drawn from."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from qalib.utils.files import read_json, read_text
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
-    """The log.jsonl of a pruning run, a row a line; None if the folder has none.
+    """The log.jsonl of a pruning run, one row per line; None if the folder has none.
 
     Columns: step, windows, seconds, progress, loss, answer_loss, distillation_loss, density, steered_density,
     threshold, regulariser, weight_lr, precision, densities (by matrix), and exact_match and f1 where a
@@ -31,10 +31,10 @@ def read_log(folder: Path | str) -> pd.DataFrame | None:
 
 
 def read_runs(folder: Path | str) -> pd.DataFrame | None:
-    """The pruning runs that a model's folder tells of, a row each, as they state themselves; None if it has none.
+    """The pruning runs recorded in a model's folder, one row each, by their own account; None if there are none.
 
-    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows seen,
-    with those of its student, exact_match, f1, and teacher_f1 over the same questions.
+    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows
+    (seen, including those of its student), exact_match, f1, and teacher_f1 over the same questions.
     """
     metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
     rows = [
@@ -53,14 +53,14 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
 
 @styled
 def runs(table: pd.DataFrame) -> Figure:
-    """F1 over density of pruning runs (`read_runs`) beside their teacher: a line for those of one method and length."""
+    """F1 over density of pruning runs (`read_runs`) and their teacher: one line per method and length."""
     figure, axes = blank(3.6)
     axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
     looks = dict(zip(("magnitude", "movement", "fixed-mask"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
     for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
         colour, marker = looks[method]
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
-        name = "movement, then kept on training" if method == "fixed-mask" else method
+        name = "movement, then trained further" if method == "fixed-mask" else method
         axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
         for row in rows.itertuples():
             axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), (7, -3), textcoords="offset points", fontsize=8)
@@ -107,7 +107,7 @@ def scores(seen: pd.DataFrame, thresholds: pd.Series) -> Figure:
     axes.plot([], [], color=BLUE, label=f"kept at the end ({int(kept.sum())})")
     axes.plot([], [], color=GREY, label=f"pruned ({int((~kept).sum())})")
     axes.set(xlabel="step", ylabel="score of a block")
-    axes.set_title("Scores drift apart, the threshold rises through them")
+    axes.set_title("Scores drift apart as the threshold rises through them")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
