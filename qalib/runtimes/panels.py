@@ -14,6 +14,8 @@ from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.utils.errors import InputError
 
+SHARED_MEMORY = 227 * 1024  # bytes that a program can have on an H100 (CUDA C++ programming guide, table 30)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -42,10 +44,10 @@ def check(block: Block) -> None:
         raise InputError(f"blocks of {block} are not for Triton: sides must be powers of two from 16 to 128")
 
 
-def tiles(block: Block) -> list[Tile]:
+def tiles(block: Block, dtype: torch.dtype = torch.bfloat16) -> list[Tile]:
     """Sizes worth measuring for a block: 32 to 256 outputs a program, at most 128 registers a thread for their sums.
 
-    Stages from 4: of an input that is gathered Triton holds two fewer than asked for.
+    Stages from 4: of what is gathered Triton holds two fewer. They have to fit the shared memory of an H100.
     """
     wanted = [  # tokens, outputs, depth, warps, stages
         (64, 32, 128, 4, 5), (64, 64, 64, 4, 5), (64, 64, 128, 4, 5), (64, 128, 64, 4, 5),
@@ -58,7 +60,13 @@ def tiles(block: Block) -> list[Tile]:
         Tile(tokens, max(outputs // height, 1), max(depth, width), warps, stages)
         for tokens, outputs, depth, warps, stages in wanted
     ]
-    return [tile for tile in dict.fromkeys(found) if tile.tokens * tile.rows * height <= 128 * 32 * tile.warps]
+    return [tile for tile in dict.fromkeys(found) if _fits(tile, height, dtype)]
+
+
+def _fits(tile: Tile, height: int, dtype: torch.dtype) -> bool:
+    outputs = tile.rows * height
+    held = (tile.stages - 2) * (tile.tokens + outputs) * tile.depth * dtype.itemsize
+    return tile.tokens * outputs <= 128 * 32 * tile.warps and held <= SHARED_MEMORY
 
 
 def merge(kept: Tensor, rows: int) -> list[tuple[list[int], Tensor]]:
