@@ -44,6 +44,9 @@ older: install  ## run the kernels' tests and the main job as on a processor wit
 peers: install  ## add the other libraries that the benchmark can be run against
 	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test,peers]'
 
+gpu: install  ## measure on the GPU at hand, write reports/benchmarks/NAME-OF-THE-GPU (OPTIONS='--masks FILE --parts twin')
+	$(BIN)/python -m qalib.benchmark.gpu reports/benchmarks $(OPTIONS)
+
 reliability: install  ## measure what can go wrong, write reports/reliability.md (an hour; TRIALS=)
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 $(BIN)/python -m reliability.page reports/reliability.md $(TRIALS)
 
@@ -79,4 +82,4 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test gpu reliability sanitize lab exercises live docs site clean

@@ -100,7 +100,7 @@ def stand(monkeypatch):
     """Two sizes, which compute on the CPU."""
     sizes = [Tile(64, 1, 64, 4, 4), Tile(128, 2, 128, 4, 4)]
     monkeypatch.setattr(block_sparse_gpu, "PanelLinear", Timed)
-    monkeypatch.setattr(panels, "tiles", lambda block: sizes)
+    monkeypatch.setattr(panels, "tiles", lambda block, dtype: sizes)
     monkeypatch.setattr(Timed, "broken", {})
     return sizes
 
@@ -171,11 +171,9 @@ def test_fuller_matrices_are_dense_and_not_timed(weight):
 
 @pytest.mark.parametrize("block", [(16, 16), (32, 32), (64, 64), (128, 128), (16, 128)])
 def test_sizes_fit_the_registers_and_hide_latency(block):
-    sizes = tiles(block)
-    assert len(sizes) > 5
-    for tile in sizes:
+    for tile in tiles(block) + tiles(block, torch.float32):
         assert tile.rows >= 1 and tile.tokens * tile.rows * block[0] <= 128 * 32 * tile.warps
-        assert tile.stages >= 4 and tile.depth % block[1] == 0 and 64 <= tile.depth <= 128
+        assert tile.stages >= 4 and tile.depth % block[1] == 0 and tile.depth <= 128
 
 
 @pytest.mark.parametrize("block", [(8, 8), (32, 8), (48, 16), (16, 256)])

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from qalib.model.blocks import Block
@@ -20,7 +21,7 @@ from qalib.utils.files import write_text
 
 CARDS = {80: "sm_80 (A100)", 90: "sm_90 (H100)"}
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have (CUDA C++ programming guide, table 30)
-TYPES = {"bf16": "bf16", "fp32": "fp32"}  # as Triton writes them
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 COLUMNS = {
     "card": "what it is compiled for",
     "dtype": "of inputs and weights",
@@ -38,7 +39,7 @@ COLUMNS = {
 
 def compile_all(block: Block = (32, 32), dtypes: Sequence[str] = ("bf16", "fp32"), progress: bool = True):
     """One row a card, type and size of `panels.tiles`, with the columns of COLUMNS."""
-    cases = [(card, dtype, tile) for card in CARDS for dtype in dtypes for tile in tiles(block)]
+    cases = [(card, dtype, tile) for card in CARDS for dtype in dtypes for tile in tiles(block, TYPES[dtype])]
     bar = tqdm(cases, unit="kernel", desc="compiling", disable=not progress)
     return pd.DataFrame([row(card, dtype, block, tile) for card, dtype, tile in bar], columns=list(COLUMNS))
 
@@ -73,7 +74,7 @@ def compiled(card: int, dtype: str, block: Block, tile: Tile):
 
     fixed = {"HEIGHT": block[0], "WIDTH": block[1], "ROWS": tile.rows, "TOKENS": tile.tokens, "DEPTH": tile.depth,
              "GELU": True, "PRECISION": "tf32x3"}  # fmt: skip
-    types = dict.fromkeys(("x", "values", "out"), f"*{TYPES[dtype]}")
+    types = dict.fromkeys(("x", "values", "out"), f"*{dtype}")
     types |= {"bias": "*fp32"} | dict.fromkeys(("tokens", "inputs", "outputs"), "i32")
     names = multiply.arg_names
     whole = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if name not in {*fixed, "tokens"}}

@@ -16,7 +16,7 @@ from qalib import runtimes, sparsity
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
-from qalib.utils.errors import InputError
+from qalib.utils.errors import InputError, one_line
 
 TOLERANCE = {
     "fp32": 1e-3,
@@ -56,7 +56,8 @@ def compare(
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
       is none), kernel (what multiplies blocks),
       logit_difference (largest, from dense fp32; checked before timing);
-    - note: why a runtime that cannot run here has no figures; remark: what is to be known of figures that are there.
+    - note: why a runtime that cannot run here, or failed, has no figures; remark: what is to be known of figures
+      that are there.
 
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
@@ -70,10 +71,17 @@ def compare(
     expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
     modules, differences, peaks = {}, {}, {}
     for name, dtype in (pair for pair in pairs if notes[pair] is None):
-        with Peak(device) as peak:
-            module = modules[name, dtype] = runtimes.build(name, checkpoint, device, dtype)
-            differences[name, dtype] = difference(name, dtype, _logits(module, inputs), expected)
-        peaks[name, dtype] = peak.bytes
+        try:
+            with Peak(device) as peak:
+                module = runtimes.build(name, checkpoint, device, dtype)
+                found = _logits(module, inputs)
+        except RuntimeError as error:  # of a compiler, or a GPU that wants for memory; the others are timed
+            if name == "dense":
+                raise
+            notes[name, dtype] = f"failed: {one_line(error)}"
+            continue
+        modules[name, dtype], peaks[name, dtype] = module, peak.bytes
+        differences[name, dtype] = difference(name, dtype, found, expected)
     passes = {pair: lambda module=module: forward(module, inputs) for pair, module in modules.items()}
     timings = interleave(passes, repeats, warmup, progress, slow=SLOW)
     work = batch * sparsity.multiply_adds(checkpoint, length)[["dense", "compact", "sparse"]].sum()

@@ -51,7 +51,9 @@ class PruningCallback(TrainerCallback):
         """Prepare the next step, write the log, ask for a checkpoint when one is due, and end when time is up."""
         config, controller = self.trainer.config, self.controller
         self._steer(state)
-        shown = {"loss": f"{self.trainer.losses['loss'].item():.3f}", "density": f"{self.pruner.density():.3f}"}
+        shown = {}
+        if self.progress.wants_figures():
+            shown = {"loss": f"{self.trainer.losses['loss'].item():.3f}", "density": f"{self.pruner.density():.3f}"}
         name = self.trainer.step_name(state.global_step)
         self.progress.step(name, controller.progress, self.trainer.step_size, **shown)
         if state.global_step % config.log_steps == 0:
@@ -77,8 +79,11 @@ class PruningCallback(TrainerCallback):
             (checkpoint / "complete").touch()
 
     def _steer(self, state) -> None:
-        seconds = torch.tensor(time.monotonic() - self.begun, dtype=torch.float64, device=self.trainer.args.device)
-        self.controller.seconds = broadcast(seconds).item()  # the first process's clock counts
+        seconds = time.monotonic() - self.begun
+        if self.trainer.args.world_size > 1:  # the first process's clock counts
+            there = torch.tensor(seconds, dtype=torch.float64, device=self.trainer.args.device)
+            seconds = broadcast(there).item()
+        self.controller.seconds = seconds
         hours = self.trainer.config.max_hours
         by_clock = self.controller.seconds / (3600 * hours if hours else math.inf)
         self.controller.update(min(1.0, max(state.global_step / state.max_steps, by_clock)))

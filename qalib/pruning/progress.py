@@ -1,5 +1,6 @@
 """The bar of a pruning run: what it is at, how far it is, how fast, and how long it will take."""
 
+import math
 import sys
 import time
 
@@ -35,7 +36,8 @@ class Progress:
         """Training begins, or goes on, at `progress` (0 to 1): speed and remaining time are counted from here."""
         self.bar.reset()
         self.bar.initial = self.bar.n = self.bar.last_print_n = progress
-        self.begun, self.windows, self.said = time.monotonic(), 0, 0.0
+        self.begun, self.windows, self.said, self.figured = time.monotonic(), 0, 0.0, -math.inf
+        self.figures: dict[str, str] = {}
 
     def doing(self, what: str) -> None:
         """Say what a step does now, unless the bar was drawn just before: then it is over soon."""
@@ -43,10 +45,16 @@ class Progress:
         self.bar.set_description_str(what, refresh=now - self.said >= REFRESH_SECONDS)
         self.said = now
 
+    def wants_figures(self) -> bool:
+        """Whether `step` should be given figures: to read one from a GPU waits for it, and few are drawn."""
+        return not self.bar.disable and time.monotonic() - self.figured >= REFRESH_SECONDS
+
     def step(self, name: str, progress: float, windows: int, **figures: str) -> None:
-        """A step is done, with so many windows; the run has come to `progress`."""
+        """A step is done, with so many windows; the run has come to `progress`. Without figures the last ones stay."""
+        if figures:
+            self.figures, self.figured = figures, time.monotonic()
         self.bar.set_description_str(name, refresh=False)
         self.windows += windows
         rate = self.windows / (time.monotonic() - self.begun)
-        self.bar.set_postfix({"windows/s": f"{rate:.1f}"} | figures, refresh=False)
+        self.bar.set_postfix({"windows/s": f"{rate:.1f}"} | self.figures, refresh=False)
         self.bar.update(progress - self.bar.n)

@@ -54,7 +54,8 @@ class Pruner(nn.Module):
 
     def density(self) -> float:
         """Kept weights / all weights of the encoder matrices, between 0 and 1."""
-        return sum(s.kept.sum().item() * s.weights for s in self.scores) / sum(self.dense_sizes)
+        kept = torch.stack([s.kept.sum() * s.weights for s in self.scores])
+        return kept.sum().item() / sum(self.dense_sizes)  # read once: from a GPU each time waits
 
     def densities(self) -> dict[str, float]:
         """The density of every matrix, by layer and kind."""

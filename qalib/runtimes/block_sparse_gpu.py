@@ -92,7 +92,7 @@ def fastest_linear(
         expected = dense(x).double()
 
         def find(x: Tensor = x, expected: Tensor = expected) -> dict[str, int] | None:
-            tile = tuning.fastest(make, panels.tiles(block), x, expected, time)
+            tile = tuning.fastest(make, panels.tiles(block, weight.dtype), x, expected, time)
             return tile and asdict(tile)
 
         found = tuning.kept(table, f"{kind(weight, block, gelu, density)}, {count} tokens", find)

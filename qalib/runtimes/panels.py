@@ -1,7 +1,7 @@
 """Panels: linear layers on a GPU that multiply the kept blocks only, by the Triton kernel of `triton_kernel.py`.
 
 Block rows are merged in groups that share block columns (`merge`). The weights of a group are packed dense in panels of
-64 to 128 gathered inputs, zeros where one of its rows has no block: what is multiplied is the union of the group.
+32 to 128 gathered inputs, zeros where one of its rows has no block: what is multiplied is the union of the group.
 """
 
 import importlib.util
@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.utils.errors import InputError
+
+HALF_SIZES = (  # tokens, outputs, depth, warps, stages
+    (64, 32, 128, 4, 5), (64, 64, 64, 4, 5), (64, 64, 128, 4, 5), (64, 128, 64, 4, 5),
+    (128, 32, 128, 4, 5), (128, 64, 64, 4, 5), (128, 64, 128, 4, 4), (128, 128, 64, 4, 4), (128, 128, 64, 4, 5),
+    (128, 128, 64, 8, 5), (128, 128, 128, 8, 4), (128, 256, 64, 8, 4), (128, 256, 64, 8, 5),
+    (256, 32, 64, 8, 5), (256, 64, 64, 8, 5), (256, 128, 64, 8, 4), (256, 128, 64, 8, 5),
+)  # fmt: skip
+SINGLE_SIZES = (
+    (64, 32, 32, 4, 5), (64, 64, 32, 4, 5), (64, 64, 64, 8, 5), (64, 128, 32, 8, 5),
+    (128, 32, 32, 4, 5), (128, 64, 32, 8, 5), (128, 128, 32, 8, 5), (256, 64, 32, 8, 5),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,21 +53,16 @@ def check(block: Block) -> None:
         raise InputError(f"blocks of {block} are not for Triton: sides must be powers of two from 16 to 128")
 
 
-def tiles(block: Block) -> list[Tile]:
+def tiles(block: Block, dtype: torch.dtype = torch.bfloat16) -> list[Tile]:
     """Sizes worth measuring for a block: 32 to 256 outputs a program, at most 128 registers a thread for their sums.
 
-    Stages from 4: of an input that is gathered Triton holds two fewer than asked for.
+    Stages from 4: of what is gathered Triton holds two fewer. In float32, of which a product is three, deeper panels
+    need more registers than there are (reports/benchmarks/compiled-kernels.md has what the compiler says).
     """
-    wanted = [  # tokens, outputs, depth, warps, stages
-        (64, 32, 128, 4, 5), (64, 64, 64, 4, 5), (64, 64, 128, 4, 5), (64, 128, 64, 4, 5),
-        (128, 32, 128, 4, 5), (128, 64, 64, 4, 5), (128, 64, 128, 4, 4), (128, 128, 64, 4, 4), (128, 128, 64, 4, 5),
-        (128, 128, 64, 8, 5), (128, 128, 128, 8, 4), (128, 256, 64, 8, 4), (128, 256, 64, 8, 5),
-        (256, 32, 64, 8, 5), (256, 64, 64, 8, 5), (256, 128, 64, 8, 4), (256, 128, 64, 8, 5),
-    ]  # fmt: skip
     height, width = block
     found = [
         Tile(tokens, max(outputs // height, 1), max(depth, width), warps, stages)
-        for tokens, outputs, depth, warps, stages in wanted
+        for tokens, outputs, depth, warps, stages in (HALF_SIZES if dtype == torch.bfloat16 else SINGLE_SIZES)
     ]
     return [tile for tile in dict.fromkeys(found) if tile.tokens * tile.rows * height <= 128 * 32 * tile.warps]
 

@@ -132,6 +132,19 @@ def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     assert labels[:2] == ["1.00x *", "not run: not installed: away"]
 
 
+def test_what_fails_has_a_row_that_says_so_and_the_others_are_timed(sparse, monkeypatch):
+    def fails(checkpoint, device, dtype):
+        raise RuntimeError("the compiler\ngave up")
+
+    monkeypatch.setitem(runtimes.REGISTRY, "failing", runtimes.Runtime("failing", "", fails))
+    rows = latency.compare(sparse, ["failing", "compact"], batch=1, length=8, repeats=1, progress=False)
+    assert rows.note.tolist() == ["", "failed: RuntimeError: the compiler gave up", ""]
+    assert rows.median_seconds.notna().tolist() == [True, False, True]
+    monkeypatch.setitem(runtimes.REGISTRY, "dense", runtimes.Runtime("dense", "", fails))
+    with pytest.raises(RuntimeError, match="gave up"):
+        latency.compare(sparse, ["compact"], batch=1, length=8, repeats=1, progress=False)
+
+
 def test_what_a_gpu_is_timed_with(monkeypatch):
     monkeypatch.setattr(machine, "has_tf32", lambda: True)
     pairs = latency.candidates(["compact"], ["fp32", "bf16"], "cuda")

@@ -1,0 +1,58 @@
+"""The GPU kernel, compiled where there is no GPU."""
+
+import importlib.util
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from qalib.benchmark import compiled_kernels
+from qalib.runtimes.panels import Tile, tiles
+
+
+@pytest.mark.parametrize(("card", "products"), [(80, "mma.sync"), (90, "wgmma.mma_async")])
+def test_the_kernel_compiles_for_a_card_that_is_not_there(card, products):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    made = compiled_kernels.compiled(card, "bf16", (32, 32), Tile(64, 2, 64, 4, 5))
+    assert any(line.startswith(products) for line in compiled_kernels.inner_loop(made.asm["ptx"]))
+    row = compiled_kernels.row(card, "bf16", (32, 32), Tile(64, 2, 64, 4, 5))
+    assert 32 <= row["registers"] <= 255 and row["spilled"] == 0 and row["fits"] and row["barriers"] == 2
+    assert row["products"] == {80: 32, 90: 4}[card]
+    assert set(row) == set(compiled_kernels.COLUMNS)
+
+
+PTX = """
+$L__tmp0:
+ mov.b32 %r1, 0;
+$L__BB0_1:                  // an earlier loop
+ add.s32 %r1, %r1, 1;
+ @%p1 bra $L__BB0_1;
+$L__BB0_2:                  // =>This Inner Loop Header: Depth=1
+ .loc 1 2 3
+ // begin inline asm
+ @%p3 cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 16, 16;
+ // end inline asm
+ bar.sync 0;
+ mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 { %r1 }, { %r2 }, { %r3 }, { %r4 };
+ @!%p2 bra $L__BB0_3;
+$L__BB0_3:
+ @%p2 bra $L__BB0_2;
+ ret;
+"""
+
+
+def test_the_loop_is_that_of_the_products():
+    kinds = [line.split(".")[0].split()[0] for line in compiled_kernels.inner_loop(PTX)]
+    assert kinds == ["cp", "bar", "mma", "bra", "bra"]
+    assert compiled_kernels.inner_loop("ret;") == []
+
+
+def test_the_page_in_the_repository_has_every_size():
+    text = (ROOT / "reports" / "benchmarks" / "compiled-kernels.md").read_text()
+    for dtype, kind in compiled_kernels.TYPES.items():
+        for tile in tiles((32, 32), kind):
+            assert text.count(f"| {dtype} | {tile} |") == len(compiled_kernels.CARDS), tile
+    rows = pd.DataFrame([dict.fromkeys(compiled_kernels.COLUMNS, 1)])
+    made = compiled_kernels.page(rows, "Triton 0")
+    assert made.splitlines()[:2] == text.splitlines()[:2] and "| 1 | 1 |" in made
