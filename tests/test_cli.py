@@ -75,8 +75,8 @@ def test_no_answer_options_are_for_v2(here, packed_folder, asked_file, unanswera
     v2 = ["evaluate", "--model", packed_folder, "--data", unanswerable_file]
     odds = tmp_path / "odds.json"
     for arguments, message in [
-        ([*v1, "--null-odds", odds], "eight.json: of SQuAD v1.1, where every question has an answer"),
-        ([*v1, "--null-score-diff-threshold", "0"], "eight.json: of SQuAD v1.1, where every question has an answer"),
+        ([*v1, "--null-odds", odds], "eight.json: is SQuAD v1.1, where every question has an answer"),
+        ([*v1, "--null-score-diff-threshold", "0"], "eight.json: is SQuAD v1.1, where every question has an answer"),
         ([*v2, "--null-score-diff-threshold", "nan"], "--null-score-diff-threshold nan: expected a finite number"),
         (["score", asked_file, texts, "--na-prob-file", texts], "the no-answer score for 'q0' is str"),
         (["score", asked_file, texts, "--na-prob-thresh", "0"], "--na-prob-thresh 0.0: needs --na-prob-file"),
@@ -119,7 +119,7 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["evaluate", "--model", "no/such"], "no/such: no such folder, and the hub cannot be reached"),
         (
             ["evaluate", "--runtime", "fast", "--model", "PACKED"],
-            "no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8, block-sparse-triton",
+            "no runtime 'fast'; there are dense, compact, block-sparse, block-sparse-int8, compact-graph",
         ),
         (["evaluate", "--device", "cuda", "--model", "PACKED"], "torch finds no CUDA GPU"),
         (["score", "sample", "PACKED/config.json"], "config.json: the prediction for "),

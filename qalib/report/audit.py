@@ -31,7 +31,7 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
     if path is None:
         return dict(read_json(PUBLISHED_MODELS)["0.32"]["claims"])
     stated = wordings.read(read_text(path))
-    if not any(text for name, text in stated.items() if name != "model"):
+    if not any(text for name, text in stated.items() if name not in ("model", wordings.NOT_UNDERSTOOD)):
         raise InputError(f"{path}: not a card of this family; none of its claims was found")
     for claim in CLAIMS:
         text = stated.get(claim.name)
