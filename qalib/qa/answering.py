@@ -78,7 +78,7 @@ def answer(
     Processes that were started together (`accelerate launch`, `distributed.run`) share the questions, and all get all
     answers.
     """
-    device = next(model.parameters(), torch.empty(0)).device
+    device = device_of(model)
     crew = PartialState(cpu=device.type == "cpu")
     mine = questions[crew.process_index :: crew.num_processes]
     found = _answer(model, tokenizer, mine, batching, device, progress and crew.is_main_process)
@@ -139,8 +139,9 @@ def _answer_chunk(
     null: dict[int, float] = {}
     for batch in batches(cut, batching):
         inputs = padded(batch, tokenizer.pad_token_id or 0, batching)
-        starts, ends, seconds = _timed_logits(model, inputs, device)
-        cost.add(batch, inputs, seconds)
+        started = time.perf_counter()
+        starts, ends = logits(model, inputs, device)
+        cost.add(batch, inputs, time.perf_counter() - started)
         before = len(best)
         null_scores = (starts[:, 0] + ends[:, 0]).tolist()
         for window, span, null_score in zip(batch, best_spans(starts, ends, batch), null_scores, strict=True):
@@ -167,14 +168,16 @@ def padded(batch: Sequence[Window], pad_id: int, batching: BatchingConfig) -> di
     return inputs
 
 
-def _timed_logits(model: nn.Module, inputs: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor, float]:
-    """Start and end logits, shape `(batch, length)`, float32 on the CPU, and the seconds that they took."""
-    started = time.perf_counter()
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters; the CPU for one that holds none, as another library's."""
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def logits(model: nn.Module, inputs: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Start and end logits of a batch, each of shape `(batch, length)`, float32 on the CPU."""
     with torch.inference_mode():
         output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
-        starts = output.start_logits.float().cpu()
-        ends = output.end_logits.float().cpu()
-    return starts, ends, time.perf_counter() - started
+        return output.start_logits.float().cpu(), output.end_logits.float().cpu()
 
 
 def _gathered(shares: Sequence[Answers], questions: Sequence[Question]) -> Answers:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from qalib.qa import evaluation, squad, windows
+from qalib.qa import answering, evaluation, squad, windows
 from qalib.utils.files import sha256
 from qalib.utils.paths import EVERYDAY
 from qalib.utils.quantity import measure
@@ -65,10 +65,7 @@ def pronoun_shifts(model: nn.Module, tokenizer) -> pd.DataFrame:
     ]
     cut = windows.windows(tokenizer, [QUESTION] * len(contexts), contexts)
     inputs = windows.collate(cut, tokenizer.pad_token_id or 0)
-    device = next(model.parameters(), torch.empty(0)).device
-    with torch.inference_mode():
-        output = model(**{name: value.to(device) for name, value in inputs.items()})
-    starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
+    starts, ends = answering.logits(model, inputs, answering.device_of(model))
     shifts = []
     for number, pair in enumerate(PAIRS):
         rows = range(4 * number, 4 * number + 4)
@@ -98,7 +95,7 @@ def summary(answers: pd.DataFrame, shifts: pd.DataFrame, scored: bool = True) ->
     return Limitations(
         everyday_asked=len(answers),
         everyday_right=int(answers.right.sum()),
-        everyday_wrong="; ".join(f"{row.question} {row.answer}" for row in wrong.itertuples()) or "none",
+        everyday_wrong="; ".join(f'{row.question} "{row.answer}"' for row in wrong.itertuples()) or "none",
         occupation_pairs=len(shifts),
         stereotyped_pairs=int((shifts["shift"] > 0).sum()),
         pronoun_shift=float(shifts["shift"].mean()),

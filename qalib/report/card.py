@@ -78,6 +78,7 @@ def render(numbers: dict[str, Number], linked: bool = False) -> str:
             n=numbers,
             scope=scope(numbers),
             v2=version(numbers) == squad.V2,
+            beside_teacher=is_all_of_dev(numbers) and version(numbers) == squad.V1,
             widget=read_json(WIDGET)[1],
             figures={Path(name).stem: name for name in FIGURES},
         )
@@ -108,7 +109,7 @@ def show(number: Number, decimals: int | None = None) -> str:
     if isinstance(number.value, str):
         return number.value
     value = f"{number.value:,}" if decimals is None else f"{number.value:,.{decimals}f}"
-    return value + {"%": " %", "x": "x", "count": "", "1": ""}.get(number.unit, f" {number.unit}")
+    return value + {"%": " %", "x": "x", "count": "", "1": "", "probability": ""}.get(number.unit, f" {number.unit}")
 
 
 def size(number: Number) -> str:

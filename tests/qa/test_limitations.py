@@ -37,7 +37,7 @@ def test_the_shift_of_a_model_whose_stereotype_is_known(tokenizer, gain):
     answers = pd.DataFrame({"question": ["Q?", "R?"], "answer": ["a", "b"], "right": [True, False]})
     found = limitations.summary(answers, shifts)
     assert found.pronoun_shift == gain and found.stereotyped_pairs == (10 if gain > 0 else 0)
-    assert (found.everyday_asked, found.everyday_right, found.everyday_wrong) == (2, 1, "R? b")
+    assert (found.everyday_asked, found.everyday_right, found.everyday_wrong) == (2, 1, 'R? "b"')
     assert set(vars(limitations.summary(answers, shifts, scored=False)).values()) == {None}
 
 

@@ -42,7 +42,8 @@ def test_the_metadata_is_what_the_hub_reads(numbers):
     numbers["questions"] = Number("questions", 10_570, "count", "d", "test")
     text = card.render(numbers)
     data = ModelCard(text).data
-    assert "| Metric | This model, on all 10,570 questions of SQuAD v1.1 dev |" in text
+    assert "| Metric | This model, on all 10,570 questions of SQuAD v1.1 dev | Original (dense teacher on " in text
+    assert "not comparable" not in text
     assert data.license == "mit" and data.pipeline_tag == "question-answering" and data.language == "en"
     assert {r.metric_type: r.metric_value for r in data.eval_results} == {"exact_match": 42.25, "f1": 42.25}
     assert data.eval_results[0].dataset_name == "<data_description>" and len(data.widget) == 2
@@ -52,7 +53,11 @@ def test_scores_on_other_data_say_so_and_are_not_listed_beside_published_ones(nu
     numbers["questions"] = Number("questions", 235, "count", "d", "test")
     numbers["data_description"] = Number("data_description", "a few", "text", "d", "test")
     text = card.render(numbers)
-    assert "| Metric | This model, on 235 questions (a few) |" in text and "Measured over 235 questions (a few)" in text
+    assert (
+        "| Metric | This model, on 235 questions (a few) |\n" in text and "Measured over 235 questions (a few)" in text
+    )
+    assert "dense teacher's EM of <teacher_exact_match>".replace("<", "&lt;").replace(">", "&gt;") in text
+    assert "are on &lt;teacher_data&gt; and not comparable with these." in text and "Original (dense" not in text
     assert ModelCard(text).data.eval_results is None
 
 
@@ -66,8 +71,8 @@ def test_scores_over_questions_without_an_answer(numbers):
         numbers[name] = Number(name, -1.25, "1", "d", "test")
     numbers["questions"] = Number("questions", 11_873, "count", "d", "test")
     text = card.render(numbers)
-    assert "on all 11,873 questions of SQuAD v2.0 dev |" in text and "none (NoAns) | 61.50 % | |" in text
-    assert "| Best F1 by threshold | 61.50 %, at -1.250 | |" in text and "**none: &lt;x&gt;**" in text
+    assert "on all 11,873 questions of SQuAD v2.0 dev |\n" in text and "none (NoAns) | 61.50 % |" in text
+    assert "| Best F1 by threshold | 61.50 %, at -1.250 |" in text and "**none: &lt;x&gt;**" in text
     data = ModelCard(text).data
     assert {score.dataset_type for score in data.eval_results} == {"squad_v2"} and data.datasets == ["squad"]
     numbers["train_data_version"] = Number("train_data_version", "2.0", "text", "d", "test")
