@@ -32,7 +32,7 @@ from qalib.benchmark.gpu_page import page
 from qalib.model import bert, blocks, checkpoint, synthetic
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa import evaluation
-from qalib.runtimes import block_sparse_gpu, panels, tuning
+from qalib.runtimes import block_sparse_gpu, compact, panels, tuning
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import read_json, write_json, write_text
@@ -47,6 +47,7 @@ CANDIDATES = (
 )  # fmt: skip
 LAYER = 4  # whose products are timed
 SHARED = Path(os.environ.get("QALIB_SHARED", ROOT.parent / "shared"))
+DEV = SHARED / "squad" / "dev-v1.1.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Settings:
     out: Path
     device: str = "cuda"
     masks: Path = SHARED / "reference" / "masks_0.20.json"
-    data: str = str(SHARED / "squad" / "dev-v1.1.json")
+    data: str = str(DEV) if DEV.exists() else "sample"
     shapes: tuple[tuple[int, int], ...] = ((1, 384), (32, 384), (128, 384), (8, 384))
     tokens: tuple[int, ...] = (384, 3072, 12288, 49152)
     candidates: tuple[tuple[str, str], ...] = CANDIDATES
@@ -83,16 +84,8 @@ class Rows:
 
 def checks(settings: Settings) -> None:
     """The tests with the marker `gpu`; what they say goes to checks.txt."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "gpu",
-        str(ROOT / "tests" / "test_gpu.py"),
-    ]
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command = [*pytest, "-m", "gpu", str(ROOT / "tests" / "test_gpu.py")]
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     write_text(settings.out / "checks.txt", ran.stdout)
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", ran.stdout)}
@@ -106,7 +99,7 @@ def kernels(settings: Settings) -> None:
         if missing(kind, settings):
             continue
         with model_of(kind, settings) as loaded:
-            small = runtimes._cut(loaded, torch.device(settings.device), torch.bfloat16)
+            small = compact.build(loaded.model, torch.device(settings.device), torch.bfloat16, loaded.block)
             cut = _products(bert.layers(small))
             full = _products(bert.layers(loaded.model.to(settings.device, torch.bfloat16)))
             for product in cut:
@@ -184,13 +177,14 @@ def end_to_end(settings: Settings, part: str) -> None:
 def evaluate(settings: Settings) -> None:
     """The bundled model over the whole question set, under several runtimes: scores and seconds."""
     rows = Rows(settings, "evaluation")
-    model, data = dict(settings.models).get("evaluation", "bundled"), settings.data
-    data = data if Path(data).exists() else "sample"
+    model = dict(settings.models).get("evaluation", "bundled")
     dtype = "bf16" if settings.device == "cuda" else "fp32"
     for name in settings.evaluated:
 
         def run(name: str = name) -> dict[str, Any]:
-            about, found = evaluation.load_and_evaluate(model, data, name, dtype, settings.device, settings.questions)
+            about, found = evaluation.load_and_evaluate(
+                model, settings.data, name, dtype, settings.device, settings.questions
+            )
             return about | evaluation.summary(found)
 
         rows.add({"runtime": name} | _tried(run))
@@ -274,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the folder for the results, in one of its own by the GPU's name")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal")
     parser.add_argument("--masks", type=Path, default=Settings.masks, help="masks_0.20.json [QALIB_SHARED]")
-    parser.add_argument("--data", default=Settings.data, help="SQuAD v1.1's dev file; the sample where it is absent")
+    parser.add_argument("--data", default=Settings.data, help="questions to evaluate on [%(default)s]")
     parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The audit: what a published card claims (`claims`), checked against what can be computed.
+"""The audit: what a published card claims, checked against what can be computed.
 
 Without the published weights, a structural twin (`synthetic`) stands in wherever values do not matter.
 """
@@ -14,13 +14,14 @@ import pandas as pd
 from qalib.model import checkpoint, synthetic
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.squad import QuestionSet
-from qalib.report import wordings
+from qalib.report import claims_of_runs, claims_of_structure, wordings
 from qalib.report.claim import Evidence, Finding, Stated, is_number
-from qalib.report.claims import CLAIMS
 from qalib.report.wordings import NOT_UNDERSTOOD
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
 from qalib.utils.paths import BUNDLED, PUBLISHED_MODELS
+
+CLAIMS = [*claims_of_structure.CLAIMS, *claims_of_runs.CLAIMS]
 
 
 def read(path: Path | str | None = None) -> dict[str, str | None]:
@@ -31,7 +32,7 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
     if path is None:
         return dict(read_json(PUBLISHED_MODELS)["0.32"]["claims"])
     stated = wordings.read(read_text(path))
-    if not any(text for name, text in stated.items() if name not in ("model", wordings.NOT_UNDERSTOOD)):
+    if not any(text for name, text in stated.items() if name not in ("model", NOT_UNDERSTOOD)):
         raise InputError(f"{path}: not a card of this family; none of its claims was found")
     for claim in CLAIMS:
         text = stated.get(claim.name)

@@ -1,4 +1,13 @@
-"""A card's claim, the evidence it is checked against, and the verdicts; the claims themselves are in `claims`."""
+"""A card's claim, the evidence it is checked against, and the verdicts.
+
+The claims themselves are in `claims_of_structure` and `claims_of_runs`; `wordings` has the words that state them. To
+add a claim, decorate the function that computes our value:
+
+    @claim("name", "unit", "by which definition")
+    def name(evidence: Evidence) -> Found: ...
+
+Where two definitions are plausible, the same name appears twice, with different labels.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -68,6 +77,9 @@ class Found:
     definition: str | None = None
 
 
+Check = Callable[[Evidence], Found]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One claim: as the card states it, what we found, the unit, the definition, and the verdict."""
@@ -91,7 +103,7 @@ class Claim:
     name: str
     unit: str
     definition: str
-    check: Callable[[Evidence], Found]
+    check: Check
     label: str
     implied: Callable[[Stated], str | None] | None = None
 
@@ -116,6 +128,25 @@ class Claim:
             verdict=verdict,
             explanation=explanation,
         )
+
+
+def register_in(claims: list[Claim]) -> Callable[..., Callable[[Check], Check]]:
+    """The decorator `claim(name, unit, definition, label, implied)` that adds a claim, with its function, to a list."""
+
+    def claim(
+        name: str,
+        unit: str,
+        definition: str,
+        label: str | None = None,
+        implied: Callable[[Stated], str | None] | None = None,
+    ) -> Callable[[Check], Check]:
+        def register(check: Check) -> Check:
+            claims.append(Claim(name, unit, definition, check, label or name, implied))
+            return check
+
+        return register
+
+    return claim
 
 
 def unread(stated: Stated, name: str) -> str | None:

@@ -137,18 +137,11 @@ def _dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
 
 @runtime("compact", "heads and FFN neurons that do not change the output cut out, the rest run dense")
 def _compact(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return compact.cut(copy.deepcopy(checkpoint.model), multiple_of=_multiple(device, dtype)).to(device, dtype)
-
-
-def _multiple(device: torch.device, dtype: torch.dtype) -> int:
-    """What the number of neurons that are left is a multiple of, for the matrix units of a GPU."""
-    return 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
+    return compact.build(checkpoint.model, device, dtype)
 
 
 def _cut(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> BertForQuestionAnswering:
-    """The model in whole blocks, and on a GPU whole multiples, with a head and neurons left in each layer."""
-    cut = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block, _multiple(device, dtype))
-    return cut.to(device, dtype)
+    return compact.build(checkpoint.model, device, dtype, checkpoint.block)
 
 
 def _in_graphs(model: BertForQuestionAnswering, device: torch.device) -> graphs.Graphs:
@@ -165,8 +158,7 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     if device.type == "cuda":
         linear = functools.partial(block_sparse_gpu.fastest_linear, block=checkpoint.block)
         return _in_graphs(block_sparse_gpu.convert(_cut(checkpoint, device, dtype), linear), device)
-    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
-    return block_sparse.convert(model.to(dtype), checkpoint.block)
+    return block_sparse.convert(_cut(checkpoint, device, dtype), checkpoint.block)
 
 
 @runtime(
@@ -183,8 +175,7 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
             f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
             "whole 16 rows and 4 columns fit everywhere"
         )
-    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block)
-    return block_sparse.convert(model.to(dtype), checkpoint.block, instructions)
+    return block_sparse.convert(_cut(checkpoint, device, dtype), checkpoint.block, instructions)
 
 
 @runtime(
@@ -216,8 +207,7 @@ def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: to
     unavailable_reason=panels.unavailable_reason,
 )
 def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
-    return bsr.convert(model, checkpoint.block)
+    return bsr.convert(_cut(checkpoint, device, dtype), checkpoint.block)
 
 
 _PEER = {"devices": ("cpu",), "opt_in": True, "sparse": False, "peer": True}
@@ -260,8 +250,7 @@ def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     unavailable_reason=pytorch_block_sparse.unavailable_reason,
 )
 def _pytorch_block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    model = compact.cut(copy.deepcopy(checkpoint.model), checkpoint.block).to(device, dtype)
-    return pytorch_block_sparse.convert(model, checkpoint.block)
+    return pytorch_block_sparse.convert(_cut(checkpoint, device, dtype), checkpoint.block)
 
 
 @runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", opt_in=True, sparse=False)

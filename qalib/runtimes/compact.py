@@ -3,6 +3,7 @@
 One mechanism for any BERT (arXiv 2109.04838, section 4): what is left are smaller dense matrices.
 """
 
+import copy
 import math
 
 import torch
@@ -26,6 +27,14 @@ def cut(model: BertForQuestionAnswering, block: Block | None = None, multiple_of
         _cut_heads(layer, heads)
         _cut_neurons(layer, neurons)
     return model
+
+
+def build(
+    model: BertForQuestionAnswering, device: torch.device, dtype: torch.dtype, block: Block | None = None
+) -> BertForQuestionAnswering:
+    """A cut copy of the model, on a device and in a type; neurons left suit the matrix units of a GPU."""
+    multiple_of = 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
+    return cut(copy.deepcopy(model), block, multiple_of).to(device, dtype)
 
 
 @torch.no_grad()

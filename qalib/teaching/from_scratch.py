@@ -1,13 +1,13 @@
 """Movement pruning from an empty cell: a solution of the capstone, whose mask is that of `qalib prune`.
 
-Given are only the windows of questions, in batches; masks, losses, schedule, threshold and training are written out. In
-`qalib.pruning` each of them has a file of its own, and works on several machines.
+Given are only the windows of questions, in batches, and what students wrote before: the straight-through mask of lesson
+4 and the distillation loss of lesson 6. Losses, schedule, threshold and training are written out. In `qalib.pruning`
+each of them has a file of its own, and works on several machines.
 """
 
 import copy
 import math
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -15,22 +15,9 @@ from torch.nn.utils import parametrize
 
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.sampler import LengthGroupedSampler
+from qalib.teaching.algorithms import StraightThrough, distillation_loss
 
 MATRICES = ("query", "key", "value", "dense")  # what the linear layers of BERT's encoder are called
-
-
-class StraightThrough(torch.autograd.Function):
-    """1 where a score is above the threshold, else 0; backward as if it were the score."""
-
-    @staticmethod
-    def forward(ctx, scores, threshold):
-        """The mask."""
-        return (scores > threshold).to(scores.dtype)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        """The gradient, passed on."""
-        return gradient, None
 
 
 class BlockMask(nn.Module):
@@ -125,12 +112,6 @@ def teacher_logits(teacher, batch):
     return logits.masked_fill(batch["attention_mask"][:, None] == 0, torch.finfo(torch.float32).min)
 
 
-def distillation_loss(student, teacher, temperature):
-    """The divergence from the teacher, mean over batch, start and end, times the temperature squared."""
-    mine, theirs = (functional.log_softmax(logits.flatten(0, 1) / temperature, -1) for logits in (student, teacher))
-    return temperature**2 * functional.kl_div(mine, theirs, reduction="batchmean", log_target=True)
-
-
 def total_loss(model, teacher, batch, masks, steering, config):
     """Teacher and answers, mixed, and the regularization."""
     logits = span_logits(model, batch)
@@ -160,10 +141,9 @@ def prune(loaded, questions, config):
         steering.update(step / steps)
         before = max(0, step - 1) / steps  # learning rates are set when the step before ends
         up, down = between(before, 0, config.warmup), between(before, config.freeze_at, 1)
-        groups[0]["lr"] = config.weight_lr * up * (1 - down)
-        groups[1]["lr"] = config.score_lr * (1 - between(before, config.ramp_end, config.freeze_at))
-        for group, set_to in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] = set_to["lr"]
+        of_weights, of_scores = optimizer.param_groups
+        of_weights["lr"] = config.weight_lr * up * (1 - down)
+        of_scores["lr"] = config.score_lr * (1 - between(before, config.ramp_end, config.freeze_at))
         optimizer.zero_grad()
         total_loss(model, teacher, data.collate(indices), masks, steering, config).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -172,13 +152,3 @@ def prune(loaded, questions, config):
     for linear in [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]:
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
     return model
-
-
-def masks_of(model, block):
-    """Which blocks of every encoder matrix are kept, bool, shape `(R, C)`, by the matrix's name."""
-    found = {}
-    for name, linear in model.bert.encoder.named_modules():
-        if isinstance(linear, nn.Linear) and name.endswith(MATRICES):
-            tiles = linear.weight.detach().numpy().reshape(BlockMask(linear.weight, block).tiles)
-            found[name] = np.any(tiles != 0, axis=(1, 3))
-    return found

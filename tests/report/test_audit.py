@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from qalib.qa import squad
-from qalib.report import audit, claim, claims, wordings
+from qalib.report import audit, claim, wordings
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_json
 
@@ -32,10 +32,10 @@ def test_the_shared_card_says_what_is_kept_as_facts(shared):
 
 def test_what_is_kept_as_facts_are_the_claims_that_can_be_checked():
     assert audit.read().keys() == {*wordings.WORDINGS, wordings.NOT_UNDERSTOOD}
-    assert wordings.WORDINGS.keys() == {each.name for each in claims.CLAIMS if not each.implied}
+    assert wordings.WORDINGS.keys() == {each.name for each in audit.CLAIMS if not each.implied}
     assert wordings.CUES.keys() <= wordings.WORDINGS.keys()
     assert audit.read()["share of heads removed"] == "55.6"
-    assert len({each.label for each in claims.CLAIMS}) == len(claims.CLAIMS)
+    assert len({each.label for each in audit.CLAIMS}) == len(audit.CLAIMS)
 
 
 def test_a_number_that_is_none_is_named(tmp_path):
@@ -96,5 +96,5 @@ def test_window_counts_of_dev(sparse, shared):
     teacher = checkpoint.load(shared / "models" / "minilm-l6-squad-dense")
     dev = squad.load(str(shared / "squad" / "dev-v1.1.json"))
     evidence = claim.Evidence(audit.read(), teacher, dev, None, "cpu", 2, False)
-    train, evaluated = (each.finding(evidence) for each in claims.CLAIMS if each.name.endswith("samples"))
+    train, evaluated = (each.finding(evidence) for each in audit.CLAIMS if each.name.endswith("samples"))
     assert (train.verdict, evaluated.verdict, evaluated.ours) == ("not checkable", "reproduced", "11,111")
