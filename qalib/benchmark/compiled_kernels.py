@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from qalib.benchmark.gpu_page import table
 from qalib.model.blocks import Block
 from qalib.runtimes.panels import Tile, tiles
 from qalib.utils.files import write_text
@@ -123,10 +124,7 @@ def inner_loop(ptx: str) -> list[str]:
 def page(rows: pd.DataFrame, versions: str) -> str:
     """The table as a page of Markdown."""
     meanings = "\n".join(f"- **{name}**: {meaning}" for name, meaning in COLUMNS.items())
-    table = "\n".join(
-        "| " + " | ".join(str(value) for value in values) + " |"
-        for values in [COLUMNS, ["---"] * len(COLUMNS), *rows.itertuples(index=False)]
-    )
+    lines = "\n".join(table(rows.to_dict("records"), list(COLUMNS))).rstrip()
     return f"""# The block-sparse GPU kernel, compiled
 
 By `python -m qalib.benchmark.compiled_kernels`, {versions}, for blocks of 32 x 32, with GELU. It was compiled, not run:
@@ -134,7 +132,7 @@ nothing on this page is a time.
 
 {meanings}
 
-{table}
+{lines}
 """
 
 

@@ -81,29 +81,15 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
 
     It grows by one prime factor of the size at a time: where runs of 2 and of 3 agree, so do runs of 6.
     """
+    from sympy import primefactors  # a library of torch's, slow to import
+
     found, grown = 1, zeros
-    for factor in _primes(size):
+    for factor in primefactors(size):
         while size // found % factor == 0:
             longer = [_all(mask, axis, factor) for mask in grown]
             if not _nearly_all(sum(int(mask.count_nonzero()) for mask in longer) * found * factor, zeros):
                 break
             found, grown = found * factor, longer
-    return found
-
-
-def _primes(number: int) -> list[int]:
-    """The distinct prime factors of a number.
-
-    >>> _primes(768)
-    [2, 3]
-    """
-    found, divisor = [], 2
-    while number > 1:
-        if number % divisor == 0:
-            found.append(divisor)
-            while number % divisor == 0:
-                number //= divisor
-        divisor += 1
     return found
 
 

@@ -21,12 +21,6 @@ Heads = dict[int, list[int]]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def shape(kind: str, config: BertConfig) -> tuple[int, int]:
-    """Rows and columns of an encoder matrix."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return {"FFN in": (inner, hidden), "FFN out": (hidden, inner)}.get(kind, (hidden, hidden))
-
-
 def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, blocks.Block, str]:
     """Kept blocks, pruned heads, block size and model from a mask file. Raises InputError naming any misfit."""
     value = read_json(path)
@@ -40,7 +34,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     for layer in range(config.num_hidden_layers):
         for kind, suffix in bert.LINEAR_LAYERS.items():
             name = f"bert.encoder.layer.{layer}.{suffix}.weight"
-            rows, columns = shape(kind, config)
+            rows, columns = bert.shape(kind, config)
             grid = grids.get(name)
             size = (rows // block[0], columns // block[1])
             if not _is_grid(grid, size):
@@ -113,7 +107,7 @@ def neurons_for(density: float, heads_left: list[int], like: list[int], config: 
     Raises InputError if the heads left are more than that, or even all neurons are too few.
     """
     layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    total = layers * sum(rows * columns for rows, columns in (shape(kind, config) for kind in bert.LINEAR_LAYERS))
+    total = layers * sum(rows * columns for rows, columns in (bert.shape(kind, config) for kind in bert.LINEAR_LAYERS))
     in_heads = sum(heads_left) * 4 * hidden * (hidden // config.num_attention_heads)
     wanted = round(density * total)
     _check(density, wanted, in_heads, in_heads + layers * inner * 2 * hidden, total)
@@ -141,7 +135,7 @@ def heads_and_neurons(
 
 
 def _allowed(kind: str, removed: list[int], block: blocks.Block, config: BertConfig) -> Tensor:
-    weight = torch.ones(shape(kind, config))
+    weight = torch.ones(bert.shape(kind, config))
     size = config.hidden_size // config.num_attention_heads
     for head in removed:
         if kind in ("query", "key", "value"):
