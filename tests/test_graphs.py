@@ -139,7 +139,7 @@ def test_block_sparse_layers_can_be_compiled(sparse, room):
 @pytest.mark.parametrize(("kind", "unit"), [(torch.float32, 8), (torch.bfloat16, 16)])
 def test_on_a_gpu_neurons_are_multiples_of_what_its_units_take(sparse, kind, unit):
     sparse.model.bert.encoder.layer[0].intermediate.dense.weight.data[:19] = 0
-    assert runtimes._multiple(torch.device("cuda"), kind) == unit and runtimes._multiple(CPU, kind) == 1
+    assert compact.unit(torch.device("cuda"), kind) == unit and compact.unit(CPU, kind) == 1
     small = compact.cut(copy.deepcopy(sparse.model), multiple_of=unit)
     assert all(layer.intermediate.dense.out_features % unit == 0 for layer in small.bert.encoder.layer)
     assert difference(small, sparse.model, batch(2, 16)) < 1e-4

@@ -33,8 +33,12 @@ def build(
     model: BertForQuestionAnswering, device: torch.device, dtype: torch.dtype, block: Block | None = None
 ) -> BertForQuestionAnswering:
     """A cut copy of the model, on a device and in a type; neurons left suit the matrix units of a GPU."""
-    multiple_of = 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
-    return cut(copy.deepcopy(model), block, multiple_of).to(device, dtype)
+    return cut(copy.deepcopy(model), block, unit(device, dtype)).to(device, dtype)
+
+
+def unit(device: torch.device, dtype: torch.dtype) -> int:
+    """How many neurons the matrix units of a device take at a time; 1 for a CPU."""
+    return 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
 
 
 @torch.no_grad()
