@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from qalib.model import bert, checkpoint
 from qalib.model.checkpoint import Checkpoint
+from qalib.pruning import attention
 from qalib.pruning.callback import STATE_FILE, PruningCallback
 from qalib.pruning.config import EARLIER_KEYS, PruningConfig
 from qalib.pruning.controller import DensityController
@@ -214,7 +215,7 @@ def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
 def _prepare(model: nn.Module, dropout: float) -> None:
     """Set what makes training fast, and changes no result but by rounding."""
     if not torch.cuda.is_available():
-        model.set_attn_implementation("eager")  # on a CPU the fused kind is slower, backwards most of all
+        model.set_attn_implementation(attention.NAME)
         model.bert.embeddings.register_forward_hook(_lower_precision)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
