@@ -46,8 +46,9 @@ def compare(
     has that. On a GPU there are at least GPU_ROUNDS rounds. One row a pair of runtime and type:
 
     - runtime, dtype, device, threads, batch, length, rounds;
-    - median_seconds, spread_seconds, round_seconds (of each round), tokens_per_second, gflops (10^9 multiplications and
-      additions a second, of the weights and heads that the runtime does multiply);
+    - median_seconds, spread_seconds, p99_seconds (99th percentile, of 100 rounds or more), round_seconds (of each
+      round), tokens_per_second, gflops (10^9 multiplications and additions a second, of the weights and heads that the
+      runtime does multiply);
     - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
     - bound (the speedup if only the multiply-adds of kept blocks and heads counted) and bound_reached (speedup /
@@ -100,6 +101,7 @@ def compare(
                 "rounds": len(timing.seconds),
                 "median_seconds": timing.median,
                 "spread_seconds": timing.iqr,
+                "p99_seconds": timing.p99,
                 "round_seconds": timing.seconds,
                 "tokens_per_second": batch * length / timing.median,
                 "gflops": 2e-9 * work[multiplied] / timing.median,

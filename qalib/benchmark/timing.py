@@ -33,6 +33,11 @@ class Timing:
         first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return third - first
 
+    @property
+    def p99(self) -> float | None:
+        """The 99th percentile in seconds; None of fewer than 100 rounds, where it would be their largest."""
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98] if len(self.seconds) >= 100 else None
+
 
 def interleave(
     candidates: dict[Key, Callable[[], object]],
