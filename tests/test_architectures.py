@@ -58,7 +58,7 @@ def test_the_pipeline_and_the_command_answer(roberta, asked, asked_file):
 
 def test_positions_that_padding_takes_do_not_count(roberta):
     loaded = checkpoint.load(roberta)
-    assert loaded.model.config.max_position_embeddings == 514 and bert.positions(loaded.model) == 512
+    assert loaded.model.config.max_position_embeddings == 514 and bert.max_tokens(loaded.model) == 512
     with torch.inference_mode():
         assert loaded.model(torch.full((1, 512), 5)).start_logits.isfinite().all()
         with pytest.raises((IndexError, RuntimeError)):

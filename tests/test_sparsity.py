@@ -86,7 +86,7 @@ def test_heads_that_are_cut_out_of_the_file_are_said(sparse):
 
 
 def test_patterns(sparse):
-    masks, shares = sparsity.block_masks(sparse), sparsity.fills(sparse)
+    masks, shares = sparsity.block_masks(sparse), sparsity.block_fill(sparse)
     assert all(torch.equal(shares[key], mask.float()) for key, mask in masks.items())
     assert len(masks) == 12 and masks[0, "FFN in"].shape == (16, 8)
     assert torch.equal(masks[1, "value"], blocks.mask(bert.layers(sparse.model)[1].attention.self.value.weight, (8, 8)))

@@ -65,14 +65,14 @@ def compare(
     if batch < 1 or not 1 <= length <= most:
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
     dtypes = machine.hardware_dtypes(device) if dtypes is None else dtypes
-    pairs, (repeats, warmup) = candidates(names, dtypes, device), rounds(repeats, device)
+    pairs, (repeats, warmup) = candidates(names, dtypes, device), round_counts(repeats, device)
     notes = {pair: runtimes.unavailable_reason(pair[0], device, pair[1]) for pair in pairs}
     inputs = {name: tensor.to(device) for name, tensor in random_inputs(checkpoint, batch, length).items()}
     expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
     modules, differences, peaks = {}, {}, {}
     for name, dtype in (pair for pair in pairs if notes[pair] is None):
         try:
-            with Peak(device) as peak:
+            with PeakMemory(device) as peak:
                 module = runtimes.build(name, checkpoint, device, dtype)
                 found = _logits(module, inputs)
         except RuntimeError as error:  # of a compiler, or a GPU that wants for memory; the others are timed
@@ -123,7 +123,7 @@ def candidates(names: Sequence[str], dtypes: Sequence[str], device: str) -> list
     return pairs + [("dense", "tf32")] * beside
 
 
-def rounds(repeats: int, device: str) -> tuple[int, int]:
+def round_counts(repeats: int, device: str) -> tuple[int, int]:
     """How many rounds are timed, and how many before them are not."""
     return (repeats, 1) if device == "cpu" or repeats < 1 else (max(repeats, GPU_ROUNDS), GPU_WARMUP)
 
@@ -136,14 +136,14 @@ def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
     return largest
 
 
-class Peak:
+class PeakMemory:
     """Within a `with`: the bytes that were allocated on the GPU at most, beyond those before; None on a CPU."""
 
     def __init__(self, device: str):
         self.on_gpu = device == "cuda"
         self.bytes: int | None = None
 
-    def __enter__(self) -> "Peak":
+    def __enter__(self) -> "PeakMemory":
         if self.on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()

@@ -44,7 +44,7 @@ def resident_bytes(model: str, name: str, dtype: str, batch: int, length: int) -
     module = runtimes.build(name, loaded, "cpu", dtype)
     inputs = random_inputs(loaded, batch, length)
     del loaded
-    machine.trim()
+    machine.release_freed_memory()
     for _ in range(2):
         forward(module, inputs)
     return process.memory_info().rss - before

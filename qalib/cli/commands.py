@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import explained
+from qalib.cli.console import describe_error
 from qalib.cli.models import export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
@@ -45,6 +45,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
-        message, code = explained(error)
+        message, code = describe_error(error)
         print(f"qalib: {printable(message)}", file=sys.stderr)
         sys.exit(code)

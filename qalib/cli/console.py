@@ -47,7 +47,7 @@ class Sweep(StrEnum):
     threads = "threads"
 
 
-def setting(text: str) -> tuple[str, Any]:
+def parse_parameter(text: str) -> tuple[str, Any]:
     """NAME=VALUE as a name and a value, read as JSON where it is JSON. Raises InputError for anything else."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -83,7 +83,7 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             )
 
 
-def explained(error: Exception) -> tuple[str, int]:
+def describe_error(error: Exception) -> tuple[str, int]:
     """What an error says to the user, and the exit code."""
     match error:
         case InputError():

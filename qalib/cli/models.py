@@ -31,7 +31,7 @@ def sparsity(
         kept.measured(summary)
         for name, table in tables.items():
             kept.table(name, table)
-        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.fills(loaded)).items():
+        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
     show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
@@ -91,4 +91,4 @@ def twin(
     """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
     from qalib.model import synthetic
 
-    print(synthetic.make(out, published, masks, density, seed, format, vocabulary))
+    print(synthetic.make_twin(out, published, masks, density, seed, format, vocabulary))

@@ -61,7 +61,7 @@ def evaluate(
         processes, evaluation.load_and_evaluate, model, data, runtime, dtype, place, questions,
         null_score_diff_threshold,
     )  # fmt: skip
-    if distributed.leads():
+    if distributed.is_main_process():
         if predictions is not None:
             files.write_json(predictions, result.answers.texts)
         if null_odds is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Data, Device, Json, Models, Questions, print_json, setting
+from qalib.cli.console import Data, Device, Json, Models, Questions, parse_parameter, print_json
 from qalib.utils.errors import InputError
 
 
@@ -25,7 +25,7 @@ def report(
     from qalib.report import build, comparison
 
     models = model or ["bundled"]
-    parameters = dict(setting(text) for text in parameter or [])
+    parameters = dict(parse_parameter(text) for text in parameter or [])
     how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters, "quick": quick}
     several = len(models) > 1
     print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
@@ -70,7 +70,7 @@ def audit(
     asked = squad.load(data)
     place = machine.device(device.value)
     training = squad.load(train, "train") if train else None
-    with audit.subject(model, stated=stated) as loaded:
+    with audit.checkpoint_to_audit(model, stated=stated) as loaded:
         table = audit.audit(stated, loaded, asked, training, place)
     if out is not None:
         results.Results(out, "qalib audit").table("audit", table)

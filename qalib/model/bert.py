@@ -60,7 +60,7 @@ class NoNorm(nn.Module):
         return self.weight * x + self.bias
 
 
-def without_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
+def replace_layer_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
     """Replace every LayerNorm by a NoNorm, in place; returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.LayerNorm):
@@ -87,7 +87,7 @@ def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswer
     return model
 
 
-def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
+def matrix_shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
     """Rows and columns of a kind of matrix (a key of LINEAR_LAYERS), unpruned, in an encoder of that width."""
     width = width or config.hidden_size
     heads = config.hidden_size  # all heads side by side
@@ -97,7 +97,7 @@ def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int,
     )
 
 
-def positions(model: nn.Module) -> int | None:
+def max_tokens(model: nn.Module) -> int | None:
     """How many tokens a window may have: the positions, less those up to the padding token's where they start after it.
 
     None if the module's config doesn't say.
@@ -112,7 +112,9 @@ def head_size(model: BertForQuestionAnswering) -> int:
     return layers(model)[0].attention.self.attention_head_size
 
 
-def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]) -> BertForQuestionAnswering:
+def replace_linears(
+    model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]
+) -> BertForQuestionAnswering:
     """Replace each encoder matrix by what `make` returns, in place; all-zero ones stay. Returns the model."""
     for matrix in matrices(model):
         if matrix.linear.weight.any():

@@ -17,16 +17,16 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 from qalib.model import architectures, bert, blocks, formats, hub, quantization, restore, settings
 from qalib.model.architectures import Architecture
 from qalib.utils.errors import InputError, one_line
-from qalib.utils.files import new_folder, read_json, sha256, write_json
+from qalib.utils.files import atomic_folder, read_json, sha256, write_json
 from qalib.utils.paths import BUNDLED
 from qalib.utils.quantity import measure
 
 NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
-SHORTEST = 16  # the least model_max_length, in tokens, that a tokenizer may have
+MIN_TOKENS = 16  # the least model_max_length, in tokens, that a tokenizer may have
 # Types of a packed file; int8 holds its blocks and embeddings in int8 and the little that is left in fp16.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
 # What model_meta.json may say about a checkpoint: unit, definition, and the path of keys to it.
-STATED = {
+META_FIELDS = {
     "license": ("text", "licence of the weights (SPDX name)", ("license",)),
     "notice": ("text", "what the weights derive from, with licences", ("notice",)),
     "base_model": ("text", "model that training started from", ("base_model",)),
@@ -87,7 +87,7 @@ class Checkpoint:
     @property
     def settings_ignored(self) -> list[str]:
         """Keys of config.json that do not affect what the model computes for a question."""
-        return settings.ignored(self.settings, self.architecture)
+        return settings.ignored_keys(self.settings, self.architecture)
 
     @property
     def unscored(self) -> str:
@@ -147,10 +147,10 @@ def _letter_case(checkpoint: Checkpoint) -> str:
     return "uncased" if upper == lower else "cased"
 
 
-def stated(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
-    """What model_meta.json says about the training, by the names in STATED; None where it says nothing."""
+def meta_fields(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
+    """What model_meta.json says about the training, by the names in META_FIELDS; None where it says nothing."""
     found = {}
-    for name, (_, _, path) in STATED.items():
+    for name, (_, _, path) in META_FIELDS.items():
         value = checkpoint.meta
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -167,13 +167,13 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     name, folder, revision = hub.locate(str(source))
     path = folder / "config.json"
     read, architecture = settings.read(path)
-    config = settings.config(read, architecture, path)
+    config = settings.to_bert_config(read, architecture, path)
     listed = settings.pruned_heads(read, config, path)
     weight_file, state = formats.read_weights(folder)
-    state = {architecture.ours(key): state.pop(key) for key in list(state)}
+    state = {architecture.to_bert(key): state.pop(key) for key in list(state)}
     packed = weight_file.name == formats.PACKED
-    width = formats.width(state, config)
-    block = settings.block(read, config, width, path)
+    width = formats.encoder_width(state, config)
+    block = settings.block_size(read, config, width, path)
     if packed:
         state, heads = formats.unpack(state, config, architecture, block, width, weight_file), {}
     else:
@@ -182,7 +182,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
         resized = not listed and (width != config.hidden_size or whole != {k: v.shape for k, v in state.items()})
     meta = read_json(folder / "model_meta.json") if (folder / "model_meta.json").exists() else {}
     return Checkpoint(
-        model=formats.fill(config, architecture, state, weight_file, width),
+        model=formats.build_model(config, architecture, state, weight_file, width),
         block=block,
         name=name,
         format="packed" if packed else "2021" if listed else "resized" if resized else "transformers",
@@ -205,7 +205,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     """
     if dtype not in DTYPES:
         raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(DTYPES)}")
-    name = checkpoint.architecture.theirs
+    name = checkpoint.architecture.from_bert
     state = {name(key): value for key, value in checkpoint.model.state_dict().items()}
     many = {name(key) for key in state if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
     for matrix in bert.matrices(checkpoint.model):
@@ -219,9 +219,9 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
             state[key] = value.to(DTYPES[dtype]).contiguous()
             if not state[key].isfinite().all():
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
-    with new_folder(out) as draft:
+    with atomic_folder(out) as draft:
         _save_tensors(state, draft / formats.PACKED, "qalib-packed-2" if dtype == "int8" else "qalib-packed")
-        save_beside(checkpoint, draft)
+        save_config_and_tokenizer(checkpoint, draft)
     return Path(out)
 
 
@@ -230,11 +230,11 @@ def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
 
     `not_for_transformers` names the models that it cannot run. Raises InputError if `out` is not empty.
     """
-    with new_folder(out) as draft:
-        name = checkpoint.architecture.theirs
+    with atomic_folder(out) as draft:
+        name = checkpoint.architecture.from_bert
         state = {name(key): value.contiguous() for key, value in checkpoint.model.state_dict().items()}
         _save_tensors(state, draft / formats.SAFETENSORS, "pt")
-        save_beside(checkpoint, draft)
+        save_config_and_tokenizer(checkpoint, draft)
     return Path(out)
 
 
@@ -256,9 +256,9 @@ def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None
     path.chmod(0o644)  # the library's files are readable by their owner only
 
 
-def save_beside(checkpoint: Checkpoint, folder: Path) -> None:
+def save_config_and_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """Write what goes with the weights: config, and if present tokenizer, model_meta.json, LICENSE and NOTICE."""
-    config = settings.written(checkpoint.model, checkpoint.architecture)
+    config = settings.to_config_json(checkpoint.model, checkpoint.architecture)
     write_json(folder / "config.json", config | {"block_size": list(checkpoint.block), "dtype": "float32"})
     if has_tokenizer(checkpoint.folder):
         checkpoint.tokenizer.save_pretrained(folder)
@@ -283,6 +283,6 @@ def _tokenizer(folder: Path):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
-    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= SHORTEST):
-        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {SHORTEST}")
+    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= MIN_TOKENS):
+        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {MIN_TOKENS}")
     return tokenizer

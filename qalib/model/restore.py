@@ -36,7 +36,7 @@ def full_size(
         if (key := _name(layer, "query") + ".weight") in state and state[key].ndim == 2
     }
     cut = {layer: count for layer, count in rows.items() if count != size * config.num_attention_heads}
-    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `fill` reports the rest
+    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `build_model` reports the rest
     for layer in range(config.num_hidden_layers):
         if layer in counts:
             count, own = counts[layer]
@@ -114,7 +114,7 @@ def _put_heads(
             shapes[f"{name}.bias"] = (len(rows),)
         for key, shape in shapes.items():
             if key not in state:
-                continue  # `fill` reports it
+                continue  # `build_model` reports it
             if state[key].shape != shape:
                 told = "the shape of the queries" if by_shape else "pruned_heads"
                 raise InputError(
@@ -126,7 +126,7 @@ def _put_heads(
 
 
 def _fill_neurons(state: dict[str, Tensor], layer: int, neurons: int, width: int) -> None:
-    """Pad FFN matrices that agree on fewer neurons with zeros; if they disagree, `fill` reports it."""
+    """Pad FFN matrices that agree on fewer neurons with zeros; if they disagree, `build_model` reports it."""
     names = [f"{_name(layer, 'FFN in')}.weight", f"{_name(layer, 'FFN in')}.bias", f"{_name(layer, 'FFN out')}.weight"]
     if not all(name in state for name in names):
         return

@@ -34,7 +34,7 @@ class PruningCallback(TrainerCallback):
         self.begun = time.monotonic() - self.controller.seconds
         self.saved = self.controller.seconds
         if self.is_main:
-            self.folder.keep_log_until(state.global_step)
+            self.folder.truncate_log(state.global_step)
         self._steer(state)
         self.progress.begin(self.controller.progress)
 
@@ -113,4 +113,4 @@ class PruningCallback(TrainerCallback):
             "progress": round(self.controller.progress, 5),
             "precision": self.precision,
         }
-        self.folder.add_to_log(line | figures)
+        self.folder.append_to_log(line | figures)

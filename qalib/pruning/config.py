@@ -141,7 +141,7 @@ class PruningConfig:
         """The schedule that these settings ask for."""
         return Schedule(self.density, warmup=self.warmup, ramp_end=self.ramp_end, freeze_at=self.freeze_at)
 
-    def recorded(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The settings as arguments.json keeps them: plain values, under the keys that earlier runs have."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

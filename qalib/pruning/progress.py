@@ -7,14 +7,14 @@ import time
 from tqdm import tqdm
 
 REFRESH_SECONDS = 0.3  # from one drawing of the bar to the next, at least
-FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class Progress:
     """A bar that says what a run waits for, from loading to saving; nothing is printed unless `shown`."""
 
     def __init__(self, shown: bool = True):
-        form = {"bar_format": FORM, "mininterval": REFRESH_SECONDS, "miniters": 0, "dynamic_ncols": True}
+        form = {"bar_format": BAR_FORMAT, "mininterval": REFRESH_SECONDS, "miniters": 0, "dynamic_ncols": True}
         self.bar = tqdm(total=1.0, desc="starting", disable=not shown, **form)
 
     def __enter__(self) -> "Progress":

@@ -62,9 +62,9 @@ def prune(config: PruningConfig, progress: bool = True) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
     with folder.locked():
-        if distributed.leads():
-            folder.check(config.recorded(), config.resume)
-        with Progress(progress and distributed.leads()) as bar:
+        if distributed.is_main_process():
+            folder.check(config.to_dict(), config.resume)
+        with Progress(progress and distributed.is_main_process()) as bar:
             run = build(config, folder, bar)
             train(run)
             save(run)
@@ -111,7 +111,7 @@ def train(run: PruningRun) -> None:
     """Train to the end, from the run's last checkpoint if it is resumed."""
     trainer, folder = run.trainer, run.folder
     if trainer.is_world_process_zero():
-        folder.start(run.config.recorded())
+        folder.start(run.config.to_dict())
     PartialState().wait_for_everyone()
     last = folder.last_checkpoint() if run.config.resume else None
     if last and not (last / STATE_FILE).exists():
@@ -146,7 +146,7 @@ def save(run: PruningRun) -> None:
         finished.model.cpu()
         checkpoint.save_packed(finished, config.out)
         before = run.student.folder if config.method == "fixed-mask" and run.student.meta else None
-        write_text(config.out / "log.jsonl", run.folder.whole_log(before))
+        write_text(config.out / "log.jsonl", run.folder.full_log(before))
 
 
 def _meta(run: PruningRun, density: float) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
     modules = (torch, transformers, accelerate)
     return {name: student.meta[name] for name in INHERITED if name in student.meta} | {
         "method": earlier.get("method", config.method),
-        "arguments": {name: _told(name, value) for name, value in config.recorded().items()},
+        "arguments": {name: _told(name, value) for name, value in config.to_dict().items()},
         "schedule": {EARLIER_KEYS.get(name, name): value for name, value in asdict(config.schedule()).items()},
         "precision": run.precision,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256},

@@ -17,7 +17,7 @@ from qalib.utils.files import read_json, write_json, write_text
 MAY_CHANGE = {
     "resume", "max_hours", "save_minutes", "log_steps", "out", "work", "teacher_cache", "eval_data", "precision",
 }  # fmt: skip
-COUNTED = ("step", "windows", "seconds")  # in a line of the log: from the begin of the run
+CUMULATIVE = ("step", "windows", "seconds")  # in a line of the log: from the begin of the run
 
 
 class RunFolder:
@@ -72,23 +72,23 @@ class RunFolder:
         found = [path.parent for path in self.path.glob("checkpoint-*/complete")]
         return max(found, key=lambda path: int(path.name.split("-")[1])) if found else None
 
-    def keep_log_until(self, step: int) -> None:
+    def truncate_log(self, step: int) -> None:
         """Drop the lines of the log that a run which goes on at `step` will write again."""
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
         write_text(self.log, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
-    def add_to_log(self, line: dict[str, Any]) -> None:
+    def append_to_log(self, line: dict[str, Any]) -> None:
         """Write one more line."""
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def whole_log(self, student: Path | None = None) -> str:
+    def full_log(self, student: Path | None = None) -> str:
         """The run's log; after that of the run that made its student, if that has one, and counting on from there."""
         paths = [self.log, *([student / "log.jsonl"] if student else [])]
         own, *earlier = [
             [json.loads(line) for line in path.read_text().splitlines()] for path in paths if path.exists()
         ]
         for lines in filter(None, earlier):
-            own = lines + [line | {name: line[name] + lines[-1][name] for name in COUNTED} for line in own]
+            own = lines + [line | {name: line[name] + lines[-1][name] for name in CUMULATIVE} for line in own]
         return "".join(json.dumps(line) + "\n" for line in own)

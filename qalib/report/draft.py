@@ -53,7 +53,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Step:
+class FinishedNotebook:
     """A notebook that has been run: its name, the SHA-256 of its source, and the seconds it took."""
 
     name: str
@@ -66,14 +66,14 @@ class State:
     """How far a draft has got: the `key` of its inputs and the steps done, in order."""
 
     key: dict[str, Any]
-    done: list[Step] = field(default_factory=list)
+    done: list[FinishedNotebook] = field(default_factory=list)
 
     @classmethod
     def read(cls, draft: Path) -> "State | None":
         """The state of a draft folder; None if there is no usable one."""
         try:
             state = read_json(draft / FILE)
-            return cls(state["key"], [Step(**step) for step in state["done"]])
+            return cls(state["key"], [FinishedNotebook(**step) for step in state["done"]])
         except (InputError, KeyError, TypeError):
             return None
 

@@ -11,7 +11,16 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     __path__,
     {
-        "counts": ["block_masks", "block_misfits", "density", "fills", "grouped", "heads", "neurons", "per_matrix"],
+        "counts": [
+            "block_fill",
+            "block_masks",
+            "block_misfits",
+            "density",
+            "grouped",
+            "heads",
+            "neurons",
+            "per_matrix",
+        ],
         "costs": ["file_sizes", "multiply_adds", "parameters"],
         "headline": ["Summary", "summary", "tables"],
     },

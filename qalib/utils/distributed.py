@@ -64,6 +64,6 @@ def _member(function: Callable, arguments: tuple, starter: int) -> Any:
     return found if leader else None
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that prints and writes."""
     return PartialState().is_main_process

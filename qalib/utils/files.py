@@ -84,7 +84,7 @@ def write_json(path: Path | str, value: Any) -> Path:
 
 
 @contextmanager
-def new_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield an empty folder that takes the name `path` only if the block ends without an error.
 
     Raises InputError if `path` exists and is not an empty folder: nothing is overwritten.

@@ -32,7 +32,7 @@ def devices(wanted: str = "auto") -> list[str]:
     return ["cpu", "cuda"] if wanted == "auto" and device(wanted) == "cuda" else [device(wanted)]
 
 
-PROCESSORS = Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
 UNKNOWN = "not known: py-cpuinfo is not installed"
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 asimd asimddp bf16".split()  # that matter here
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
@@ -50,7 +50,7 @@ def _processor() -> tuple[str, frozenset[str]]:
     try:
         import cpuinfo
     except ImportError:
-        text = PROCESSORS.read_text() if PROCESSORS.exists() else ""
+        text = CPUINFO.read_text() if CPUINFO.exists() else ""
         said = dict(re.findall(r"^(flags|Features|model name)\s*:\s*(.+)$", text, re.MULTILINE))
         name = said.get("model name", UNKNOWN)
         return name, frozenset((said.get("flags") or said.get("Features", "")).split())
@@ -135,7 +135,7 @@ def versions() -> dict[str, str]:
     return result
 
 
-def trim() -> None:
+def release_freed_memory() -> None:
     """Give freed memory back to the system: glibc keeps what tensors of up to 32 MiB leave, as much as a model."""
     gc.collect()
     if platform.system() == "Linux" and (give_back := getattr(ctypes.CDLL(None), "malloc_trim", None)):

@@ -154,8 +154,8 @@ def test_what_a_gpu_is_timed_with(monkeypatch):
     assert latency.candidates(["compact"], ["fp32", "bf16"], "cpu") == fp32 + bf16
     monkeypatch.setattr(machine, "has_tf32", lambda: False)
     assert latency.candidates(["compact"], ["fp32"], "cuda") == fp32
-    assert latency.rounds(7, "cuda") == (50, 4) and latency.rounds(99, "cuda") == (99, 4)
-    assert latency.rounds(7, "cpu") == (7, 1) and latency.rounds(0, "cuda") == (0, 1)
+    assert latency.round_counts(7, "cuda") == (50, 4) and latency.round_counts(99, "cuda") == (99, 4)
+    assert latency.round_counts(7, "cpu") == (7, 1) and latency.round_counts(0, "cuda") == (0, 1)
 
 
 def test_tf32_is_on_during_the_pass_only(sparse):
@@ -187,7 +187,7 @@ def test_peak_memory(sparse, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held["most"])
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(most=held["now"]))
     held["most"] = 999  # of what ran before
-    with latency.Peak("cuda") as peak:
+    with latency.PeakMemory("cuda") as peak:
         held.update(now=130, most=170)
     assert peak.bytes == 70
 

@@ -101,7 +101,7 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
 
 def _structure(section: Section, add: Callable, asked: tuple, count: int, few: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        base = checkpoint.load(synthetic.make(Path(name) / "twin", vocabulary=hub.BUNDLED))
+        base = checkpoint.load(synthetic.make_twin(Path(name) / "twin", vocabulary=hub.BUNDLED))
         analysis = _median(lambda: (sparsity.summary(base), sparsity.tables(base), sparsity.block_masks(base)), repeats)
         model = runtimes.build(runtimes.best("cpu"), base, "cpu")
         seconds = answering.answer(model, base.tokenizer, asked[:few], progress=False).seconds * count / few
@@ -120,7 +120,7 @@ def loading(names: tuple[str, ...] = ("packed fp16", "packed fp32", "2021", "tra
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        made = synthetic.make(base / "2021", vocabulary=hub.BUNDLED)
+        made = synthetic.make_twin(base / "2021", vocabulary=hub.BUNDLED)
         for form in names:
             folder = base / form
             if form.startswith("packed"):
