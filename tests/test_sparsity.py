@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from qalib import sparsity
-from qalib.model import bert, blocks, checkpoint
+from qalib.model import bert, blocks, checkpoint, saving
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def test_parts_add_up(sparse):
 def test_packed_bytes_are_those_of_the_file(sparse, tmp_path):
     sizes = sparsity.file_sizes(sparse).set_index("form").bytes
     for dtype in ("fp16", "fp32"):
-        packed = checkpoint.load(checkpoint.save_packed(sparse, tmp_path / dtype, dtype))
+        packed = checkpoint.load(saving.save_packed(sparse, tmp_path / dtype, dtype))
         header = 8 + int.from_bytes(packed.weight_file.read_bytes()[:8], "little")
         assert sizes[f"packed {dtype}"] == packed.file_bytes - header
-    dense = checkpoint.load(checkpoint.save_transformers(sparse, tmp_path / "dense"))
+    dense = checkpoint.load(saving.save_transformers(sparse, tmp_path / "dense"))
     header = 8 + int.from_bytes(dense.weight_file.read_bytes()[:8], "little")
     assert sizes["dense fp32"] == dense.file_bytes - header
     removed = int(sparsity.heads(sparse).called_removed.sum())

@@ -7,7 +7,8 @@ import pandas as pd
 from qalib import runtimes
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
-from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers, BatchingConfig, answer
+from qalib.qa.answering import Answers, answer
+from qalib.qa.batching import LENGTH_SORTED, PADDED, BatchingConfig
 from qalib.qa.squad import Question, QuestionSet
 from qalib.utils import machine
 

@@ -6,6 +6,7 @@ a machine that slows down slows down all. Quoted are medians over the rounds, th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,17 +14,13 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
-from qalib.benchmark.timing import interleave
+from qalib.benchmark.timing import Timing, interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
 
-TOLERANCE = {
-    "fp32": 1e-3,
-    "tf32": 0.1,
-    "bf16": 0.5,
-}  # largest difference of a logit from dense fp32 that is still called equal
-
+# Largest difference of a logit from dense fp32 that is still called equal.
+TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
 SLOW = 5  # times dense: what takes longer, as int8 does where it is emulated, is timed in two rounds
 GPU_ROUNDS = 50  # at least, as a pass takes a thousandth of a second
 GPU_WARMUP = 4  # rounds: compiled, a model records its graph in the second or third
@@ -90,23 +87,9 @@ def compare(
         row = {"runtime": name, "dtype": dtype, "device": device, "threads": torch.get_num_threads(), "batch": batch,
                "length": length, "rounds": 0, "baseline": f"dense {dtype}"}  # fmt: skip
         if (name, dtype) in modules:
-            timing = timings[name, dtype]
-            base = timings["dense", dtype]
-            kind = runtimes.REGISTRY[name]
-            speedup = base.median / timing.median
-            bound = work["dense"] / work["sparse"] if kind.sparse else 1.0
-            multiplied = "dense" if not kind.sparse else "compact" if name == "compact" else "sparse"
+            row |= _speed(name, timings[name, dtype], timings["dense", dtype], work, batch * length)
             row |= {
-                "rounds": len(timing.seconds),
-                "median_seconds": timing.median,
-                "spread_seconds": timing.iqr,
-                "round_seconds": timing.seconds,
-                "tokens_per_second": batch * length / timing.median,
-                "gflops": 2e-9 * work[multiplied] / timing.median,
-                "speedup": speedup,
-                "bound": bound,
-                "bound_reached": speedup / bound if kind.sparse else None,
-                "weight_bytes": None if kind.peer else weight_bytes(modules[name, dtype]),
+                "weight_bytes": None if runtimes.REGISTRY[name].peer else weight_bytes(modules[name, dtype]),
                 "peak_bytes": peaks[name, dtype],
                 "peak_note": NOT_ON_CPU if device == "cpu" else "",
                 "kernel": runtimes.kernel(modules[name, dtype]),
@@ -114,6 +97,25 @@ def compare(
             }
         rows.append(row | {"note": notes[name, dtype] or ""})
     return _with_remarks(_over_best(pd.DataFrame(rows)), repeats)
+
+
+def _speed(name: str, timing: Timing, dense: Timing, work: pd.Series, tokens: int) -> dict[str, Any]:
+    """The columns that follow from a runtime's times, those of dense, and the multiply-adds of a pass (`work`)."""
+    sparse = runtimes.REGISTRY[name].sparse
+    speedup = dense.median / timing.median
+    bound = work["dense"] / work["sparse"] if sparse else 1.0
+    multiplied = "dense" if not sparse else "compact" if name == "compact" else "sparse"
+    return {
+        "rounds": len(timing.seconds),
+        "median_seconds": timing.median,
+        "spread_seconds": timing.iqr,
+        "round_seconds": timing.seconds,
+        "tokens_per_second": tokens / timing.median,
+        "gflops": 2e-9 * work[multiplied] / timing.median,
+        "speedup": speedup,
+        "bound": bound,
+        "bound_reached": speedup / bound if sparse else None,
+    }
 
 
 def candidates(names: Sequence[str], dtypes: Sequence[str], device: str) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
     """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
-    from qalib.model import checkpoint
+    from qalib.model import checkpoint, saving
     from qalib.runtimes import onnx_folder, onnx_graph
 
     if (compact or int8) and format is not Format.onnx:
@@ -61,10 +61,10 @@ def export(
             graph, differs = onnx_folder.save(loaded, out, compact, int8)
             print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
         case Format.packed:
-            print(checkpoint.save_packed(loaded, out, dtype))
+            print(saving.save_packed(loaded, out, dtype))
         case Format.transformers:
-            print(checkpoint.save_transformers(loaded, out))
-            if reason := checkpoint.not_for_transformers(loaded):
+            print(saving.save_transformers(loaded, out))
+            if reason := saving.not_for_transformers(loaded):
                 print(f"for qalib only: {reason}", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@ query, key and value, and the same columns of the attention output. FFN neuron `
 and column `n` of FFN out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +120,11 @@ def replace_linears(
         if matrix.linear.weight.any():
             model.set_submodule(matrix.name, make(matrix.linear))
     return model
+
+
+def head_rows(heads: Iterable[int], size: int) -> Tensor:
+    """The rows of query, key and value that belong to some heads, each of `size` rows; shape `(heads * size,)`."""
+    return torch.tensor([head * size + row for head in heads for row in range(size)], dtype=torch.long)
 
 
 def split_heads(rows: Tensor, heads: int) -> Tensor:

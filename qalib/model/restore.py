@@ -46,8 +46,7 @@ def full_size(
                 _widen_heads(state, layer, config.num_attention_heads, size, path)
         if layer in listed:
             left = [h for h in range(config.num_attention_heads) if h not in listed[layer]]
-            rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
-            _put_heads(state, layer, rows, len(left), size, width, config, path, by_shape=layer in counts)
+            _put_heads(state, layer, left, size, width, config, path, by_shape=layer in counts)
         _fill_neurons(state, layer, config.intermediate_size, width)
     return state, listed
 
@@ -103,9 +102,11 @@ def _widen_heads(state: dict[str, Tensor], layer: int, heads: int, size: int, pa
 
 
 def _put_heads(
-    state: dict[str, Tensor], layer: int, rows: Tensor, left: int, size: int, width: int, config: BertConfig,
-    path: Path, by_shape: bool,
+    state: dict[str, Tensor], layer: int, left: list[int], size: int, width: int, config: BertConfig, path: Path,
+    by_shape: bool,
 ) -> None:  # fmt: skip
+    """Put the heads that are `left` in their places among all."""
+    rows = bert.head_rows(left, size)
     total = size * config.num_attention_heads
     for kind in (*QKV, "attention output"):
         name, across = _name(layer, kind), kind == "attention output"
@@ -118,7 +119,7 @@ def _put_heads(
             if state[key].shape != shape:
                 told = "the shape of the queries" if by_shape else "pruned_heads"
                 raise InputError(
-                    f"{path}: {told} leaves layer {layer} {left} heads of {size}, which does not fit "
+                    f"{path}: {told} leaves layer {layer} {len(left)} heads of {size}, which does not fit "
                     f"{key} of shape {tuple(state[key].shape)}"
                 )
             full = state[key].new_zeros((width, total) if across else (total, *shape[1:]))

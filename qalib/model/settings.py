@@ -14,7 +14,7 @@ from transformers.activations import ACT2CLS
 from qalib.model import bert, blocks
 from qalib.model.architectures import ARCHITECTURES, Architecture
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json
+from qalib.utils.files import read_json_object
 
 # Sizes, by BERT's names, with the largest accepted.
 SIZES = {
@@ -66,9 +66,7 @@ def read(path: Path) -> tuple[dict[str, Any], Architecture]:
 
     Raises InputError if the architecture is unknown, or a key that may change the function is not understood.
     """
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected an object of settings, found {type(settings).__name__}")
+    settings = read_json_object(path, "of settings")
     if not isinstance(kind := settings.get("model_type"), str) or kind not in ARCHITECTURES:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise InputError(f"{path}: not supported: model_type {kind!r}; supported: {known}")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qalib.model import bert, blocks, checkpoint, formats, structure
+from qalib.model import bert, blocks, checkpoint, formats, saving, structure
 from qalib.model.structure import Heads, Masks
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, write_json
@@ -77,11 +77,7 @@ def make_twin(
     with TemporaryDirectory() as draft:
         _write_2021(model, settings, said, Path(draft), vocabulary)
         loaded = checkpoint.load(draft)
-        return (
-            checkpoint.save_packed(loaded, out, "fp32")
-            if format == "packed"
-            else checkpoint.save_transformers(loaded, out)
-        )
+        return saving.save_packed(loaded, out, "fp32") if format == "packed" else saving.save_transformers(loaded, out)
 
 
 def published_names() -> list[str]:
@@ -147,7 +143,7 @@ def _write_2021(
     size = config.hidden_size // config.num_attention_heads
     for layer, removed in settings["pruned_heads"].items():
         left = [h for h in range(config.num_attention_heads) if h not in removed]
-        rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
+        rows = bert.head_rows(left, size)
         prefix = f"bert.encoder.layer.{layer}."
         for kind in ("query", "key", "value"):
             for part in ("weight", "bias"):

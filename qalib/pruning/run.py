@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from qalib.model import bert, checkpoint
+from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import attention
 from qalib.pruning.callback import STATE_FILE, PruningCallback
@@ -30,7 +30,7 @@ from qalib.qa.squad import QuestionSet
 from qalib.runtimes import compact
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
-from qalib.utils.files import write_text
+from qalib.utils.files import require_vacant, write_text
 
 INHERITED = ("license", "base_model", "notice")  # by a model from the one that it was made of
 
@@ -59,8 +59,7 @@ def prune(config: PruningConfig, progress: bool = True) -> Path:
     joins = not torch.distributed.is_initialized()
     PartialState(cpu=not torch.cuda.is_available())  # joins the other processes, if there are any
     out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_vacant(out)
     with folder.locked():
         if distributed.is_main_process():
             folder.check(config.to_dict(), config.resume)
@@ -110,7 +109,7 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
 def train(run: PruningRun) -> None:
     """Train to the end, from the run's last checkpoint if it is resumed."""
     trainer, folder = run.trainer, run.folder
-    if trainer.is_world_process_zero():
+    if distributed.is_main_process():
         folder.start(run.config.to_dict())
     PartialState().wait_for_everyone()
     last = folder.last_checkpoint() if run.config.resume else None
@@ -141,10 +140,10 @@ def save(run: PruningRun) -> None:
         for name, scored in (("teacher", run.teacher), ("model", finished)):
             progress.say(f"scoring the {name}")
             finished.meta["scores"][name] = _score(scored.model, run)
-    if trainer.is_world_process_zero():
+    if distributed.is_main_process():
         progress.say("saving")
         finished.model.cpu()
-        checkpoint.save_packed(finished, config.out)
+        saving.save_packed(finished, config.out)
         before = run.student.folder if config.method == "fixed-mask" and run.student.meta else None
         write_text(config.out / "log.jsonl", run.folder.full_log(before))
 

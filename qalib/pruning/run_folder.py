@@ -11,6 +11,7 @@ import filelock
 from accelerate import PartialState
 
 from qalib.pruning.config import EARLIER_WORDS
+from qalib.utils import distributed
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
 
@@ -35,7 +36,7 @@ class RunFolder:
         lock = filelock.FileLock(f"{self.path}.lock")
         try:
             with PartialState().main_process_first():
-                if PartialState().is_main_process:
+                if distributed.is_main_process():
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     lock.acquire(timeout=0)
         except filelock.Timeout:

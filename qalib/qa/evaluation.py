@@ -11,9 +11,10 @@ from accelerate import PartialState
 from torch import nn
 
 from qalib import runtimes
-from qalib.model import bert, checkpoint
+from qalib.model import bert, checkpoint, description
 from qalib.qa import metric, metric_v2, squad
-from qalib.qa.answering import LENGTH_SORTED, Answers, BatchingConfig, answer
+from qalib.qa.answering import Answers, answer
+from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import machine
@@ -80,7 +81,7 @@ def evaluate(
 
 def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float = 0.0) -> NoAnswers:
     """What is stated beside a model's v2.0 figures, from what its checkpoint says about its training data."""
-    stated = checkpoint.meta_fields(loaded)
+    stated = description.meta_fields(loaded)
     data, version = stated["train_data"], stated["train_data_version"] or squad.V1
     if not data:
         training = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"

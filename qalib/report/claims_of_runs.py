@@ -7,7 +7,7 @@ from qalib import runtimes
 from qalib.benchmark import end_to_end
 from qalib.model.checkpoint import NEEDS_WEIGHTS
 from qalib.qa import squad, windows
-from qalib.qa.answering import LENGTH_SORTED, BatchingConfig
+from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import QuestionSet
 from qalib.report.claim import DIFFERS, NEEDS_GPU, NOT_CHECKABLE, REPRODUCED, CheckResult, Claim, Evidence, register_in
 

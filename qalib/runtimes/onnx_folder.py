@@ -6,7 +6,7 @@ int8 goes to `onnx/model_quantized.onnx`, which is the file that transformers.js
 import copy
 from pathlib import Path
 
-from qalib.model import checkpoint
+from qalib.model import saving
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import compact, onnx_graph
 from qalib.runtimes.baselines import not_installed
@@ -30,5 +30,5 @@ def save(loaded: Checkpoint, out: Path | str, cut: bool = False, int8: bool = Fa
             plain, graph = graph, onnx_graph.quantise(graph)
             plain.unlink()
             differs = onnx_graph.difference(graph, loaded.model)
-        checkpoint.save_config_and_tokenizer(loaded, draft)
+        saving.save_config_and_tokenizer(loaded, draft)
     return Path(out) / "onnx" / graph.name, differs

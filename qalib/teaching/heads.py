@@ -20,7 +20,7 @@ from qalib import runtimes, sparsity
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.losses import span_logits
-from qalib.qa import answering, metric
+from qalib.qa import answering, batching, metric
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
 from qalib.report.plots.style import BLUE, GREY, INK
@@ -116,7 +116,7 @@ def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor]
     asked = questions.questions
     cut = windows(tokenizer, [q.question for q in asked], [q.context for q in asked])
     logits, best = [], {}
-    for batch in answering.batches(cut, answering.LENGTH_SORTED):
+    for batch in batching.batches(cut, batching.LENGTH_SORTED):
         logits.append(span_logits(model, **collate(batch, tokenizer.pad_token_id)))
         for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])

@@ -9,7 +9,8 @@ import torch
 from qalib import runtimes
 from qalib.benchmark import end_to_end, latency, memory, summary
 from qalib.benchmark.timing import Timing, interleave
-from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers
+from qalib.qa.answering import Answers
+from qalib.qa.batching import LENGTH_SORTED, PADDED
 from qalib.report import plots
 from qalib.utils import machine
 from qalib.utils.errors import InputError
