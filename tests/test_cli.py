@@ -168,7 +168,7 @@ def test_what_was_not_foreseen_is_one_line_too(monkeypatch, capsys):
         commands.main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
-        "qalib: IndexError: list index out of range (not foreseen: `qalib --debug ...` shows where)\n"
+        "qalib: IndexError: list index out of range (unexpected: `qalib --debug ...` shows where)\n"
     )
 
 

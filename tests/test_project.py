@@ -89,14 +89,14 @@ FLOORS = (
     {"utils": "errors, files, paths, the machine, processes that share work, quantities with units"},
     {"model": "checkpoints in: where from, how stored, and the BERT that is made of them"},
     {
-        "runtimes": "checkpoint -> faster module; one file a runtime",
+        "runtimes": "checkpoint -> faster module; one file per runtime",
         "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
     },
     {"qa": "questions in, windows, answers, exact match and F1"},
     {"pruning": "movement and magnitude, and the training runs that they are part of"},
     {"benchmark": "latency side by side, over sweeps, and part by part"},
     {"report": "measurements -> tables, figures, card, pages, site"},
-    {"teaching": "the course: a module a lesson, exercises and solutions", "cli": "commands, options, errors"},
+    {"teaching": "the course: one module per lesson, exercises and solutions", "cli": "commands, options, errors"},
 )
 
 

@@ -1,7 +1,7 @@
 """The block-sparse GPU kernel compiled without a GPU: registers, spills, shared memory, what its inner loop is.
 
-`python -m qalib.benchmark.compiled_kernels FILE.md` writes a table. Triton compiles to PTX, and the ptxas that it
-brings to machine code; nothing is run, and nothing here is a time.
+`python -m qalib.benchmark.compiled_kernels FILE.md` writes a table. Triton compiles to PTX, and the ptxas that
+comes with it to machine code; nothing is run, and nothing here is a time.
 """
 
 import re
@@ -39,7 +39,7 @@ COLUMNS = {
 
 
 def compile_all(block: Block = (32, 32), dtypes: Sequence[str] = ("bf16", "fp32"), progress: bool = True):
-    """One row a card, type and size of `panels.tiles`, with the columns of COLUMNS."""
+    """One row per card, type and size of `panels.tiles`, with the columns of COLUMNS."""
     cases = [(card, dtype, tile) for card in GPUS for dtype in dtypes for tile in tiles(block, TYPES[dtype])]
     bar = tqdm(cases, unit="kernel", desc="compiling", disable=not progress)
     return pd.DataFrame([row(card, dtype, block, tile) for card, dtype, tile in bar], columns=list(COLUMNS))

@@ -1,7 +1,7 @@
 """Benchmark: how fast the runtimes are, side by side in one run.
 
 All candidates are warmed up, then timed in turn, round after round, each round beginning with the next of them, so that
-a machine that slows down slows down all. Quoted are medians over the rounds, their interquartile ranges
+a machine that slows down affects all alike. Results are medians over the rounds, their interquartile ranges
 (spread_seconds) and ratios of medians; the rounds themselves are kept.
 """
 
@@ -23,7 +23,7 @@ from qalib.utils.errors import InputError, one_line
 TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
 SLOW = 5  # times dense: what takes longer, as int8 does where it is emulated, is timed in two rounds
 GPU_ROUNDS = 50  # at least, as a pass takes a thousandth of a second
-GPU_WARMUP = 4  # rounds: compiled, a model records its graph in the second or third
+GPU_WARMUP = 4  # rounds: a compiled model records its graph in the second or third
 NOT_ON_CPU = "not measured on a CPU; `benchmark.memory` does it, in a process of its own"
 
 
@@ -39,8 +39,8 @@ def compare(
 ) -> pd.DataFrame:
     """Time one forward pass of a full batch under each runtime and type, on random tokens without padding or mask.
 
-    `dtypes` are by default those that the device computes in hardware; beside fp32 on a GPU stands dense in tf32, if it
-    has that. On a GPU there are at least GPU_ROUNDS rounds. One row a pair of runtime and type:
+    `dtypes` are by default those that the device computes in hardware; on a GPU that has tf32, dense is timed in that
+    too, beside fp32. On a GPU there are at least GPU_ROUNDS rounds. One row per runtime and type:
 
     - runtime, dtype, device, threads, batch, length, rounds;
     - median_seconds, spread_seconds, round_seconds (of each round), tokens_per_second, gflops (10^9 multiplications and
@@ -53,8 +53,8 @@ def compare(
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
       is none), kernel (what multiplies blocks),
       logit_difference (largest, from dense fp32; checked before timing);
-    - note: why a runtime that cannot run here, or failed, has no figures; remark: what is to be known of figures
-      that are there.
+    - note: why a runtime that cannot run here, or failed, has no figures; remark: a caveat about
+      figures that are there.
 
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
@@ -72,7 +72,7 @@ def compare(
             with PeakMemory(device) as peak:
                 module = runtimes.build(name, checkpoint, device, dtype)
                 found = _logits(module, inputs)
-        except RuntimeError as error:  # of a compiler, or a GPU that wants for memory; the others are timed
+        except RuntimeError as error:  # from a compiler, or a GPU out of memory; the others are still timed
             if name == "dense":
                 raise
             notes[name, dtype] = f"failed: {one_line(error)}"
@@ -119,7 +119,7 @@ def _speed(name: str, timing: Timing, dense: Timing, work: pd.Series, tokens: in
 
 
 def candidates(names: Sequence[str], dtypes: Sequence[str], device: str) -> list[tuple[str, str]]:
-    """Runtimes and types to time: dense in each type, and beside fp32 on a GPU that has it dense in tf32."""
+    """Runtimes and types to time: dense in each type, and in tf32 too, beside fp32, on a GPU that has it."""
     pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
     beside = device == "cuda" and machine.has_tf32() and "fp32" in dtypes and "tf32" not in dtypes
     return pairs + [("dense", "tf32")] * beside
@@ -139,7 +139,7 @@ def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
 
 
 class PeakMemory:
-    """Within a `with`: the bytes that were allocated on the GPU at most, beyond those before; None on a CPU."""
+    """In a `with` block: the most bytes allocated on the GPU at a time, less those before; None on a CPU."""
 
     def __init__(self, device: str):
         self.on_gpu = device == "cuda"
@@ -159,7 +159,7 @@ class PeakMemory:
 
 
 def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the best that one would otherwise have: the fastest dense way that keeps the answers."""
+    """The rows with the best alternative beside them: the fastest dense runtime that keeps the answers."""
     dense = rows.runtime.map(lambda name: runtimes.REGISTRY[name].exact and not runtimes.REGISTRY[name].sparse)
     best = rows[dense & rows.median_seconds.notna()].sort_values("median_seconds").iloc[0]
     return rows.assign(
@@ -178,13 +178,13 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
                 said.append(f"{row['dtype']} is emulated on this device")
             if runtimes.REGISTRY[row.runtime].sparse and row.speedup > row.bound:
                 said.append(
-                    f"beyond the bound, as it multiplies at {row.gflops:.0f} GFLOP/s where dense {row['dtype']} has "
+                    f"beyond the bound: it multiplies at {row.gflops:.0f} GFLOP/s, dense {row['dtype']} only at "
                     f"{pace[row['dtype']]:.0f}"
                 )
             if 1 < row.rounds < repeats:
-                said.append(f"{row.rounds} rounds of {repeats}, as a pass takes so long")
+                said.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")
             if row.rounds < 2:
-                said.append("a single round, so without a spread")
+                said.append("a single round, so no spread")
         remarks.append("; ".join(said))
     return rows.assign(remark=remarks)
 

@@ -1,4 +1,4 @@
-"""The command line: one function a command, each no more than options and printing.
+"""The command line: one function per command, with no more than options and printing.
 
 Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
 standard output, progress to standard error.
@@ -36,7 +36,7 @@ for command in (report, answer, evaluate, score, sparsity, benchmark, export, pu
 
 
 def main() -> None:
-    """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
+    """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
     try:
         app()
     except KeyboardInterrupt:

@@ -42,10 +42,10 @@ def sparsity(
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.")],
     model: Model = "bundled",
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
-    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16, fp32 or int8.")] = "fp16",
+    dtype: Annotated[str, typer.Option(help="Type of the packed form: fp16, fp32 or int8.")] = "fp16",
     compact: Annotated[bool, typer.Option("--compact", help="ONNX: without idle heads and neurons.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
@@ -80,13 +80,13 @@ def prune(config: PruningConfig) -> None:
 
 
 def twin(
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")],
-    published: Annotated[str, typer.Option(help="The published model whose structure is taken.")] = "0.32",
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or not exist.")],
+    published: Annotated[str, typer.Option(help="The published model whose structure it has.")] = "0.32",
     masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
     density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and places of blocks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the weights and the places of blocks.")] = 0,
     format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
-    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to put beside them.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to copy.")] = None,
 ) -> None:
     """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
     from qalib.model import synthetic

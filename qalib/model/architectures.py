@@ -1,4 +1,4 @@
-"""Architectures: the names that BERT's relatives use, in config.json and in the weight file, for what BERT has.
+"""Architectures: what BERT's relatives call BERT's settings in config.json, and its weights in the weight file.
 
 One table per model type. A checkpoint of any type becomes a BertForQuestionAnswering with its own type's embeddings,
 so everything else deals with BERT only: RoBERTa counts positions from its padding token, DistilBERT has no token

@@ -98,7 +98,7 @@ def matrix_shape(kind: str, config: BertConfig, width: int | None = None) -> tup
 
 
 def max_tokens(model: nn.Module) -> int | None:
-    """How many tokens a window may have: the positions, less those up to the padding token's where they start after it.
+    """The most tokens that a window may have: all positions, or those after the padding token where they start there.
 
     None if the module's config doesn't say.
     """

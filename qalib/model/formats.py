@@ -73,7 +73,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def encoder_width(state: dict[str, Tensor], config: BertConfig) -> int:
-    """Width of the encoder, from the word embeddings, or from the config if they cannot tell."""
+    """Width of the encoder, from the word embeddings or, failing that, from the config."""
     words = state.get("bert.embeddings.word_embeddings.weight")
     return words.shape[1] if words is not None and words.ndim == 2 and words.shape[1] else config.hidden_size
 
@@ -94,7 +94,7 @@ def unpack(
         raise InputError(f"{path}: its header says {json.dumps(header)}; formats supported: {known}")
     state = dict(state)
     for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
-        if key in state:  # else `build_model` calls the scales unexpected
+        if key in state:  # if not, `build_model` reports the scales as unexpected
             try:
                 state[key] = quantization.dequantize(state[key], state.pop(f"{key}.scales"))
             except ValueError as error:
@@ -102,7 +102,7 @@ def unpack(
     for layer in range(config.num_hidden_layers):
         for kind, suffix in bert.LINEAR_LAYERS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"
-            if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # else `build_model` names what is missing
+            if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # if not, `build_model` names it
                 values, bitmap = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
                 try:
                     state[key] = blocks.unpack(values, bitmap, bert.matrix_shape(kind, config, width))

@@ -49,7 +49,7 @@ def detect(weights: list[Tensor]) -> Granularity:
     if not any(zero.any() for zero in partly):
         return Granularity(MATRICES)
     height, width = (_longest(partly, axis, size) for axis, size in enumerate((rows, columns)))
-    if not explains(partly, (height, width)):  # each does by itself, but not both together
+    if not explains(partly, (height, width)):  # each holds by itself, but not both together
         height = width = 1
     if width == columns and height < rows:
         return Granularity(ROWS, (height, columns))
@@ -81,7 +81,7 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
 
     It grows by one prime factor of the size at a time: where runs of 2 and of 3 agree, so do runs of 6.
     """
-    from sympy import primefactors  # a library of torch's, slow to import
+    from sympy import primefactors  # a dependency of torch, slow to import
 
     found, grown = 1, zeros
     for factor in primefactors(size):

@@ -23,9 +23,9 @@ def full_size(
 ) -> tuple[dict[str, Tensor], Heads]:
     """Tensors by BERT's names at full size, and the heads that are not in the file; `width` is the encoder's.
 
-    Heads listed in `heads` are restored in their places; if only shapes show that heads are missing, the last ones of
-    the layer are taken to be, as their order does not matter. The same goes for FFN neurons. Heads smaller than the
-    config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
+    Heads listed in `heads` are restored in their places; where only the shapes show that heads are missing, they are
+    taken to be the last ones of the layer, as order does not matter. The same goes for FFN neurons. Heads smaller than
+    the config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
     Raises InputError if the shapes do not fit the heads, or do not tell which heads are missing.
     """
     size = config.hidden_size // config.num_attention_heads
@@ -105,7 +105,7 @@ def _put_heads(
     state: dict[str, Tensor], layer: int, left: list[int], size: int, width: int, config: BertConfig, path: Path,
     by_shape: bool,
 ) -> None:  # fmt: skip
-    """Put the heads that are `left` in their places among all."""
+    """Put the heads that are left back in their places, with zeros in between."""
     rows = bert.head_rows(left, size)
     total = size * config.num_attention_heads
     for kind in (*QKV, "attention output"):

@@ -16,12 +16,12 @@ from qalib.model.architectures import ARCHITECTURES, Architecture
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json_object
 
-# Sizes, by BERT's names, with the largest accepted.
+# Sizes, by BERT's names, with the largest value accepted.
 SIZES = {
     "vocab_size": 10_000_000, "hidden_size": 65_536, "num_hidden_layers": 1_000, "num_attention_heads": 65_536,
     "intermediate_size": 1_000_000, "max_position_embeddings": 1_000_000, "type_vocab_size": 65_536,
 }  # fmt: skip
-# Used in training only, with the largest accepted; they are written back, so they must be numbers.
+# Used in training only, with the largest value accepted; they are written back, so they must be numbers.
 TRAINING_ONLY = {"hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}
 ACTIVATIONS = sorted(ACT2CLS.keys() - {"prelu", "xielu"})  # these two have weights of their own
 NO_NORM = "no_norm"  # nn_pruning's: weight * x + bias instead of LayerNorm

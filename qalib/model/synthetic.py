@@ -81,14 +81,14 @@ def make_twin(
 
 
 def published_names() -> list[str]:
-    """The published models that a twin can be made of."""
+    """The published models that a twin can be made from."""
     return [name for name, fact in read_json(PUBLISHED_MODELS).items() if isinstance(fact, dict)]
 
 
 def _in_blocks(
     facts: dict[str, Any], published: str, density: float | None, config: BertConfig, generator: torch.Generator
 ) -> tuple[Masks, Heads, str]:
-    """Kept blocks and removed heads, and in words which of it is published."""
+    """Kept blocks and removed heads, and in words how much of this is published."""
     fact = facts[published]
     share = fact["linear_density_percent"] / 100 if density is None else density
     heads = {int(layer): numbers for layer, numbers in fact["config"]["pruned_heads"].items()}

@@ -1,4 +1,4 @@
-"""What happens between the steps of a pruning run: the density is steered, log and bar written, checkpoints kept."""
+"""What happens between the steps of a pruning run: steering the density, logging, drawing the bar, checkpoints."""
 
 import math
 import time
@@ -44,7 +44,7 @@ class PruningCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """Clip the gradient of the weights to norm 1."""
-        # Not of the scores: the regularization's gradient would take the norm for itself, and Adam scales it anyway.
+        # Not of the scores: the regularization's gradient would dominate the norm, and Adam rescales it anyway.
         nn.utils.clip_grad_norm_(self.trainer.optimizer.param_groups[0]["params"], 1.0)
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -1,6 +1,6 @@
 """A pruning run small enough to watch: the parts of a real one in a plain loop.
 
-Left out is what `pruning.run` adds: Trainer, several processes, checkpoints, the cache of teacher's logits, the clock.
+It lacks what `pruning.run` adds: Trainer, several processes, checkpoints, the cache of teachers' logits, the clock.
 """
 
 import copy
@@ -25,16 +25,16 @@ from qalib.pruning.schedule import Schedule
 from qalib.qa.squad import QuestionSet
 from qalib.utils import machine
 
-GONE = -8.0  # the first score of a block that is zero already
+GONE = -8.0  # the initial score of a block that is already zero
 
 
 @dataclass(frozen=True)
 class MinimalRun:
-    """What was seen, a row a step.
+    """What was seen, one row per step.
 
     `log` has the columns step, loss, density, scheduled_density, threshold (0 to 1) and heads_left. `scores` has a
     column for each block of one layer's value matrix that was not zero from the start, and `thresholds` the score above
-    which one was kept. `pruned` is what came of it.
+    which one was kept. `pruned` is the result.
     """
 
     log: pd.DataFrame
@@ -103,7 +103,7 @@ def _step(
 
 
 def _put_zeros_last(pruner: Pruner, checkpoint: Checkpoint) -> None:
-    """What is zero already is kept by no threshold."""
+    """Score blocks that are already zero so low that no threshold keeps them."""
     for matrix in bert.matrices(checkpoint.model):
         zero = ~blocks.mask(matrix.linear.weight.detach(), checkpoint.block)
         pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = GONE

@@ -50,14 +50,14 @@ class TeacherLogitsCache:
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    with open(path, "ab") as file:  # to its size, whoever comes first; what another run has written stays
+    with open(path, "ab") as file:  # whoever comes first makes it full size; what another run has written stays
         if os.fstat(file.fileno()).st_size < size:
             _reserve(file.fileno(), size, path)
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def _reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take the room on the disk now: a map of a file that has none is a crash without a word when it is written to."""
+    """Reserve the disk space now: on a full disk, writing to a mapped file crashes without a word."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         os.truncate(descriptor, size)
         return

@@ -1,7 +1,7 @@
 """Sparsity: counting what is left of a checkpoint.
 
-Densities are over unpruned sizes: nonzero weights of the encoder matrices / all of them. Where pruning was not in
-blocks, block density differs: a block is kept if any of its weights is not zero. Cutting heads or neurons out of the
+Densities are over unpruned sizes: nonzero weights of the encoder matrices / all of them. Block density differs
+where pruning was not in blocks: a block is kept if any of its weights is not zero. Cutting heads or neurons out of the
 file changes none of these.
 """
 

@@ -12,7 +12,7 @@ from qalib.utils.quantity import measure
 
 
 def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
-    """All tables of this room, by name."""
+    """All tables of this subpackage, by name."""
     matrices = per_matrix(checkpoint)
     return {
         "matrices": matrices,

@@ -1,4 +1,4 @@
-"""Rooms of the package whose modules are imported when they are first used: what needs no torch does not load it."""
+"""Subpackages whose modules are imported on first use, so that what needs no torch does not load it."""
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package (PEP 562): its modules, and `names` of some of them.
 
-    `room` and `path` are the package's `__name__` and `__path__`; `names` has what to offer by module.
+    `room` and `path` are the package's `__name__` and `__path__`; `names` lists, by module, what else to offer.
 
     >>> from qalib import utils
     >>> attach("qalib.utils", utils.__path__, {"errors": ["InputError"]})[0]("InputError")
