@@ -75,22 +75,22 @@ def place_blocks(
         for kind in bert.LINEAR_LAYERS
     }
     total = sum(places.numel() for places in allowed.values())
-    room = {key: int(places.sum()) for key, places in allowed.items()}
+    capacity = {key: int(places.sum()) for key, places in allowed.items()}
     wanted = round(density * total)
-    _check(density, wanted, 0, sum(room.values()), total)
-    counts = apportion(wanted, {(layer, kind): like[layer][kind] for layer, kind in room}, room)
+    _check(density, wanted, 0, sum(capacity.values()), total)
+    counts = apportion(wanted, {(layer, kind): like[layer][kind] for layer, kind in capacity}, capacity)
     return {key: _choose(allowed[key], counts[key], key[1], block, config, generator) for key in allowed}
 
 
-def apportion(total: int, like: Mapping[Key, int], room: Mapping[Key, int]) -> dict[Key, int]:
-    """`total` divided in proportion to `like`, as far as there is `room`; rounding remainders go to the first keys."""
-    counts = dict.fromkeys(room, 0)
+def apportion(total: int, like: Mapping[Key, int], capacity: Mapping[Key, int]) -> dict[Key, int]:
+    """`total` divided in proportion to `like`, up to each `capacity`; rounding remainders go to the first keys."""
+    counts = dict.fromkeys(capacity, 0)
     while missing := total - sum(counts.values()):
-        open_places = {key: like[key] for key in room if counts[key] < room[key]}
+        open_places = {key: like[key] for key in capacity if counts[key] < capacity[key]}
         share = missing / sum(open_places.values())
         for key, weight in open_places.items():
             more = max(1, int(share * weight))
-            counts[key] += min(more, room[key] - counts[key], total - sum(counts.values()))
+            counts[key] += min(more, capacity[key] - counts[key], total - sum(counts.values()))
     return counts
 
 
@@ -112,8 +112,8 @@ def neurons_for_density(density: float, heads_left: list[int], like: list[int], 
     in_heads = sum(heads_left) * 4 * hidden * (hidden // config.num_attention_heads)
     wanted = round(density * total)
     _check(density, wanted, in_heads, in_heads + layers * inner * 2 * hidden, total)
-    room = dict.fromkeys(range(layers), inner)
-    counts = apportion(round((wanted - in_heads) / (2 * hidden)), dict(enumerate(like)), room)
+    capacity = dict.fromkeys(range(layers), inner)
+    counts = apportion(round((wanted - in_heads) / (2 * hidden)), dict(enumerate(like)), capacity)
     return [counts[layer] for layer in range(layers)]
 
 

@@ -109,9 +109,11 @@ def _in_heads_and_neurons(
     like = facts[fact.get("spread_as", published)]
     heads_left, neurons_left, said = like["heads_left"], like["neurons_left"], fact["published"]
     if "spread_as" in fact:
-        room = dict.fromkeys(range(config.num_hidden_layers), config.num_attention_heads)
-        left = structure.apportion(sum(room.values()) - fact["heads_removed"], dict(enumerate(heads_left)), room)
-        heads_left = [left[layer] for layer in room]
+        capacity = dict.fromkeys(range(config.num_hidden_layers), config.num_attention_heads)
+        left = structure.apportion(
+            sum(capacity.values()) - fact["heads_removed"], dict(enumerate(heads_left)), capacity
+        )
+        heads_left = [left[layer] for layer in capacity]
     if density is not None:
         said += f", except the neurons: as many as keep {100 * density:.1f} % of the linear weights"
     elif "spread_as" in fact:

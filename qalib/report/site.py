@@ -5,7 +5,7 @@
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, with its front page
     web/                            live/, the live page, if npm's packages are installed
-    qalib/ROOM/X.py                 api/qalib/ROOM/X.html, the API reference, an anchor at every name
+    qalib/PART/X.py                 api/qalib/PART/X.html, the API reference, an anchor at every name
 
 Links are written for the repository, from file to file; each is turned into one between pages.
 """
