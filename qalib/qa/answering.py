@@ -1,9 +1,9 @@
 """Answering: a whole question set in batches of windows.
 
-Answers are found as in transformers' `run_qa.py`: windows of 384 tokens with an overlap of 128, in each the 20 best
-starts and the 20 best ends, of their pairs the best of at most 30 tokens, and over the windows the best of all by
-the sum of its two logits. A window's null score is the sum of both logits of its first token, [CLS]; the least over
-the windows is the question's, held against the best answer's score where a question may have none (SQuAD v2.0).
+Answers are found as in transformers' `run_qa.py`, in windows of 384 tokens with an overlap of 128. In each window the
+20 best starts are paired with the 20 best ends. The answer is the pair with the highest sum of logits in any window,
+among those of at most 30 tokens. A window's null score is the sum of both logits of its first token, [CLS]; the lowest
+over the windows is the question's, to be compared with the best answer's score if there may be no answer (SQuAD v2.0).
 """
 
 import time

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qalib.qa.windows import MAX_LENGTH, Window, collate
 
-PAD_TO_MULTIPLE_OF = 16  # tokens: with few shapes memory is used again
+PAD_TO_MULTIPLE_OF = 16  # tokens: with few shapes, memory is reused
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ PADDED = BatchingConfig(sort_by_length=False, pad_to=MAX_LENGTH)  # as evaluatio
 
 
 def batches(cut: Sequence[Window], batching: BatchingConfig) -> Iterator[list[Window]]:
-    """The windows in batches; by length the longest come first, so that what fits once fits to the end."""
+    """The windows in batches; if sorted, the longest come first: if they fit into memory, all do."""
     order = sorted(cut, key=len, reverse=True) if batching.sort_by_length else cut
     for first in range(0, len(order), batching.batch_size):
         yield list(order[first : first + batching.batch_size])

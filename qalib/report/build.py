@@ -17,7 +17,7 @@ import filelock
 from qalib.model import checkpoint
 from qalib.qa import squad
 from qalib.report import execution, front, pages
-from qalib.report.draft import FILE, FinishedNotebook, Inputs, resume
+from qalib.report.draft import STATE_FILE, FinishedNotebook, Inputs, resume
 from qalib.report.progress import Progress, say
 from qalib.utils import machine
 from qalib.utils.errors import InputError
@@ -145,7 +145,7 @@ def _bind(inputs: Inputs, notebooks: list[Path], done: list[FinishedNotebook], d
         title = pages.render_html(executed, executed.with_suffix(".html"))
         executed.unlink()
         entries.append({"name": step.name, "title": title, "seconds": round(step.seconds, 1), "sha256": step.sha256})
-    (draft / FILE).unlink()
+    (draft / STATE_FILE).unlink()
     manifest = _manifest(inputs, notebooks, entries, started)
     write_json(draft / "manifest.json", manifest)
     front.write(draft, manifest)
