@@ -79,7 +79,7 @@ def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(pa
     published = "bert-base-uncased-squad1.1-block-sparse-0.32-v1"
     shutil.copytree(packed_folder, tmp_path / published)
     write_json(shutil.copytree(packed_folder, tmp_path / "mine") / "model_meta.json", {"twin_of": f"x/{published}"})
-    monkeypatch.setattr(audit.synthetic, "make", lambda folder, published, vocabulary: packed_folder)
+    monkeypatch.setattr(audit.synthetic, "make_twin", lambda folder, published, vocabulary: packed_folder)
     for reported, taken in ((published, published), ("mine", "mine"), (packed_folder, "tiny-sparse")):
         with audit.checkpoint_to_audit(None, str(tmp_path / reported)) as loaded:
             assert loaded.name == taken
