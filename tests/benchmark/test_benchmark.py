@@ -123,7 +123,7 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
 def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     away = runtimes.Runtime("away", "", None, unavailable_reason=lambda: "not installed: away")
     monkeypatch.setitem(runtimes.REGISTRY, "away", away)
-    rows = latency.compare(sparse, ["away", "block-sparse"], batch=1, length=8, repeats=1, progress=False)
+    rows = latency.compare(sparse, ["away", "block-sparse"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
     report = json.loads(json.dumps(summary.report(rows), allow_nan=False))
     dense, missing, ours = report["rows"]
     assert missing["note"] == "not installed: away" and missing["median_seconds"] is missing["speedup"] is None
@@ -138,7 +138,7 @@ def test_what_fails_has_a_row_that_says_so_and_the_others_are_timed(sparse, monk
         raise RuntimeError("the compiler\ngave up")
 
     monkeypatch.setitem(runtimes.REGISTRY, "failing", runtimes.Runtime("failing", "", fails))
-    rows = latency.compare(sparse, ["failing", "compact"], batch=1, length=8, repeats=1, progress=False)
+    rows = latency.compare(sparse, ["failing", "compact"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
     assert rows.note.tolist() == ["", "failed: RuntimeError: the compiler gave up", ""]
     assert rows.median_seconds.notna().tolist() == [True, False, True]
     monkeypatch.setitem(runtimes.REGISTRY, "dense", runtimes.Runtime("dense", "", fails))
