@@ -1,7 +1,7 @@
 """The block-sparse GPU kernel compiled without a GPU: registers, spills, shared memory, what its inner loop is.
 
-`python -m qalib.benchmark.compiled_kernels FILE.md` writes a table. Triton compiles to PTX, and the ptxas that it
-brings to machine code; nothing is run, and nothing here is a time.
+`python -m qalib.benchmark.compiled_kernels FILE.md` writes a table. Triton compiles to PTX, and the ptxas that
+comes with it to machine code; nothing is run, and nothing here is a time.
 """
 
 import re
@@ -20,8 +20,8 @@ from qalib.model.blocks import Block
 from qalib.runtimes.panels import Tile, tiles
 from qalib.utils.files import write_text
 
-CARDS = {80: "sm_80 (A100)", 90: "sm_90 (H100)"}
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have (CUDA C++ programming guide, table 30)
+GPUS = {80: "sm_80 (A100)", 90: "sm_90 (H100)"}
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have (CUDA C++ programming guide, table 30)
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 COLUMNS = {
     "card": "what it is compiled for",
@@ -39,19 +39,19 @@ COLUMNS = {
 
 
 def compile_all(block: Block = (32, 32), dtypes: Sequence[str] = ("bf16", "fp32"), progress: bool = True):
-    """One row a card, type and size of `panels.tiles`, with the columns of COLUMNS."""
-    cases = [(card, dtype, tile) for card in CARDS for dtype in dtypes for tile in tiles(block, TYPES[dtype])]
+    """One row per card, type and size of `panels.tiles`, with the columns of COLUMNS."""
+    cases = [(card, dtype, tile) for card in GPUS for dtype in dtypes for tile in tiles(block, TYPES[dtype])]
     bar = tqdm(cases, unit="kernel", desc="compiling", disable=not progress)
     return pd.DataFrame([row(card, dtype, block, tile) for card, dtype, tile in bar], columns=list(COLUMNS))
 
 
 def row(card: int, dtype: str, block: Block, tile: Tile) -> dict[str, str | int | float | bool]:
     """The figures of one kernel (COLUMNS), with GELU; `card` is a compute capability, as 90."""
-    made = compiled(card, dtype, block, tile)
-    registers, spilled = machine_code(made.asm["ptx"])
+    made = compile_kernel(card, dtype, block, tile)
+    registers, spilled = registers_and_spills(made.asm["ptx"])
     loop = inner_loop(made.asm["ptx"])
     return {
-        "card": CARDS[card],
+        "card": GPUS[card],
         "dtype": dtype,
         "size": str(tile),
         "registers": registers,
@@ -61,11 +61,11 @@ def row(card: int, dtype: str, block: Block, tile: Tile) -> dict[str, str | int 
         "products": sum(line.startswith(("wgmma.mma_async", "mma.sync")) for line in loop),
         "barriers": sum(line.startswith(("bar.sync", "barrier.sync")) for line in loop),
         "per_inputs": round(len(loop) / tile.depth, 1),
-        "fits": made.metadata.shared <= SHARED[card],
+        "fits": made.metadata.shared <= SHARED_MEMORY[card],
     }
 
 
-def compiled(card: int, dtype: str, block: Block, tile: Tile):
+def compile_kernel(card: int, dtype: str, block: Block, tile: Tile):
     """Triton's compiled kernel for a card that need not be there, for sizes that are multiples of 16."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -89,7 +89,7 @@ def compiled(card: int, dtype: str, block: Block, tile: Tile):
     return triton.compile(source, target=GPUTarget("cuda", card, 32), options=options)
 
 
-def machine_code(ptx: str) -> tuple[int, int]:
+def registers_and_spills(ptx: str) -> tuple[int, int]:
     """Registers of a thread, and bytes that it spills (stores and loads), as ptxas says."""
     from triton.backends.nvidia.compiler import get_ptxas
 

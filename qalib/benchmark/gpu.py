@@ -214,7 +214,9 @@ def model_of(kind: str, settings: Settings) -> Iterator[Checkpoint]:
         yield checkpoint.load(dict(settings.models)[kind])
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield checkpoint.load(synthetic.make(Path(folder) / kind, masks=settings.masks if kind == "real" else None))
+        yield checkpoint.load(
+            synthetic.make_twin(Path(folder) / kind, masks=settings.masks if kind == "real" else None)
+        )
 
 
 def missing(part: str, settings: Settings) -> str | None:

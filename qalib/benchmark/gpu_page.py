@@ -33,7 +33,7 @@ def page(
 
 
 def end_to_end(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a candidate and shape; over compiled dense it is the ratio of two speedups over dense of the type."""
+    """One line per candidate and shape; over compiled dense it is the ratio of two speedups over dense of the type."""
     compiled = {
         (row["batch"], row["length"]): row["speedup"]
         for row in rows
@@ -60,7 +60,7 @@ def end_to_end(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def kernels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a product and number of tokens: dense, compact, and the fastest panels with their size."""
+    """One line per product and number of tokens: dense, compact, and the fastest panels with their size."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["product"], row["tokens"], row["kept"]), []).append(row)

@@ -51,7 +51,7 @@ def interleave(
     A candidate whose last warm-up took more than `slow` times as long as the first candidate's sits out all rounds but
     two: it would take most of the run's time.
 
-    Raises InputError for less than one repeat.
+    Raises InputError for fewer than one repeat.
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")

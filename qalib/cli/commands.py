@@ -1,4 +1,4 @@
-"""The command line: one function a command, each no more than options and printing.
+"""The command line: one function per command, with no more than options and printing.
 
 Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
 standard output, progress to standard error.
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import explained
+from qalib.cli.console import describe_error
 from qalib.cli.models import export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
@@ -40,7 +40,7 @@ CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are 
 
 
 def main() -> None:
-    """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
+    """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
@@ -51,6 +51,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
-        message, code = explained(error)
+        message, code = describe_error(error)
         print(f"qalib: {printable(message)}", file=sys.stderr)
         sys.exit(code)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def benchmark(
     model: Model = "bundled",
     runtimes: Annotated[
-        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
+        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always included.")
     ] = "dense,compact,block-sparse",
     dtype: Annotated[
         str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
     ] = "auto",
-    batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
-    length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
-    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up; on a GPU 50 at least.")] = 7,
+    batch: Annotated[int, typer.Option(help="Windows per batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens per window.")] = 384,
+    repeats: Annotated[int, typer.Option(help="Timed rounds, after one of warm-up; at least 50 on a GPU.")] = 7,
     device: Device = Device.auto,
     sweep: Annotated[
         Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")

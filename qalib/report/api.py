@@ -23,8 +23,8 @@ def make(out: Path) -> Path:
     import pdoc
     import pdoc.render
 
-    rooms = [f"qalib.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if not room.name.startswith("_")]
+    parts = [f"qalib.{part.name}" for part in pkgutil.iter_modules([str(PACKAGE)]) if not part.name.startswith("_")]
     pdoc.render.configure(template_directory=TEMPLATES / "api", favicon="data:,")
     with warnings.catch_warnings(action="ignore"):  # about COMPILED
-        pdoc.pdoc(*rooms, *(f"!{name}" for name in COMPILED), output_directory=out)
+        pdoc.pdoc(*parts, *(f"!{name}" for name in COMPILED), output_directory=out)
     return out

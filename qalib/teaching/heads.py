@@ -20,7 +20,7 @@ from qalib import runtimes, sparsity
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.losses import span_logits
-from qalib.qa import answering, metric
+from qalib.qa import answering, batching, metric
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
 from qalib.report.plots.style import BLUE, GREY, INK
@@ -60,7 +60,7 @@ def ablate_heads(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
 def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = True) -> pd.DataFrame:
     """Cut each head by itself and ask the questions again.
 
-    One row a head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
+    One row per head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
     what is answered without it from what is answered with it), f1 in percent, change (of F1, in points), and low and
     high, the ends of the change's 95 % interval over questions drawn anew (bootstrap). Removable heads are asked the
     first FEW questions only, where nothing should move.
@@ -101,7 +101,7 @@ def spread(questions: QuestionSet, count: int) -> QuestionSet:
 def ablate_in_order(
     checkpoint: Checkpoint, questions: QuestionSet, order: Sequence[Head], counts: Sequence[int], progress: bool = True
 ) -> pd.DataFrame:
-    """Cut the first heads of an order, as many as `counts` says; one row a count: cut, left, f1 in percent."""
+    """Cut the first heads of an order, as many as `counts` says; one row per count: cut, left, f1 in percent."""
     config = checkpoint.model.config
     total, rows = config.num_hidden_layers * config.num_attention_heads, []
     for count in tqdm(counts, unit="model", desc="cutting heads", disable=not progress):
@@ -116,7 +116,7 @@ def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor]
     asked = questions.questions
     cut = windows(tokenizer, [q.question for q in asked], [q.context for q in asked])
     logits, best = [], {}
-    for batch in answering.batches(cut, answering.LENGTH_SORTED):
+    for batch in batching.batches(cut, batching.LENGTH_SORTED):
         logits.append(span_logits(model, **collate(batch, tokenizer.pad_token_id)))
         for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
@@ -176,7 +176,7 @@ def plot_heads(table: pd.DataFrame) -> Board:
 
 @large
 def plot_orders(tables: Mapping[str, pd.DataFrame], start: float) -> Board:
-    """F1 while more and more heads are cut (`ablate_in_order`), one line an order."""
+    """F1 while more and more heads are cut (`ablate_in_order`), one line per order."""
     figure, axes = board(4.4)
     for (name, table), (colour, marker, style) in zip(tables.items(), LINES, strict=False):
         x, y = [0, *table.cut], [start, *table.f1]

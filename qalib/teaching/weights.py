@@ -15,7 +15,7 @@ WIDE = 5  # standard deviations: what is farther out is an outlier
 
 
 def outliers(matrices: Mapping[str, Tensor]) -> pd.DataFrame:
-    """One row a matrix: weights (not zero), outliers (farther than WIDE standard deviations from 0), the largest in
+    """One row per matrix: weights (not zero), outliers (farther than WIDE standard deviations from 0), the largest in
     standard deviations, and the outliers' share of the sum of squares, in percent."""
     rows = []
     for name, weight in matrices.items():

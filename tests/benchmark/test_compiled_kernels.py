@@ -14,7 +14,7 @@ from qalib.runtimes.panels import Tile, tiles
 def test_the_kernel_compiles_for_a_card_that_is_not_there(card, products):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
-    made = compiled_kernels.compiled(card, "bf16", (32, 32), Tile(64, 2, 64, 4, 5))
+    made = compiled_kernels.compile_kernel(card, "bf16", (32, 32), Tile(64, 2, 64, 4, 5))
     assert any(line.startswith(products) for line in compiled_kernels.inner_loop(made.asm["ptx"]))
     row = compiled_kernels.row(card, "bf16", (32, 32), Tile(64, 2, 64, 4, 5))
     assert 32 <= row["registers"] <= 255 and row["spilled"] == 0 and row["fits"] and row["barriers"] == 2
@@ -52,7 +52,7 @@ def test_the_page_in_the_repository_has_every_size():
     text = (ROOT / "reports" / "benchmarks" / "compiled-kernels.md").read_text()
     for dtype, kind in compiled_kernels.TYPES.items():
         for tile in tiles((32, 32), kind):
-            assert text.count(f"| {dtype} | {tile} |") == len(compiled_kernels.CARDS), tile
+            assert text.count(f"| {dtype} | {tile} |") == len(compiled_kernels.GPUS), tile
     rows = pd.DataFrame([dict.fromkeys(compiled_kernels.COLUMNS, 1)])
     made = compiled_kernels.page(rows, "Triton 0")
     assert made.splitlines()[:2] == text.splitlines()[:2] and "| 1 | 1 |" in made

@@ -22,7 +22,7 @@ def made(packed_folder, asked_file, tmp_path_factory):
     pytest.importorskip("pdoc", reason="pdoc, which makes the API reference, is not installed")
     given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site, "broken", lambda folder: [])  # the pages of the other notebooks are not there
+        patch.setattr(site, "broken_links", lambda folder: [])  # the pages of the other notebooks are not there
         return site.make(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
 
 
@@ -39,8 +39,8 @@ def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
 
 def test_links_lead_to_pages_and_names(made):
     absent = {f"{path.stem}.html" for path in site.ROOT.glob("notebooks/[0-9]*.ipynb")}
-    others = [problem for problem in site.broken(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
-    assert others == [] and len(site.broken(made)) >= len(absent)
+    others = [problem for problem in site.broken_links(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
+    assert others == [] and len(site.broken_links(made)) >= len(absent)
     assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
     assert 'href="api/qalib/model/blocks.html#split"' in (made / "glossary.html").read_text()
     assert 'href="../glossary.html"' in (made / "course" / "01_weights.html").read_text()
@@ -49,7 +49,7 @@ def test_links_lead_to_pages_and_names(made):
 def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     page = '<body><a href="../qalib/runtimes/compact.py"><code>compact.cut</code></a>'
     glossary = site.ROOT / "notebooks" / "glossary.md"
-    turned = site.relinked(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
+    turned = site.relink(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
     assert 'href="api/qalib/runtimes/compact.html#cut"' in turned
 
 
@@ -64,7 +64,7 @@ def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
 )
 def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, found):
     (tmp_path / "pyproject.toml").write_text(f"[project]\n[project.urls]\n{urls}\n")
-    assert site.repository(tmp_path) == found
+    assert site.repository_url(tmp_path) == found
     notebook = shutil.copytree(site.ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
     site._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
     page = (tmp_path / "site" / "course" / "01_weights.html").read_text()
@@ -75,7 +75,7 @@ def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, f
 def test_what_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<body id="x"><a href="b.html#y">b</a><a href="#x">x</a><a href="c.html">c</a>')
     (tmp_path / "b.html").write_text('<body><img src="https://example.org/a.png"><a href="https://example.org">e</a>')
-    assert site.broken(tmp_path) == [
+    assert site.broken_links(tmp_path) == [
         "a.html: b.html#y", "a.html: c.html", "b.html fetches https://example.org/a.png",
     ]  # fmt: skip
 
