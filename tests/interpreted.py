@@ -1,4 +1,4 @@
-"""The Triton kernel in Triton's interpreter, on the CPU; test_triton.py runs this with TRITON_INTERPRET=1."""
+"""The Triton kernels in Triton's interpreter, on the CPU; test_triton.py runs this with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from torch.nn import functional
 from triton.runtime import interpreter
 
 from qalib.model import blocks, checkpoint
-from qalib.runtimes import block_sparse, bsr, compact
+from qalib.runtimes import add_norm, block_sparse, bsr, compact
+from qalib.runtimes.add_norm import FusedAddNorm, Size
 from qalib.runtimes.panels import PanelLinear, Tile
 
 HALF = torch.bfloat16
@@ -79,7 +80,9 @@ def test_the_bundled_model_has_the_logits_of_dense(dtype, most):
     model = compact.cut(checkpoint.load("bundled").model, loaded.block).to(dtype).eval()
     tile = Tile(64, 32, 64, 4, 4)
     model = block_sparse.replace(
-        model, lambda weight, bias, gelu=False: PanelLinear(weight, bias, loaded.block, gelu, tile)
+        model,
+        lambda weight, bias, gelu=False: PanelLinear(weight, bias, loaded.block, gelu, tile),
+        normed=lambda norm: FusedAddNorm(norm, Size(4, 4)),
     )
     inputs = {
         "input_ids": torch.arange(40).view(2, 20) + 1000,
@@ -89,6 +92,39 @@ def test_the_bundled_model_has_the_logits_of_dense(dtype, most):
         ours, dense = model(**inputs), loaded.model.eval()(**inputs)
     for name in ("start_logits", "end_logits"):
         assert (ours[name].float() - dense[name]).abs().max() < most
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_residual_and_norm_against_float64(data):
+    """Widths that are powers of two or not, a last program that is not full, and nothing written outside."""
+    dtype = data.draw(st.sampled_from([torch.float32, HALF, torch.float16]))
+    width, tokens = data.draw(st.sampled_from([16, 48, 100, 384, 768, 1024])), data.draw(st.integers(1, 13))
+    size, in_place = data.draw(st.sampled_from(add_norm.SIZES)), data.draw(st.booleans())
+    random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+    norm = torch.nn.LayerNorm(width, eps=data.draw(st.sampled_from([1e-12, 1e-3]))).to(dtype).requires_grad_(False)
+    for parameter in norm.parameters():
+        parameter.data = torch.randn(width, generator=random).to(dtype)
+    around = (torch.randn((tokens + 2, width), generator=random) + 5).to(dtype)  # a mean, next to which sums lose bits
+    residual, y = (3 * torch.randn((tokens, width), generator=random)).to(dtype), around[1:-1]
+    before, sums = around.clone(), y.double() + residual.double()
+    expected = functional.layer_norm(sums, (width,), norm.weight.double(), norm.bias.double(), norm.eps)
+    if in_place:
+        assert FusedAddNorm(norm, size)(y, residual) is y and torch.equal(around[[0, -1]], before[[0, -1]])
+        found = y
+    else:
+        out = torch.full_like(before, 7)
+        found = FusedAddNorm(norm, size)(y, residual, out[1:-1])
+        assert torch.equal(around, before) and (out[[0, -1]] == 7).all()
+    room = torch.finfo(dtype).eps * expected.abs() + 2e-5 * (1 + norm.weight.double().abs())
+    assert ((found.double() - expected).abs() <= room).all()
+
+
+def test_a_row_that_is_not_a_number_leaves_the_others():
+    norm, y = torch.nn.LayerNorm(48).requires_grad_(False), torch.ones(5, 48) * torch.arange(48)
+    y[3, 7] = torch.inf
+    found = FusedAddNorm(norm, Size(4, 4))(y, torch.zeros(5, 48))
+    assert found[3].isnan().any() and found[[0, 1, 2, 4]].isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 20), (2, 64)])

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import bert, blocks, checkpoint
-from qalib.runtimes import bsr, compact, compiled, pytorch_block_sparse
+from qalib.runtimes import add_norm, bsr, compact, compiled, panels, pytorch_block_sparse
 from qalib.runtimes.panels import PanelLinear, Tile, tiles
 from qalib.utils.errors import InputError
+from qalib.utils.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,33 @@ def test_the_kernel_with_every_block(cuda, dtype, block, density):
     weight, bias = case((6, 5), block, density, dtype, cuda)
     tile = Tile(64, 1, max(64, block[1]), 4, 4)
     check(lambda: PanelLinear(weight, bias, block, True, tile), weight, bias, True, dtype, (130,), cuda)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [48, 384, 768, 1024])
+@pytest.mark.parametrize("size", add_norm.SIZES, ids=str)
+@pytest.mark.parametrize("dtype", ["bf16", "fp32", "fp16"])
+def test_residual_and_norm_in_every_size(cuda, dtype, size, width):
+    kind = {**TYPES, "fp16": torch.float16}[dtype]
+    norm = nn.LayerNorm(width, eps=1e-12, device=cuda, dtype=kind).requires_grad_(False)
+    norm.weight.data.normal_(), norm.bias.data.normal_()
+    for tokens in (1, 17, 384, 1001):
+        around = torch.randn(tokens + 2, width, device=cuda).to(kind) + 5
+        residual, edges = torch.randn(tokens, width, device=cuda).to(kind), around[[0, -1]].clone()
+        sums = around[1:-1].double() + residual.double()
+        expected = functional.layer_norm(sums, (width,), norm.weight.double(), norm.bias.double(), norm.eps)
+        add_norm.FusedAddNorm(norm, size)(around[1:-1], residual)
+        assert (around[1:-1] - expected).norm() / expected.norm() < max(2e-6, torch.finfo(kind).eps), tokens
+        assert torch.equal(around[[0, -1]], edges), tokens
+
+
+@pytest.mark.gpu
+def test_the_kernel_for_norms_is_taken_where_it_is_the_faster(cuda, tmp_path):
+    if panels.unavailable_reason():
+        pytest.skip(panels.unavailable_reason())
+    norm = nn.LayerNorm(768, device=cuda, dtype=torch.bfloat16).requires_grad_(False)
+    found = add_norm.fastest(norm, table=tmp_path / "t.json")
+    assert isinstance(found, add_norm.FusedAddNorm) == bool(next(iter(read_json(tmp_path / "t.json").values())))
 
 
 @pytest.mark.gpu

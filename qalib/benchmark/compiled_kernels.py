@@ -1,22 +1,25 @@
-"""The block-sparse GPU kernel compiled without a GPU: registers, spills, shared memory, what its inner loop is.
+"""The GPU kernels compiled without a GPU: registers, spills, shared memory, what the inner loop of products is.
 
-`python -m qalib.benchmark.compiled_kernels FILE.md` writes a table. Triton compiles to PTX, and the ptxas that
-comes with it to machine code; nothing is run, and nothing here is a time.
+`python -m qalib.benchmark.compiled_kernels FILE.md` writes the tables. Triton compiles to PTX, and the ptxas that it
+brings to machine code; nothing is run, and nothing here is a time.
 """
 
+import itertools
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from qalib.benchmark.gpu_page import table
+from qalib.benchmark.gpu.page import table
+from qalib.benchmark.ptx import BARRIERS, PRODUCTS, inner_loop, instruction, registers_and_spills
 from qalib.model.blocks import Block
+from qalib.runtimes import add_norm
+from qalib.runtimes.add_norm import Size
 from qalib.runtimes.panels import Tile, tiles
 from qalib.utils.files import write_text
 
@@ -36,13 +39,28 @@ COLUMNS = {
     "per_inputs": "PTX instructions of the loop / inputs that a panel has",
     "fits": "whether the card has so much shared memory",
 }
+WIDTHS = (384, 768, 1024)  # of MiniLM, BERT-base and BERT-large
+NORM_COLUMNS = {name: COLUMNS[name] for name in ("card", "dtype")} | {
+    "width": "numbers of a row",
+    "size": "rows of a program x warps",
+    **{name: COLUMNS[name] for name in ("registers", "spilled", "shared")},
+    "instructions": "PTX instructions, all in all",
+    "barriers": COLUMNS["barriers"],
+    "bytes_a_load": "of a thread's narrowest load from memory; 16 are the most there are",
+}
 
 
 def compile_all(block: Block = (32, 32), dtypes: Sequence[str] = ("bf16", "fp32"), progress: bool = True):
-    """One row per card, type and size of `panels.tiles`, with the columns of COLUMNS."""
+    """One row a card, type and size of `panels.tiles`, with the columns of COLUMNS."""
     cases = [(card, dtype, tile) for card in GPUS for dtype in dtypes for tile in tiles(block, TYPES[dtype])]
     bar = tqdm(cases, unit="kernel", desc="compiling", disable=not progress)
     return pd.DataFrame([row(card, dtype, block, tile) for card, dtype, tile in bar], columns=list(COLUMNS))
+
+
+def compile_norms(dtypes: Sequence[str] = ("bf16", "fp32")) -> pd.DataFrame:
+    """One row a card, type, width and size of `add_norm.SIZES`, with the columns of NORM_COLUMNS."""
+    cases = itertools.product(GPUS, dtypes, WIDTHS, add_norm.SIZES)
+    return pd.DataFrame([norm_row(*case) for case in cases], columns=list(NORM_COLUMNS))
 
 
 def row(card: int, dtype: str, block: Block, tile: Tile) -> dict[str, str | int | float | bool]:
@@ -58,85 +76,97 @@ def row(card: int, dtype: str, block: Block, tile: Tile) -> dict[str, str | int 
         "spilled": spilled,
         "shared": made.metadata.shared,
         "instructions": len(loop),
-        "products": sum(line.startswith(("wgmma.mma_async", "mma.sync")) for line in loop),
-        "barriers": sum(line.startswith(("bar.sync", "barrier.sync")) for line in loop),
+        "products": sum(line.startswith(PRODUCTS) for line in loop),
+        "barriers": sum(line.startswith(BARRIERS) for line in loop),
         "per_inputs": round(len(loop) / tile.depth, 1),
         "fits": made.metadata.shared <= SHARED_MEMORY[card],
     }
 
 
-def compile_kernel(card: int, dtype: str, block: Block, tile: Tile):
-    """Triton's compiled kernel for a card that need not be there, for sizes that are multiples of 16."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+def norm_row(card: int, dtype: str, width: int, size: Size) -> dict[str, str | int]:
+    """The figures of the kernel for residual and norm (NORM_COLUMNS)."""
+    made = compile_norm(card, dtype, width, size)
+    registers, spilled = registers_and_spills(made.asm["ptx"])
+    lines = [instruction(line) for line in made.asm["ptx"].splitlines()]
+    loads = re.findall(r"\bld\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)\b", made.asm["ptx"])
+    return {
+        "card": GPUS[card],
+        "dtype": dtype,
+        "width": width,
+        "size": str(size),
+        "registers": registers,
+        "spilled": spilled,
+        "shared": made.metadata.shared,
+        "instructions": sum(map(bool, lines)),
+        "barriers": sum(line.startswith(BARRIERS) for line in lines),
+        "bytes_a_load": min(int(many or 1) * int(bits) // 8 for many, bits in loads),
+    }
 
+
+def compile_kernel(card: int, dtype: str, block: Block, tile: Tile):
+    """Triton's compiled kernel of products, for sizes that are multiples of 16."""
     from qalib.runtimes.triton_kernel import multiply
 
     fixed = {"HEIGHT": block[0], "WIDTH": block[1], "ROWS": tile.rows, "TOKENS": tile.tokens, "DEPTH": tile.depth,
              "GELU": True, "PRECISION": "tf32x3"}  # fmt: skip
-    types = dict.fromkeys(("x", "values", "out"), f"*{dtype}")
-    types |= {"bias": "*fp32"} | dict.fromkeys(("tokens", "inputs", "outputs"), "i32")
-    names = multiply.arg_names
-    whole = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if name not in {*fixed, "tokens"}}
+    types = dict.fromkeys(("x", "values", "out"), f"*{dtype}") | {"bias": "*fp32"}
+    types |= dict.fromkeys(("starts", "columns", "order"), "*i32")
+    types |= dict.fromkeys(("tokens", "inputs", "outputs"), "i32")
+    return _compile(multiply, card, types, fixed, num_warps=tile.warps, num_stages=tile.stages)
+
+
+def compile_norm(card: int, dtype: str, width: int, size: Size):
+    """Triton's compiled kernel for residual and norm, for a width that is a multiple of 16."""
+    import triton
+
+    from qalib.runtimes.triton_kernel import add_norm
+
+    types = dict.fromkeys(("y", "residual", "weight", "bias", "out"), f"*{dtype}")
+    types |= {"tokens": "i32", "width": "i32", "eps": "fp32"}
+    fixed = {"ROWS": size.rows, "WIDTH": triton.next_power_of_2(width)}
+    return _compile(add_norm, card, types, fixed, num_warps=size.warps)
+
+
+def _compile(kernel: Any, card: int, types: dict[str, str], fixed: dict[str, Any], **options: int):
+    """A kernel for a card that need not be there; addresses and sizes but `tokens` are multiples of 16."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    whole = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if name not in {*fixed, "tokens", "eps"}}
     source = ASTSource(
-        fn=multiply,
-        signature={name: "constexpr" if name in fixed else types.get(name, "*i32") for name in names},
+        fn=kernel,
+        signature={name: "constexpr" if name in fixed else types[name] for name in names},
         constexprs={(names.index(name),): value for name, value in fixed.items()},
         attrs=whole,
     )
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
     return triton.compile(source, target=GPUTarget("cuda", card, 32), options=options)
 
 
-def registers_and_spills(ptx: str) -> tuple[int, int]:
-    """Registers of a thread, and bytes that it spills (stores and loads), as ptxas says."""
-    from triton.backends.nvidia.compiler import get_ptxas
+def page(rows: pd.DataFrame, norms: pd.DataFrame, versions: str) -> str:
+    """The tables as a page of Markdown."""
 
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE).group(1)
-    path = get_ptxas(int(re.sub(r"\D", "", target))).path
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        command = [path, "-v", f"--gpu-name={target}", str(source), "-o", str(source.with_suffix(".cubin"))]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
-    return int(re.search(r"Used (\d+) registers", said).group(1)), sum(map(int, spills))
+    def section(rows: pd.DataFrame, columns: dict[str, str]) -> str:
+        meanings = "\n".join(f"- **{name}**: {meaning}" for name, meaning in columns.items())
+        return meanings + "\n\n" + "\n".join(table(rows.to_dict("records"), list(columns))).rstrip()
 
+    return f"""# The GPU kernels, compiled
 
-def inner_loop(ptx: str) -> list[str]:
-    """The instructions of the loop around the products of matrices, without their predicates.
+By `python -m qalib.benchmark.compiled_kernels`, {versions}. They were compiled, not run: nothing on this page is a
+time.
 
-    >>> inner_loop("$L1:\\n mov.b32 %r1, %r2;\\n @%p1 mma.sync.a %r3;\\n @%p2 bra $L1;\\n ret;")
-    ['mov.b32 %r1, %r2;', 'mma.sync.a %r3;', 'bra $L1;']
-    """
-    lines = [line.partition("//")[0].strip() for line in ptx.splitlines()]
-    labels = {line.rstrip(":"): number for number, line in enumerate(lines) if re.fullmatch(r"\$\w+:", line)}
-    loops = []
-    for number, line in enumerate(lines):
-        jump = re.search(r"\bbra(?:\.uni)?\s+(\$\w+);", line)
-        if jump and labels.get(jump.group(1), number) < number:
-            body = lines[labels[jump.group(1)] : number + 1]
-            loops.append([re.sub(r"^@!?%\w+\s+", "", one) for one in body if re.match(r"(@!?%\w+\s+)?[a-z].*", one)])
-    return next((loop for loop in loops if any(one.startswith(("wgmma.mma_async", "mma.sync")) for one in loop)), [])
+## Products, for blocks of 32 x 32, with GELU
 
+{section(rows, COLUMNS)}
 
-def page(rows: pd.DataFrame, versions: str) -> str:
-    """The table as a page of Markdown."""
-    meanings = "\n".join(f"- **{name}**: {meaning}" for name, meaning in COLUMNS.items())
-    lines = "\n".join(table(rows.to_dict("records"), list(COLUMNS))).rstrip()
-    return f"""# The block-sparse GPU kernel, compiled
+## Residual and LayerNorm
 
-By `python -m qalib.benchmark.compiled_kernels`, {versions}, for blocks of 32 x 32, with GELU. It was compiled, not run:
-nothing on this page is a time.
-
-{meanings}
-
-{lines}
+{section(norms, NORM_COLUMNS)}
 """
 
 
 if __name__ == "__main__":
     import triton
 
-    print(write_text(Path(sys.argv[1]), page(compile_all(), f"Triton {triton.__version__}")))
+    print(write_text(Path(sys.argv[1]), page(compile_all(), compile_norms(), f"Triton {triton.__version__}")))

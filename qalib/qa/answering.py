@@ -7,7 +7,8 @@ over the windows is the question's, to be compared with the best answer's score 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -19,12 +20,15 @@ from tqdm import tqdm
 from qalib.qa.batching import LENGTH_SORTED, BatchingConfig, batches, padded
 from qalib.qa.squad import Question
 from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, windows
+from qalib.utils.prefetch import prefetch
 from qalib.utils.quantity import measure
 
 N_BEST = 20  # starts and ends of a window that are combined
 MAX_ANSWER_LENGTH = 30  # tokens
 CHUNK = 2048  # questions whose windows are held at a time: memory does not grow with the question set
 Span = tuple[float, int, int]  # score, first character and last + 1 in the context
+Batch = tuple[list[Window], dict[str, Tensor]]  # windows and the model's inputs, each of shape `(windows, length)`
+Chunk = tuple[Sequence[Question], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -101,30 +105,46 @@ def _answer(
     texts: dict[str, str] = {}
     diffs: dict[str, float] = {}
     cost = _Cost()
-    with tqdm(total=len(questions), unit="question", desc="answering", disable=not progress) as bar:
-        for first in range(0, len(questions), CHUNK):
-            chunk = questions[first : first + CHUNK]
-            found = _answer_chunk(model, tokenizer, chunk, batching, device, cost, bar)
+    with (
+        tqdm(total=len(questions), unit="question", desc="answering", disable=not progress) as bar,
+        closing(chunks(tokenizer, questions, batching, device)) as parts,
+    ):
+        for chunk, made in parts:
+            found = _answer_chunk(model, chunk, made, device, cost, bar)
             texts |= {question.id: text for question, (text, _) in zip(chunk, found, strict=True)}
             diffs |= {question.id: diff for question, (_, diff) in zip(chunk, found, strict=True)}
     return Answers(texts, diffs, seconds=time.perf_counter() - began, processes=1, **asdict(cost))
 
 
+def chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig, device: torch.device) -> Iterator[Chunk]:
+    """The questions, CHUNK at a time, with the batches of their windows.
+
+    For a GPU a thread makes those of the next chunk while the model runs: cutting windows takes longer than the model.
+    On a CPU both want the same cores, and the batches are made one by one.
+    """
+    found = _chunks(tokenizer, questions, batching)
+    return prefetch((chunk, list(made)) for chunk, made in found) if device.type == "cuda" else found
+
+
+def _chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig) -> Iterator[Chunk]:
+    pad_id = tokenizer.pad_token_id or 0
+
+    def made(chunk: Sequence[Question]) -> Iterator[Batch]:
+        cut = windows(tokenizer, [q.question for q in chunk], [q.context for q in chunk])
+        return ((batch, padded(batch, pad_id, batching)) for batch in batches(cut, batching))
+
+    for first in range(0, len(questions), CHUNK):
+        chunk = questions[first : first + CHUNK]
+        yield chunk, made(chunk)
+
+
 def _answer_chunk(
-    model: nn.Module,
-    tokenizer,
-    questions: Sequence[Question],
-    batching: BatchingConfig,
-    device: torch.device,
-    cost: _Cost,
-    bar: tqdm,
+    model: nn.Module, questions: Sequence[Question], made: Iterable[Batch], device: torch.device, cost: _Cost, bar: tqdm
 ) -> list[tuple[str, float]]:
-    """The answer texts and null score differences of questions whose windows are all held at once."""
-    cut = windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
+    """The answer texts and null score differences of questions from the batches of all their windows."""
     best: dict[int, Span] = {}
     null: dict[int, float] = {}
-    for batch in batches(cut, batching):
-        inputs = padded(batch, tokenizer.pad_token_id or 0, batching)
+    for batch, inputs in made:
         started = time.perf_counter()
         starts, ends = logits(model, inputs, device)
         cost.add(batch, inputs, time.perf_counter() - started)

@@ -54,7 +54,7 @@ def windows(
     else:
         if max_length < max_question + overlap + special + 1:
             raise _no_room(max_length, max_question, overlap, special)
-        questions = [_shortened(tokenizer, question, max_question) for question in questions]
+        questions = _shortened(tokenizer, questions, max_question)
     encoded = tokenizer(
         list(questions),
         list(contexts),
@@ -62,14 +62,17 @@ def windows(
         max_length=max_length,
         stride=overlap,
         return_overflowing_tokens=True,
+        return_token_type_ids=False,  # what is needed is in the encodings
+        return_attention_mask=False,
     )
     result = []
     for item, index in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
-        context = np.flatnonzero(np.array([s == 1 for s in item.sequence_ids]))
-        first = int(context[0]) if len(context) else len(item.ids)
-        offsets = np.array(item.offsets, dtype=np.int32)[context]
+        parts = item.sequence_ids  # 0 for the question, 1 for the context, None for special tokens
+        first = parts.index(1) if 1 in parts else len(parts)
+        context = slice(first, first + parts.count(1))
+        offsets = np.array(item.offsets[context], dtype=np.int32).reshape(-1, 2)
         ids, types = np.array(item.ids, dtype=np.int32), np.array(item.type_ids, dtype=np.int8)
-        words = np.array(item.word_ids)[context].astype(np.int32)
+        words = np.array(item.word_ids[context], dtype=np.int32)
         result.append(Window(index, ids, types, first, offsets, words))
     return result
 
@@ -85,11 +88,16 @@ def _count(tokenizer, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _shortened(tokenizer, question: str, most: int) -> str:
-    if question.isascii() and len(question) <= most:  # as a token then has at least one character
-        return question
-    offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return question if len(offsets) <= most else question[: offsets[most - 1][1]]
+def _shortened(tokenizer, questions: Sequence[str], most: int) -> list[str]:
+    short = list(questions)
+    # In ASCII a token has at least one character.
+    at = [n for n, question in enumerate(short) if len(question) > most or not question.isascii()]
+    if at:
+        long = [short[n] for n in at]
+        encoded = tokenizer(long, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for n, offsets in zip(at, encoded["offset_mapping"], strict=True):
+            short[n] = short[n] if len(offsets) <= most else short[n][: offsets[most - 1][1]]
+    return short
 
 
 def collate(batch: Sequence[Window], pad_id: int, length: int | None = None) -> dict[str, Tensor]:

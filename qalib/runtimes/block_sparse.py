@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
+from qalib.runtimes.add_norm import AddNorm
 from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
 Workspace = Callable[..., Tensor | None]
@@ -42,7 +43,7 @@ class BlockSparseLayer(nn.Module):
     """A BERT layer with the same output, from block-sparse linear layers; query, key and value are one of them.
 
     `sparse(weight, bias, gelu=False)` makes one of those, with `outputs` and an argument `out` as BlockSparseLinear;
-    `products(heads, size)` makes what is between those of attention.
+    `products(heads, size)` makes what is between those of attention, `normed(norm)` what adds the residual and norms.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BlockSparseLayer(nn.Module):
         sparse: Callable[..., nn.Module],
         products: Callable[..., AttentionProducts],
         room: Workspace,
+        normed: Callable[[nn.Module], AddNorm] = AddNorm,
     ):
         super().__init__()
         attention = layer.attention
@@ -59,12 +61,12 @@ class BlockSparseLayer(nn.Module):
         self.room = room
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
-        self.outputs_norm = attention.output.LayerNorm
+        self.outputs_norm = normed(attention.output.LayerNorm)
         # erf GELU is the one that is built in
         self.activation = None if is_gelu(layer) else layer.intermediate.intermediate_act_fn
         self.inner = sparse(layer.intermediate.dense.weight, layer.intermediate.dense.bias, self.activation is None)
         self.outer = sparse(layer.output.dense.weight, layer.output.dense.bias)
-        self.outer_norm = layer.output.LayerNorm
+        self.outer_norm = normed(layer.output.LayerNorm)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest, **named) -> Tensor:
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
@@ -77,10 +79,10 @@ class BlockSparseLayer(nn.Module):
         inner = inner if self.activation is None else self.activation(inner)
         return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
 
-    def _normed(self, linear: nn.Module, norm: nn.Module, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
-        if isinstance(linear, BlockSparseLinear) and isinstance(norm, nn.LayerNorm):
-            return linear(x, out, residual, norm)
-        return norm(linear(x, out).add_(residual))
+    def _normed(self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+        if isinstance(linear, BlockSparseLinear) and isinstance(last.norm, nn.LayerNorm):
+            return linear(x, out, residual, last.norm)
+        return last(linear(x, out), residual)
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
         return linear(x, self._room(name, x, *x.shape[:-1], linear.outputs))
@@ -102,11 +104,12 @@ def replace(
     sparse: Callable[..., nn.Module],
     products: Callable[..., AttentionProducts] = AttentionProducts,
     room: Workspace | None = None,
+    normed: Callable[[nn.Module], AddNorm] = AddNorm,
 ) -> BertForQuestionAnswering:
     """The model itself with its encoder layers replaced by block-sparse ones, of parts as `BlockSparseLayer` says."""
     room = room or Room()
     for number, layer in enumerate(bert.layers(model)):
-        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room)
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room, normed)
     return model
 
 

@@ -16,7 +16,8 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import blocks
 from qalib.model.blocks import Block
-from qalib.runtimes import block_sparse, panels, tuning
+from qalib.runtimes import add_norm, block_sparse, panels, tuning
+from qalib.runtimes.add_norm import AddNorm
 from qalib.runtimes.panels import Packed, PanelLinear, Tile
 from qalib.runtimes.tuning import Time
 
@@ -104,11 +105,9 @@ def fastest_linear(
 
 def kind(weight: Tensor, block: Block, gelu: bool, density: float) -> str:
     """What matrices that share a kernel's sizes have in common: card, torch, type, blocks, about size and density."""
-    card = torch.cuda.get_device_name() if weight.is_cuda else "no GPU"
     sides = "x".join(str(-(-side // 512) * 512) for side in weight.shape)
-    dtype = str(weight.dtype).removeprefix("torch.")
     after = ", GELU" * gelu
-    return f"{card}, torch {torch.__version__}, {dtype}, {block[0]}x{block[1]}, to {sides}, {density:.1f} kept{after}"
+    return f"{tuning.place(weight)}, {block[0]}x{block[1]}, to {sides}, {density:.1f} kept{after}"
 
 
 def no_room(*_) -> None:
@@ -118,5 +117,9 @@ def no_room(*_) -> None:
 def convert(
     model: BertForQuestionAnswering, linear: Callable[[Tensor, Tensor, bool], nn.Module] = DenseLinear
 ) -> BertForQuestionAnswering:
-    """The model itself, on its device, with query, key and value as one product and linear layers made by `linear`."""
-    return block_sparse.replace(model, linear, room=no_room)
+    """The model itself, on its device, with query, key and value as one product and linear layers made by `linear`.
+
+    On a GPU residual and LayerNorm are one kernel where that is faster.
+    """
+    normed = add_norm.fastest if model.device.type == "cuda" else AddNorm
+    return block_sparse.replace(model, linear, room=no_room, normed=normed)

@@ -1,8 +1,11 @@
-"""The Triton kernel of the block-sparse GPU runtimes; imported only where Triton is.
+"""The Triton kernels of the GPU runtimes; imported only where Triton is.
 
-A program holds `TOKENS` tokens by `ROWS` merged block rows of sums in registers. It walks through the panels of its
-group: `DEPTH` inputs at a time, gathered block by block, times weights that are packed dense. A panel of 64 to 128
-inputs feeds the matrix units four to eight times between two barriers; one of a single block of 32 does it twice.
+`multiply`: a program holds `TOKENS` tokens by `ROWS` merged block rows of sums in registers. It walks through the
+panels of its group: `DEPTH` inputs at a time, gathered block by block, times weights that are packed dense. A panel of
+64 to 128 inputs feeds the matrix units four to eight times between two barriers; one of a single block of 32 does it
+twice.
+
+`add_norm`: residual and LayerNorm, which follow two of the four products of a layer (why apart: `add_norm.py`).
 """
 
 import triton
@@ -40,3 +43,25 @@ def multiply(
         sums = 0.5 * sums * (1 + tl.erf(sums * 0.7071067811865476))
     there = there[:, None] & (row >= 0)[None, :]
     tl.store(out + token[:, None] * outputs + output[None, :], sums.to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def add_norm(y, residual, weight, bias, out, tokens, width, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """`out = LayerNorm(y + residual)` over rows of `width` numbers; a program takes ROWS of them. `out` may be `y`.
+
+    y, residual, out: (tokens, width). weight, bias: (width,). WIDTH: the power of two from `width` on.
+    """
+    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = column < width
+    there = (token < tokens)[:, None] & inside[None, :]
+    place = token[:, None] * width + column[None, :]
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)  # waited for with the rest
+    shift = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(y + place, mask=there, other=0.0).to(tl.float32)
+    x += tl.load(residual + place, mask=there, other=0.0).to(tl.float32)
+    x -= (tl.sum(x, 1) / width)[:, None]
+    x = tl.where(inside[None, :], x, 0.0)
+    x *= (1 / tl.sqrt(tl.sum(x * x, 1) / width + eps))[:, None]
+    found = x * scale[None, :] + shift[None, :]
+    tl.store(out + place, found.to(out.dtype.element_ty), mask=there)

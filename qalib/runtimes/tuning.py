@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from qalib.utils.errors import one_line
@@ -26,6 +27,12 @@ def kept(table: Path, key: str, find: Callable[[], Any]) -> Any:
         known = read_json(table) if table.exists() else {}  # another process may have written
         write_json(table, known | {key: found})
     return found
+
+
+def place(like: Tensor) -> str:
+    """What every key begins with: card, torch and the type of a tensor."""
+    card = torch.cuda.get_device_name() if like.is_cuda else "no GPU"
+    return f"{card}, torch {torch.__version__}, {str(like.dtype).removeprefix('torch.')}"
 
 
 def milliseconds(layer: nn.Module, x: Tensor) -> float:

@@ -1,114 +1,152 @@
 """`make gpu`, rehearsed on the CPU with a tiny model: every part writes its rows, and says that it was a rehearsal."""
 
 import dataclasses
-import sys
 
 import pytest
+from builders import squad_file, towns
 
 from qalib import runtimes
-from qalib.benchmark import gpu, gpu_page
+from qalib.benchmark import latency
+from qalib.benchmark.gpu import evaluations, kernels, models, settings, training
+from qalib.benchmark.gpu.settings import Rows, Settings
+from qalib.runtimes.add_norm import SIZES
 from qalib.utils.files import read_json
 
 
 @pytest.fixture
-def settings(packed_folder, asked_file, tmp_path):
-    models = tuple((part, str(packed_folder)) for part in ("twin", "real", "evaluation"))
-    return gpu.Settings(
-        tmp_path / "out", "cpu", tmp_path / "absent.json", str(asked_file), ((1, 32),), (8,),
-        (("compact", "fp32"), ("compact-graph", "fp32"), ("block-sparse-triton", "fp32"), ("torch-bsr", "fp32")),
-        ("dense", "compact-graph"), 2, models,
+def small(packed_folder, asked_file, dense_folder, tmp_path):
+    """Everything in its smallest size, on the CPU."""
+    return Settings(
+        tmp_path / "out",
+        "cpu",
+        masks=tmp_path / "absent.json",
+        data=str(asked_file),
+        train_data=str(squad_file(tmp_path / "towns.json", towns())),
+        teacher=str(dense_folder),
+        minutes=0.02,
+        shapes=((1, 32),),
+        tokens=(8,),
+        widths=(48,),
+        side=16,
+        candidates=(
+            ("compact", "fp32"), ("compact-graph", "fp32"), ("block-sparse-triton", "fp32"), ("torch-bsr", "fp32"),
+            ("compact", "bf16"),
+        ),
+        evaluated=("dense", "compact-graph"),
+        on_the_card=(("dense", "fp32"), ("compact-graph", "fp32"), ("block-sparse-triton", "fp32")),
+        questions=4,
+        training=(("block", (4, 4)), ("teacher_cache", tmp_path / "teachers"), ("precision", "fp32")),
+        models=tuple((part, str(packed_folder)) for part in ("twin", "real", "evaluation", "card")),
     )  # fmt: skip
 
 
-def rows(settings, part):
-    found = read_json(settings.out / f"{part}.json")
+def rows(given, part):
+    found = read_json(given.out / f"{part}.json")
     assert found["rehearsal"] == "rehearsal on a CPU: no figure here says anything of a GPU" and found["machine"]["CPU"]
     return found["rows"]
 
 
-def test_runtimes_end_to_end(settings):
-    with gpu.opened(settings):
-        gpu.PARTS["twin"](settings)
+def test_runtimes_end_to_end(small):
+    """A runtime that fails for good leaves the others their rows."""
+    with settings.opened(small):
+        models.end_to_end(small, "twin")
     assert "cuda" in runtimes.REGISTRY["compact-graph"].devices  # closed again
-    found = {row["runtime"]: row for row in rows(settings, "twin")}
-    assert list(found) == ["dense", "compact", "compact-graph", "block-sparse-triton", "torch-bsr"]
-    assert found["compact-graph"]["speedup"] > 0 and found["compact-graph"]["logit_difference"] < 1e-3
-    assert found["compact-graph"]["kernel"] == "dense" and found["compact-graph"]["peak_bytes"] is None
-    assert "blocks of (8, 8) are not for Triton" in found["block-sparse-triton"]["error"]
-    assert found["torch-bsr"]["note"] == "is for cuda, not for cpu"
+    found = {(row["runtime"], row["dtype"]): row for row in rows(small, "twin")}
+    assert len(found) == len(rows(small, "twin"))
+    names = ["dense", "compact", "compact-graph", "block-sparse-triton", "torch-bsr"]
+    assert list(found) == [(name, "fp32") for name in names] + [("dense", "bf16"), ("compact", "bf16")]
+    graph = found["compact-graph", "fp32"]
+    assert graph["speedup"] > 0 and graph["logit_difference"] < 1e-3 and graph["kernel"] == "dense"
+    assert graph["peak_bytes"] is None
+    assert "blocks of (8, 8) are not for Triton" in found["block-sparse-triton", "fp32"]["error"]
+    assert found["torch-bsr", "fp32"]["note"] == "is for cuda, not for cpu"
 
 
-def test_products_of_a_layer(settings):
-    gpu.kernels(dataclasses.replace(settings, models=settings.models[:1]))  # without the masks of 0.20
-    found = rows(settings, "kernels")
-    assert {row["kind"] for row in found} == {"twin"} and len({row["product"] for row in found}) == 4
-    timed = {row["way"]: row.get("milliseconds") for row in found if row["product"] == "FFN in"}
+def test_candidates_of_a_type_are_timed_side_by_side(small, monkeypatch):
+    """In one run, so that compiled dense and the runtimes take turns."""
+    compared, compare = [], latency.compare
+
+    def noted(loaded, names, dtypes, *rest, **more):
+        compared.append((tuple(names), *dtypes))
+        return compare(loaded, names, dtypes, *rest, **more)
+
+    monkeypatch.setattr(latency, "compare", noted)
+    fine = (("compact", "fp32"), ("compact-graph", "fp32"), ("compact", "bf16"))
+    with settings.opened(small):
+        models.end_to_end(dataclasses.replace(small, candidates=fine), "real")
+    assert compared == [(("compact", "compact-graph"), "fp32"), (("compact",), "bf16")]
+    assert [row["runtime"] for row in rows(small, "real")] == ["dense", "compact", "compact-graph", "dense", "compact"]
+
+
+def test_ceilings_products_and_norms(small):
+    kernels.kernels(dataclasses.replace(small, models=small.models[:1]))  # without the masks of 0.20
+    found = rows(small, "kernels")
+    assert {row["kind"] for row in found} == {"ceiling", "twin", "norm"}
+    ceilings = {row["unit"]: row["value"] for row in found if row["kind"] == "ceiling"}
+    assert ceilings.keys() == {"TFLOP/s", "GB/s"} and min(ceilings.values()) > 0
+    products = [row for row in found if row["kind"] == "twin"]
+    assert len({row["product"] for row in products}) == 4
+    timed = {row["way"]: row.get("milliseconds") for row in products if row["product"] == "FFN in"}
     assert timed["dense"] > 0 and timed["compact"] > 0
-    panels = [row for row in found if row["way"].startswith("panels")]
+    panels = [row for row in products if row["way"].startswith("panels")]
     assert panels and all("blocks of (8, 8) are not for Triton" in row["error"] for row in panels)
+    norms = {row["way"]: row for row in found if row["kind"] == "norm"}
+    assert list(norms) == ["torch", *(f"kernel {size}" for size in SIZES)]
+    assert norms["torch"]["milliseconds"] > 0 and norms["torch"]["product"] == "residual, norm of 48"
+    assert all(row.get("error") for way, row in norms.items() if way != "torch")  # no GPU, or no Triton
 
 
-def test_whole_evaluation(settings):
-    with gpu.opened(settings):
-        gpu.evaluate(settings)
-    dense, ours = rows(settings, "evaluation")
+def test_whole_evaluation(small):
+    with settings.opened(small):
+        evaluations.evaluate(small)
+    dense, ours = rows(small, "evaluation")
     assert dense["f1"] == ours["f1"] and ours["seconds"] > 0 and ours["device"] == "cpu"
 
 
-def test_rows_are_kept_one_by_one(settings):
-    kept = gpu.Rows(settings, "kernels")
+def test_evaluation_as_the_card_timed_it(small, monkeypatch):
+    batchings, answer = [], evaluations.answer
+
+    def noted(model, tokenizer, questions, batching, progress):
+        batchings.append((len(questions), batching))
+        return answer(model, tokenizer, questions, batching, progress)
+
+    monkeypatch.setattr(evaluations, "answer", noted)
+    monkeypatch.setattr(evaluations, "WARMUP", 1)
+    with settings.opened(small):
+        evaluations.card(small)
+    first, ours, failed = rows(small, "card")
+    assert (first["speedup"], first["speedup_in_all"]) == (1, 1) and "blocks of (8, 8)" in failed["error"]
+    assert ours["over"] == "dense fp32" and ours["speedup"] == first["model_seconds"] / ours["model_seconds"]
+    assert first["padded_tokens"] == 384 * first["windows"] and first["windows"] == ours["windows"] == 4
+    assert [count for count, _ in batchings] == [1, 4, 1, 4]
+    assert {(b.batch_size, b.sort_by_length, b.pad_to) for _, b in batchings} == {(16, False, 384)}
+
+
+def test_training(small):
+    training.train(small)
+    found = {row["run"]: row for row in rows(small, "training")}
+    assert list(found) == ["dense, without a teacher", "movement", "magnitude"]
+    for row in found.values():
+        assert row["windows"] > 0 and row["windows_per_second"] == row["windows"] / row["seconds"]
+        assert 0 <= row["f1"] <= 100 and row["precision"] == "fp32" and row["device"] == "cpu"
+    assert [row["method"] for row in found.values()] == ["fixed-mask", "movement", "magnitude"]
+    assert found["movement"]["density"] <= 0.317 < found["dense, without a teacher"]["density"]
+
+
+def test_a_training_run_that_fails_leaves_the_others(small, monkeypatch):
+    def one(values, given):
+        if values["method"] == "movement":
+            raise RuntimeError("out of memory")
+        return {"windows": 7}
+
+    monkeypatch.setattr(training, "one", one)
+    training.train(small)
+    told = [(row["run"], row.get("windows"), row.get("error")) for row in rows(small, "training")]
+    assert told[1:] == [("movement", None, "RuntimeError: out of memory"), ("magnitude", 7, None)]
+
+
+def test_rows_are_kept_one_by_one(small):
+    kept = Rows(small, "kernels")
     for number in range(3):
         kept.add({"way": number})
-        assert [row["way"] for row in rows(settings, "kernels")] == list(range(number + 1))
-
-
-def test_a_part_has_its_limit_and_its_exit_code_is_told():
-    code = [sys.executable, "-c"]
-    said = gpu._ended([*code, "import time; time.sleep(600)"], 1)
-    assert said == "stopped at its limit of 1 s; the rows until then are kept"
-    assert gpu._ended([*code, "raise SystemExit(3)"], 60).startswith("ended with exit code 3")
-    assert gpu._ended([*code, ""], 60) == "done"
-
-
-def test_the_command_runs_the_parts_and_writes_a_page(tmp_path, monkeypatch, capsys):
-    ran = []
-
-    def ended(command, limit):
-        ran.append((command[command.index("--part") + 1], limit))
-        part = ran[-1][0]
-        stand = gpu.Settings(tmp_path / "rehearsal", "cpu")
-        line = {"runtime": "compact-graph", "dtype": "bf16", "batch": 1, "length": 384, "speedup": 3.0}
-        for row in [line, line | {"runtime": "dense-compiled", "speedup": 2.0}] if part == "twin" else []:
-            gpu.Rows(stand, part).add(row)
-        return "done"
-
-    monkeypatch.setattr(gpu, "_ended", ended)
-    line = [str(tmp_path), "--device", "cpu", "--parts", "checks,twin,real", "--masks", str(tmp_path / "none")]
-    assert gpu.main(line) == 1  # `real` has no masks
-    assert ran == [("checks", 300), ("twin", 420)]
-    page = (tmp_path / "rehearsal" / "README.md").read_text()
-    assert "**Rehearsal on a CPU: no figure here says anything of a GPU.**" in page
-    assert "| real | not run: " in page and "no such file; name masks_0.20.json with --masks or QALIB_SHARED" in page
-    with pytest.raises(gpu.InputError, match="no part speed; there are checks, kernels, twin, real, evaluation"):
-        gpu.main([str(tmp_path), "--device", "cpu", "--parts", "speed"])
-
-
-def test_over_compiled_dense_is_a_ratio_of_speedups():
-    about = {"dtype": "bf16", "batch": 1, "length": 384}
-    lines = gpu_page.end_to_end([
-        about | {"runtime": "dense-compiled", "speedup": 2.0},
-        about | {"runtime": "compact-graph", "speedup": 3.0, "median_seconds": 0.001234, "peak_bytes": 5e6},
-        about | {"runtime": "block-sparse", "error": "RuntimeError: a | b"},
-    ])  # fmt: skip
-    cells = [[cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]] for line in lines if line]
-    table = [dict(zip(cells[0], line, strict=True)) for line in cells[2:]]
-    assert [line["over compiled dense"] for line in table] == ["1", "1.5", ""]
-    assert table[1]["ms"] == "1.23" and table[1]["peak MB"] == "5" and table[2]["remark"] == "RuntimeError: a / b"
-
-
-def test_the_fastest_panels_of_a_product():
-    about = {"kind": "twin", "product": "FFN in", "tokens": 384, "kept": 0.25}
-    times = {"dense": 3.0, "compact": 2.0, "panels a": 1.0, "panels b": 0.5}
-    found = [about | {"way": way, "milliseconds": time} for way, time in times.items()]
-    lines = gpu_page.kernels([*found, about | {"way": "panels c", "error": "no"}])
-    assert "| twin | FFN in | 384 | 0.25 | 3 | 2 | 0.5 | panels b | 1 of 5, as no |" in lines
+        assert [row["way"] for row in rows(small, "kernels")] == list(range(number + 1))

@@ -1,4 +1,6 @@
+import functools
 import itertools
+import threading
 import weakref
 
 import numpy as np
@@ -79,6 +81,77 @@ def test_windows_of_a_chunk_are_gone_when_the_next_is_cut(sparse, asked, monkeyp
     monkeypatch.setattr(answering, "windows", cut)
     answer(sparse.model, sparse.tokenizer, asked.questions[:8], progress=False)
     assert alive == [set()] * 4
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Windows are cut two questions at a time, in the thread that does it for a GPU; the threads that cut, in order."""
+    threads = []
+
+    def cut(*given):
+        threads.append(threading.current_thread())
+        return windows(*given)
+
+    ahead = functools.partial(answering.chunks, device=torch.device("cuda"))
+    monkeypatch.setattr(answering, "chunks", lambda tokenizer, questions, batching, device: (
+        ahead(tokenizer, questions, batching)))  # fmt: skip
+    monkeypatch.setattr(answering, "CHUNK", 2)
+    monkeypatch.setattr(answering, "windows", cut)
+    return threads
+
+
+@pytest.mark.parametrize("batching", [LENGTH_SORTED, PADDED, BatchingConfig(batch_size=3)])
+def test_windows_cut_in_a_thread_give_exactly_the_same(sparse, asked, batching, request, monkeypatch):
+    monkeypatch.setattr(answering, "CHUNK", 2)
+    alone = answer(sparse.model, sparse.tokenizer, asked.questions, batching, progress=False)
+    threads = request.getfixturevalue("as_on_a_gpu")
+    ahead = answer(sparse.model, sparse.tokenizer, asked.questions, batching, progress=False)
+    assert len(threads) == 4 and threading.current_thread() not in threads
+    for name in ("texts", "null_score_diffs", "windows", "tokens", "padded_tokens"):
+        assert getattr(alone, name) == getattr(ahead, name), name
+
+
+def test_on_a_cpu_nothing_is_cut_in_a_thread(sparse, asked, monkeypatch):
+    threads = []
+
+    def cut(*given):
+        threads.append(threading.current_thread())
+        return windows(*given)
+
+    monkeypatch.setattr(answering, "windows", cut)
+    answer(sparse.model, sparse.tokenizer, asked.questions, progress=False)
+    assert threads == [threading.current_thread()]
+
+
+def test_the_next_windows_are_cut_while_the_model_runs(sparse, asked, as_on_a_gpu):
+    """The model does not come to the end of its first pass before the second chunk has been cut."""
+    second = threading.Event()
+
+    class Slow(torch.nn.Module):
+        def forward(self, **inputs):
+            while len(as_on_a_gpu) < 2 and not second.wait(0.01):
+                pass
+            return sparse.model(**inputs)
+
+    timer = threading.Timer(60, second.set)
+    timer.start()
+    found = answer(Slow(), sparse.tokenizer, asked.questions, progress=False)
+    timer.cancel()
+    assert not second.is_set() and len(found.texts) == len(asked.questions)
+
+
+def test_errors_of_model_and_tokenizer_end_the_thread(sparse, asked, as_on_a_gpu, monkeypatch):
+    def broken(*given, **named):
+        raise RuntimeError("broken")
+
+    model = torch.nn.Module()
+    model.forward = broken
+    with pytest.raises(RuntimeError, match="broken"):
+        answer(model, sparse.tokenizer, asked.questions, progress=False)
+    assert not any(thread.is_alive() for thread in as_on_a_gpu)
+    monkeypatch.setattr(answering, "windows", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        answer(sparse.model, sparse.tokenizer, asked.questions, progress=False)
 
 
 def test_compact_answers_the_same(sparse):
