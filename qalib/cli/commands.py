@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output t
 standard output, progress to standard error.
 """
 
+import logging
 import sys
 import traceback
 from typing import Annotated
@@ -35,8 +36,13 @@ for command in (report, answer, evaluate, score, sparsity, benchmark, export, pu
     app.command()(command)
 
 
+CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are imported, whoever uses them
+
+
 def main() -> None:
     """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app()
     except KeyboardInterrupt:

@@ -60,8 +60,8 @@ class QuestionSet:
         return scope(len(self), self.description, self.version)
 
     def is_all_of(self, split: str) -> bool:
-        """Are these as many as that split of SQuAD v1.1 has? Only then are scores comparable to published ones."""
-        return self.version == V1 and len(self) == SIZES[V1][split]
+        """Are these as many as that split of their SQuAD has? Only then are scores comparable to published ones."""
+        return len(self) == SIZES[self.version][split]
 
     def first(self, count: int | None) -> "QuestionSet":
         """The first `count` questions (all if None); the description says so."""

@@ -121,7 +121,7 @@ def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor]
         for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
     texts = [question.context[slice(*best[index][1:])] for index, question in enumerate(asked)]
-    f1 = [metric.best_over_references(metric.f1, t, q.answers) for t, q in zip(texts, asked, strict=True)]
+    f1 = [metric.best_over_references(metric.f1, t, q.answers or ("",)) for t, q in zip(texts, asked, strict=True)]
     return logits, 100 * np.array(f1)
 
 
