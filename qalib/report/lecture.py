@@ -77,7 +77,8 @@ class Lesson:
             number, difficulty, minutes, purpose, text = EXERCISE.search(cells[place].source).groups()
             tagged = {tag: cell for cell in cells[place:end] for tag in cell.metadata.get("tags", [])}
             said = [o["data"].get("text/markdown", "") for o in tagged["check"].get("outputs", []) if "data" in o]
-            found.append(Exercise(int(number), difficulty, int(minutes), " ".join(purpose.split()), text,
+            purpose = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", " ".join(purpose.split()))  # a link's text
+            found.append(Exercise(int(number), difficulty, int(minutes), purpose, text,
                                   tagged["solution"].source, "".join(said)))  # fmt: skip
         return found
 
@@ -179,4 +180,4 @@ def _page(node: NotebookNode, name: str) -> str:
 
 
 def _hours(minutes: int) -> str:
-    return f"{minutes / 60:.1f} h".replace(".0 ", " ")
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h".replace(".0 ", " ")

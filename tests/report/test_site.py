@@ -12,7 +12,7 @@ from qalib.utils import paths
 from qalib.utils.errors import InputError
 
 TINY = {"questions": 4, "keep_fractions": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
-        "train": 4, "counts": [2], "seeds": 2}  # fmt: skip
+        "train": 4, "counts": [2], "seeds": 2, "measured": 4, "lots": 20}  # fmt: skip
 MOST_BYTES = 1.5e6  # of a page
 TEACHING = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 
