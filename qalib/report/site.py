@@ -1,7 +1,8 @@
 """The site: notebooks, glossary, reports and sources as static pages that fetch nothing from elsewhere.
 
     notebooks/index.ipynb           index.html
-    notebooks/[course/]X.ipynb      [course/]X.html, freshly run
+    notebooks/[course/]X.ipynb      [course/]X.html, freshly run; of the course without answers
+                                    course/lecturer.html, with slides and answers of the course's notebooks
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, with its front page
     web/                            live/, the live page, if npm's packages are installed
@@ -24,7 +25,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib.report import api, execution, front, live, pages
+from qalib.report import api, execution, front, lecture, live, pages
 from qalib.report.progress import Progress, say
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
@@ -59,7 +60,7 @@ def make(
     shutil.rmtree(draft, ignore_errors=True)
     with TemporaryDirectory() as work:
         given = {"out": str(Path(work) / "report")} | (parameters or {})
-        progress = Progress(notebooks)
+        progress, lessons = Progress(notebooks), []
         for number, path in enumerate(notebooks):
             declared = execution.check_parameters(path, {})
             executed = Path(work) / path.name
@@ -67,7 +68,14 @@ def make(
                 seconds = execution.execute(path, executed, {name: given[name] for name in given if name in declared})
             progress.done(path.stem, seconds)
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
-            _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
+            node = nbformat.read(executed, as_version=4)
+            if path.parent.name == "course":
+                lessons.append(lecture.Lesson(path.stem, node, seconds))
+                node = lecture.without_answers(lessons[-1])
+            _page(node, path, draft, root, beside)
+    for name, page in lecture.write(lessons).items():
+        path, target = source / "course" / f"{name}.html", draft / "course" / f"{name}.html"
+        write_text(target, relinked(page, path, target, draft, root))
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
     glossary = nbformat.v4.new_markdown_cell(read_text(source / "glossary.md"))
     _page(nbformat.v4.new_notebook(cells=[glossary]), source / "glossary.md", draft, root)
@@ -129,6 +137,7 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "home": root / "notebooks" / "index.ipynb",
         **(beside or {}),
         "glossary": root / "notebooks" / "glossary.md",
+        "for lecturers": root / "notebooks" / "course" / "lecturer.html",
         "API": root / "api" / "index.html",
     } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)

@@ -67,13 +67,12 @@ def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: 
     """
     table, rows = sparsity.heads(checkpoint)[["layer", "head", "removable"]], []
     asked = {False: questions, True: questions.first(FEW)}
-    whole = {few: _asked(checkpoint, chosen) for few, chosen in asked.items()}
+    whole = {few: ask(checkpoint, chosen) for few, chosen in asked.items()}
     base = whole[False][1].mean()
     for layer, head, free in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
-        logits, f1 = _asked(ablate_heads(checkpoint, [(layer, head)]), asked[free])
-        pairs, changes = zip(logits, whole[free][0], strict=True), f1 - whole[free][1]
-        divergence = torch.cat([kl(mine, theirs) for mine, theirs in pairs]).mean().item()
-        rows.append((divergence, base + changes.mean(), changes.mean(), *bootstrap(changes)))
+        logits, f1 = ask(ablate_heads(checkpoint, [(layer, head)]), asked[free])
+        changes = f1 - whole[free][1]
+        rows.append((divergence(logits, whole[free][0]), base + changes.mean(), changes.mean(), *bootstrap(changes)))
     return table.join(pd.DataFrame(rows, columns=["divergence", "f1", "change", "low", "high"]))
 
 
@@ -109,8 +108,13 @@ def ablate_in_order(
     return pd.DataFrame(rows, columns=["cut", "left", "f1"])
 
 
+def divergence(mine: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """The mean over the windows of `kl`, from the logits that `ask` gives of two models."""
+    return torch.cat([kl(*pair) for pair in zip(mine, theirs, strict=True)]).mean().item()
+
+
 @torch.no_grad()
-def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
+def ask(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
     """One pass over the questions: the `span_logits` of each batch, and each question's F1 in percent."""
     model, tokenizer = runtimes.build("compact", checkpoint), checkpoint.tokenizer
     asked = questions.questions
@@ -143,7 +147,8 @@ def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int
         "the word itself": seen.trace() / len(tokens),
     } | {f"'{token}'": seen[:, place].mean() for place, token in enumerate(tokens) if place not in marks}
     most = max(shares, key=shares.get)
-    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}")
+    title = f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}"
+    figure.suptitle(title, fontweight="bold")
     figure.colorbar(picture, ax=axes, label="attention, % (a row sums to 100)")
     return figure
 

@@ -36,7 +36,8 @@ def plot_matrix(weight: Tensor, name: str) -> Board:
     drawn = np.ma.masked_equal(sizes, 0)
     picture = axes.imshow(drawn, cmap=colours, vmin=0, vmax=np.quantile(left, 0.99), interpolation="none")
     axes.set(xlabel="column: an input", ylabel="row: an output")
-    axes.set_title(f"{name}: {100 * len(left) / sizes.size:.0f} % of {sizes.size:,} weights are left")
+    title = f"{name}: {100 * len(left) / sizes.size:.0f} % of {sizes.size:,} weights are left"
+    figure.suptitle(title, fontweight="bold")  # a matrix may be narrow
     figure.colorbar(picture, ax=axes, label="size of the weight (white: zero)", extend="max")
     return figure
 

@@ -12,7 +12,8 @@ from qalib.utils import paths
 from qalib.utils.errors import InputError
 
 TINY = {"questions": 4, "keep_fractions": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
-        "train": 4, "counts": [2], "seeds": 2}  # fmt: skip
+        "train": 4, "counts": [2], "seeds": 2, "measured": 4, "lots": 20}  # fmt: skip
+MOST_BYTES = 1.5e6  # of a page
 TEACHING = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 
 
@@ -30,11 +31,24 @@ def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
     for path in TEACHING:
         page = (made / "course" / f"{path.stem}.html").read_text()
         checks = [c for c in nbformat.read(path, as_version=4).cells if "check" in c.metadata.get("tags", [])]
-        assert page.count("<strong>Right:</strong>") == len(checks), path.name
+        answers = (made / "course" / f"{path.stem}_answers.html").read_text()
+        assert answers.count("<strong>Right:</strong>") == len(checks) == page.count(">The answer<"), path.name
+        assert "<strong>Right:</strong>" not in page, path.name
         figures = re.findall(r'<img alt="([^"]+)" src="data:image/svg', page)
+        figures += re.findall(r'<img alt="([^"]+)" src="data:image/webp;base64,[^"]+">', page)
         assert len(figures) >= 2 and all(len(text) > 20 for text in figures), path.name
+        slides = (made / "course" / f"{path.stem}_slides.html").read_text()
+        assert slides.count("<section") == len(figures) + 2 or path.stem.startswith("08"), path.name
         assert "widget-view" not in page, path.name
         assert 'media="(prefers-color-scheme: dark)"' in page and "width=device-width" in page
+
+
+def test_pages_are_light_and_have_titles(made):
+    pages = sorted(made.glob("course/*.html"))
+    assert len(pages) == 3 * len(TEACHING) + 1
+    assert {path.name: path.stat().st_size for path in pages if path.stat().st_size >= MOST_BYTES} == {}
+    titles = [re.search(r"<title>(.+?)</title>", path.read_text())[1] for path in made.rglob("course/*.html")]
+    assert len(set(titles)) == len(titles)
 
 
 def test_links_lead_to_pages_and_names(made):
@@ -114,7 +128,8 @@ def browser():
 
 def test_the_site_in_a_browser(made, browser):
     pages = ["index.html", "glossary.html", "api/qalib/model/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
-    pages += [f"course/{path.stem}.html" for path in TEACHING]
+    pages += [f"course/{path.stem}{kind}.html" for path in TEACHING for kind in ("", "_slides", "_answers")]
+    pages += ["course/lecturer.html"]
     for name in pages:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                 {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
