@@ -75,7 +75,7 @@ def make(
             _page(node, path, draft, root, beside)
     for name, page in lecture.write(lessons).items():
         path, target = source / "course" / f"{name}.html", draft / "course" / f"{name}.html"
-        write_text(target, relinked(page, path, target, draft, root))
+        write_text(target, relink(page, path, target, draft, root))
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
     glossary = nbformat.v4.new_markdown_cell(read_text(source / "glossary.md"))
     _page(nbformat.v4.new_notebook(cells=[glossary]), source / "glossary.md", draft, root)
