@@ -140,7 +140,7 @@ def test_outliers_are_found_and_taken_away(sparse, asked):
     assert len(drawn.drop_duplicates()) == 10
     table = neurons.compare_outliers(sparse, asked, [1, 3], 10)
     assert table.weights.tolist() == [0, 1, 3, 10] and table.divergence[1] > 0 == table.divergence[0]
-    assert neurons.plot_outliers(table, 1000).title.startswith("F1 without 3 of 1,000 weights: ")
+    assert neurons.plot_outliers(table, 1000).title.startswith("Without 3 of 1,000 weights answers move ")
     behind = neurons.behind(sparse, neurons.watch(sparse, asked), 3)
     assert (behind.moves >= 0).all() and (behind.usual > 0).all()
 

@@ -45,7 +45,7 @@ GIVEN = {
     "divergence": {"teacher": random(5).softmax(0), "student": (2 * random(5)).softmax(0)},
     "saving": {"file": 372_600_000, "original": 435_600_000},
     "overall": {"kept": 30, "pruned": 100, "others": 50},
-    "cheapest": {"costs": torch.tensor([3.0, 1, 9, 2]), "cut": torch.tensor([4, 1, 30, 1])},
+    "cheapest": {"costs": torch.tensor([3.0, 1, 12, 2]), "cut": torch.tensor([10, 1, 30, 1])},
     "pattern_bits": {"kept": 2, "group": 8},
     "left_behind": {"column": random(3, 6), "mean": random(6), "gone": random(6, 1)[:, 0] > 0},
     "int8_bytes": {"rows": 64, "columns": 96, "kept": 3, "block": (32, 32)},

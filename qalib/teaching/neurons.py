@@ -17,7 +17,7 @@ from tqdm import tqdm
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.squad import QuestionSet
-from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
+from qalib.report.plots.style import BLUE, ORANGE
 from qalib.teaching import heads, inputs
 from qalib.teaching.common import Board, board, large
 from qalib.teaching.curves import plot_curves
@@ -171,19 +171,21 @@ def plot_cut(table: pd.DataFrame, start: float) -> Board:
 
 @large
 def plot_outliers(table: pd.DataFrame, everything: int) -> Board:
-    """F1 without a few outliers, and without many weights drawn by lot (`compare_outliers`); `everything` is how many
-    weights the encoder has left."""
-    figure, axes = board(1.6 + 0.55 * len(table))
-    colours = {"nothing": GREY, "outliers": ORANGE, "by lot": BLUE}
-    names = [f"{row.weights:,} {row.gone}" if row.weights else "nothing" for row in table.itertuples()]
-    bars = axes.barh(range(len(table)), table.f1, 0.65, color=[colours[gone] for gone in table.gone], edgecolor=INK)
-    labels = [f"{row.f1:.0f}   ({row.divergence:.2g} nats)" for row in table.itertuples()]
-    axes.bar_label(bars, labels=labels, padding=4, fontsize=12)
-    axes.set(
-        yticks=range(len(table)), yticklabels=names, xlabel="F1, % (divergence from the whole model)", xlim=(0, 125)
-    )
-    axes.invert_yaxis()
-    worst, lot = table[table.gone == "outliers"].iloc[-1], table[table.gone == "by lot"].iloc[0]
-    axes.set_title(f"F1 without {worst.weights} of {everything:,} weights: {worst.f1:.0f}; "
-                   f"without {lot.weights:,} others: {lot.f1:.0f}", fontsize=14)  # fmt: skip
+    """How far the answers move without a few outliers, and without many weights drawn by lot (`compare_outliers`), and
+    what F1 is then; `everything` is how many weights the encoder has left."""
+    start, shown = table.f1[table.gone == "nothing"].iloc[0], table[table.gone != "nothing"]
+    figure, axes = board(1.9 + 0.55 * len(shown))
+    for place, row in enumerate(shown.itertuples()):
+        outlier = row.gone == "outliers"
+        axes.plot([row.divergence], [place], "o" if outlier else "D", color=ORANGE if outlier else BLUE, markersize=13)
+        axes.annotate(f"F1 {row.f1:.0f}", (row.divergence, place), (14, -5), textcoords="offset points", fontsize=12)
+    names = {"outliers": "the largest {:,}", "by lot": "{:,} by lot"}
+    labels = [names[row.gone].format(row.weights) for row in shown.itertuples()]
+    axes.set(yticks=range(len(shown)), yticklabels=labels, ylim=(len(shown) - 0.5, -0.5), xscale="log")
+    axes.set_xlabel(f"divergence of the answers, nats (F1 of the whole: {start:.0f})")
+    axes.margins(x=0.15)
+    worst, lot = shown[shown.gone == "outliers"].iloc[-1], shown[shown.gone == "by lot"].iloc[0]
+    axes.set_title(f"Without {worst.weights} of {everything:,} weights answers move {worst.divergence:.2g} nats,\n"
+                   f"without {lot.weights:,} others {lot.divergence:.1g}; F1 goes from {start:.0f} to {worst.f1:.0f}",
+                   fontsize=13)  # fmt: skip
     return figure

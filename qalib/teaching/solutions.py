@@ -245,14 +245,12 @@ def left_behind(column: Tensor, mean: Tensor, gone: Tensor) -> Exercise:
 
 @exercise
 def int8_bytes(rows: int, columns: int, kept: int, block: blocks.Block) -> Exercise:
-    """A byte a weight, four a scale, and a bit a block: the mask is next to nothing."""
-    size = block[0] * block[1]
-    mask = rows * columns / size / 8
-    return kept * size + 4 * rows + mask, {
-        "the scales are missing: 4 bytes a row": kept * size + mask,
-        "the mask is missing: a bit for each block, kept or not": kept * size + 4 * rows,
-        "a bit is an eighth of a byte": kept * size + 4 * rows + 8 * mask,
-        "all weights were counted; those of the kept blocks are stored": rows * columns + 4 * rows + mask,
-        "a weight in int8 has one byte": 4 * kept * size + 4 * rows + mask,
-        "a kept block has more weights than one": kept + 4 * rows + mask,
+    """A byte a weight of the kept blocks, and four a row: next to the numbers, scales are cheap."""
+    weights = kept * block[0] * block[1]
+    return weights + 4 * rows, {
+        "the scales are missing: 4 bytes a row": weights,
+        "all weights were counted; those of the kept blocks are stored": rows * columns + 4 * rows,
+        "a weight in int8 has one byte": 4 * weights + 4 * rows,
+        "a kept block has more weights than one": kept + 4 * rows,
+        "a scale takes 4 bytes": weights + rows,
     }

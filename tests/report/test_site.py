@@ -153,6 +153,45 @@ def test_the_site_in_a_browser(made, browser):
         assert urls and all(url.startswith(("file:", "data:")) for url in urls), name
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_has_no_serious_finding(made, browser, scheme):
+    """Of accessibility, as axe-core sees it, on a phone; the course's pages are made alike, so that three will do."""
+    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe-core is not there: npm ci --prefix web")
+    names = ["index.html", "glossary.html", "api/index.html", "api/qalib/model/blocks.html", "course/lecturer.html"]
+    names += [f"reports/{site.REPORTS[0]}/index.html", "course/03_speed_answers.html"]
+    names += [f"course/{name}.html" for name in ("01_weights", "07_model_card", "12_int8", "12_int8_slides")]
+    found = {}
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for name in names:
+        browser.get((made / name).as_uri())
+        browser.execute_script(axe.read_text())
+        seen = browser.execute_async_script(
+            "axe.run(document, {resultTypes: ['violations']}).then((r) => arguments[0](r.violations.map("
+            "(v) => [v.impact, v.id, v.nodes[0].html])))"
+        )
+        found |= {f"{name}: {rule}": html for impact, rule, html in seen if impact in ("serious", "critical")}
+    assert found == {}
+
+
+def test_a_slider_is_moved_by_the_keyboard(made, browser):
+    browser.get((made / "course" / "04_movement.html").as_uri())
+    (slider,) = browser.find_elements("css selector", ".frames input")
+    seen = []
+    for key in ("", "\ue014", "\ue014", "\ue012"):  # the right arrow, and the left one
+        slider.send_keys(key)
+        shown = [i for i in browser.find_elements("css selector", ".frames img") if i.is_displayed()]
+        (said,) = [image.get_attribute("alt").split(" step")[0] for image in shown]
+        label = browser.find_element("css selector", ".frames span").text
+        assert said == f"After {slider.get_attribute('aria-valuetext')}" == f"After {label}"
+        seen.append(label)
+    assert seen == ["4", "6", "8", "6"]
+
+
 def test_the_repository_says_how(made):
     targets = (ROOT / "Makefile").read_text()
     assert "-m qalib.report.site site" in targets and "-m qalib.teaching.exercises exercises" in targets
