@@ -1,5 +1,6 @@
 """The commands that measure and train run where only torch, transformers and a few more are installed, as on GPUs."""
 
+import ast
 import json
 import os
 import subprocess
@@ -42,6 +43,28 @@ def test_a_command_where_little_is_installed(command, packed_folder, dense_folde
     if command == "benchmark":
         said = json.loads(ran.stdout)["machine"]
         assert {"CPU", "instruction sets"} <= said.keys() and (tmp_path / "out" / "figures" / "speedup.svg").exists()
+
+
+FOR_REPORTS = {"altair", "papermill", "nbformat", "nbconvert", "IPython", "ipywidgets", "datasets", "cpuinfo"}
+
+
+def test_what_reports_need_is_imported_by_reports_only():
+    """When a file is imported; in a function that draws, or reads from the hub, it may be. altair nowhere."""
+    for path in (ROOT / "qalib").rglob("*.py"):
+        loaded = set()
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            loaded |= {name.partition(".")[0] for name in names}
+        room = path.relative_to(ROOT / "qalib").parts[0]
+        assert not loaded & ({"altair"} if room in ("report", "teaching") else FOR_REPORTS), path
+
+
+def test_the_measurement_on_a_gpu_can_be_imported_where_little_is_installed():
+    code = "import bare; bare.hide_the_rest(); from qalib.benchmark.gpu import __main__ as gpu; print(list(gpu.PARTS))"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "'training'" in ran.stdout, ran.stderr
 
 
 @pytest.mark.parametrize(

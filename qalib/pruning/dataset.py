@@ -52,13 +52,13 @@ class SquadDataset(Dataset):
             digest.update(window.types.tobytes())
         return digest.hexdigest()
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, indices: Sequence[int]) -> dict[str, Tensor | np.ndarray]:
         """The batch of some windows (see `losses.Batch`), padded to a multiple of PAD_TO_MULTIPLE_OF tokens."""
         indices = list(indices)
         longest = int(self.lengths[indices].max())
         length = min(-(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF, MAX_LENGTH)
         inputs = windows.collate([self.windows[i] for i in indices], self.pad_id, length)
-        return inputs | {"positions": torch.from_numpy(self.positions[indices]), "index": torch.tensor(indices)}
+        return inputs | {"positions": torch.from_numpy(self.positions[indices]), "index": np.array(indices)}
 
 
 def answer_position(window: Window, question: Question) -> tuple[int, int]:

@@ -1,14 +1,16 @@
 """What a pruned model learns from: the right answers and a teacher's logits."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Batch = Mapping[str, Tensor]
+Batch = Mapping[str, Any]
 """`input_ids`, `token_type_ids` and `attention_mask`, shape `(batch, length)`, the answers' first and last token in
-`positions`, shape `(batch, 2)`, and the windows' numbers in `index`, shape `(batch,)`."""
+`positions`, shape `(batch, 2)`, and the windows' numbers in `index`, shape `(batch,)`: tensors but for the last, a
+numpy array, which stays on the CPU where it is read, so that nothing waits for a GPU."""
 
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 

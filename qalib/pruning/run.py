@@ -119,11 +119,20 @@ def train(run: PruningRun) -> None:
         trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
     slow = ": this machine has no instructions for it, fp32 is faster" if "emulated" in run.precision else ""
     trainer.progress.note(f"training in {run.precision}{slow}")
+    if _asks_first(run):
+        trainer.ask_teacher()
     torch.set_flush_denormal(True)  # computing with denormal numbers is slow
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         torch.set_flush_denormal(False)
+
+
+def _asks_first(run: PruningRun) -> bool:
+    """Whether the teacher comes before the first step: on a GPU, where it takes a minute and a step should hold nothing
+    but the student, if all windows will be seen. On a CPU it takes hours, which a run by the clock may not have."""
+    on_gpu = run.trainer.args.device.type == "cuda"
+    return on_gpu and run.config.alpha > 0 and (run.config.epochs >= 1 or run.config.max_hours is not None)
 
 
 def save(run: PruningRun) -> None:

@@ -13,6 +13,7 @@ from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import Batch, teacher_logits
 from qalib.qa.windows import MAX_LENGTH
 
+BATCH = 256  # windows that are asked for at a time where all are
 MAX_LOGIT = 60_000.0  # of a stored logit, in fp16
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib" / "teachers"
 
@@ -28,24 +29,35 @@ class TeacherLogitsCache:
     def __init__(
         self, model: nn.Module, sha256: str, data: SquadDataset, precision: str = "fp32", folder: Path | None = None
     ):
+        self.data = data
         self.model, self.folder = model.eval().requires_grad_(False), folder or CACHE_FOLDER
         self.key = hashlib.sha256(" ".join((sha256, data.sha256, precision)).encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.values = _memmap(self.folder / f"{self.key}.logits", np.float16, (len(data), 2, MAX_LENGTH))
         self.known = _memmap(self.folder / f"{self.key}.known", np.uint8, (len(data),))
 
-    def __contains__(self, index: Tensor) -> bool:
-        return bool(self.known[index.cpu().numpy()].all())
+    def __contains__(self, index: np.ndarray) -> bool:
+        return bool(self.known[index].all())
 
     def __call__(self, batch: Batch) -> Tensor:
         """Logits of a batch, shape `(batch, 2, length)`."""
-        rows, mask = batch["index"].cpu().numpy(), batch["attention_mask"]
-        if batch["index"] not in self:
+        rows, mask = batch["index"], batch["attention_mask"]
+        if rows not in self:
             fresh = teacher_logits(self.model.to(mask.device), batch).clamp(-MAX_LOGIT, MAX_LOGIT)
             self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
             self.known[rows] = 1
-        stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32)).to(mask.device)
+        stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32))
+        stored = stored.pin_memory() if mask.is_cuda else stored  # from other memory a copy waits for the GPU
+        stored = stored.to(mask.device, non_blocking=True)
         return stored.masked_fill(mask[:, None] == 0, torch.finfo(torch.float32).min)
+
+    def fill(self, device: torch.device, process: int = 0, processes: int = 1) -> None:
+        """Ask for all windows that are not known yet, or one process's share of them, on a device, by length."""
+        left = np.flatnonzero(self.known == 0)
+        left = left[np.argsort(self.data.lengths[left], kind="stable")][process::processes]
+        for first in range(0, len(left), BATCH):
+            batch = self.data.collate(left[first : first + BATCH])
+            self({name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()})
 
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

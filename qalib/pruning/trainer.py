@@ -55,6 +55,13 @@ class PruningTrainer(Trainer):
         with self.accelerator.autocast():
             return self.teacher(batch)
 
+    def ask_teacher(self) -> None:
+        """Have the teacher's logits of all windows before the first step; processes share the work."""
+        self.progress.say(f"the teacher's logits of {len(self.train_dataset)} windows")
+        with self.accelerator.autocast():
+            self.teacher.fill(self.args.device, self.args.process_index, self.args.world_size)
+        self.accelerator.wait_for_everyone()
+
     def create_optimizer(self, model=None):
         """AdamW over two groups: weights, then scores."""
         scores = list(self.pruner.scores.parameters())

@@ -133,16 +133,24 @@ def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     assert labels[:2] == ["1.00x *", "not run: not installed: away"]
 
 
-def test_what_fails_has_a_row_that_says_so_and_the_others_are_timed(sparse, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("the compiler\ngave up"), "RuntimeError: the compiler gave up"),
+        (InputError("blocks of (8, 8) are not for Triton"), "InputError: blocks of (8, 8) are not for Triton"),
+        (ArithmeticError("of a kernel"), "ArithmeticError: of a kernel"),
+    ],
+)
+def test_what_fails_has_a_row_that_says_so_and_the_others_are_timed(sparse, monkeypatch, error, said):
     def fails(checkpoint, device, dtype):
-        raise RuntimeError("the compiler\ngave up")
+        raise error
 
     monkeypatch.setitem(runtimes.REGISTRY, "failing", runtimes.Runtime("failing", "", fails))
-    rows = latency.compare(sparse, ["failing", "compact"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
-    assert rows.note.tolist() == ["", "failed: RuntimeError: the compiler gave up", ""]
+    rows = latency.compare(sparse, ["failing", "compact"], ["fp32"], 1, 8, repeats=1, progress=False)
+    assert rows.note.tolist() == ["", f"failed: {said}", ""]
     assert rows.median_seconds.notna().tolist() == [True, False, True]
     monkeypatch.setitem(runtimes.REGISTRY, "dense", runtimes.Runtime("dense", "", fails))
-    with pytest.raises(RuntimeError, match="gave up"):
+    with pytest.raises(type(error), match="gave up|blocks of|of a kernel"):
         latency.compare(sparse, ["compact"], batch=1, length=8, repeats=1, progress=False)
 
 

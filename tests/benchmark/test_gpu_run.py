@@ -47,7 +47,7 @@ def rows(given, part):
 
 
 def test_runtimes_end_to_end(small):
-    """A runtime that fails for good leaves the others their rows."""
+    """A runtime that fails has a row that says why."""
     with settings.opened(small):
         models.end_to_end(small, "twin")
     assert "cuda" in runtimes.REGISTRY["compact-graph"].devices  # closed again
@@ -58,8 +58,23 @@ def test_runtimes_end_to_end(small):
     graph = found["compact-graph", "fp32"]
     assert graph["speedup"] > 0 and graph["logit_difference"] < 1e-3 and graph["kernel"] == "dense"
     assert graph["peak_bytes"] is None
-    assert "blocks of (8, 8) are not for Triton" in found["block-sparse-triton", "fp32"]["error"]
+    assert "blocks of (8, 8) are not for Triton" in found["block-sparse-triton", "fp32"]["note"]
     assert found["torch-bsr", "fp32"]["note"] == "is for cuda, not for cpu"
+
+
+def test_a_runtime_with_other_logits_leaves_the_others_their_rows(small, monkeypatch):
+    difference = latency.difference
+
+    def wrong(name, *rest):
+        return difference(name, *rest) if name != "compact-graph" else difference(name, rest[0], rest[1] + 9, rest[2])
+
+    monkeypatch.setattr(latency, "difference", wrong)
+    few = (("compact-graph", "fp32"), ("compact", "fp32"), ("torch-bsr", "fp32"))
+    with settings.opened(small):
+        models.end_to_end(dataclasses.replace(small, candidates=few), "twin")
+    found = rows(small, "twin")
+    assert [row["runtime"] for row in found] == ["compact-graph", "dense", "compact", "torch-bsr"]
+    assert "a logit differs from dense by" in found[0]["error"] and found[2]["speedup"] > 0
 
 
 def test_candidates_of_a_type_are_timed_side_by_side(small, monkeypatch):

@@ -9,7 +9,7 @@ from qalib.report import plots
 from qalib.runtimes import instruction_sets
 from qalib.utils.errors import InputError
 
-HOW = {"names": ["compact", "block-sparse"], "batch": 1, "repeats": 1, "progress": False}
+HOW = {"names": ["compact", "block-sparse"], "dtypes": ["fp32"], "batch": 1, "repeats": 1, "progress": False}
 
 
 def test_over_density(sparse):

@@ -3,11 +3,16 @@
 import errno
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 
 from qalib.pruning import config, losses, run, teacher
+from qalib.pruning.progress import Progress
+from qalib.pruning.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -45,3 +50,61 @@ def test_a_disk_without_room_is_an_error_not_a_crash(pruning_settings, monkeypat
 def test_a_teacher_computes_in_the_type_of_the_run(pruning_settings, asked):
     run.prune(config.PruningConfig(**pruning_settings | {"precision": "bf16", "epochs": 0.25}))
     assert asked == [True] * 3
+
+
+def test_on_a_gpu_the_teacher_is_asked_before_the_first_step(pruning_settings, asked, monkeypatch):
+    """In batches of 10, by length; then every step finds its logits, and none has a forward pass of the teacher."""
+    monkeypatch.setattr(run, "_asks_first", lambda made: True)
+    monkeypatch.setattr(teacher, "BATCH", 10)
+    steps, before = [], run.PruningTrainer.compute_loss
+
+    def compute_loss(trainer, *given, **named):
+        steps.append(len(asked))
+        return before(trainer, *given, **named)
+
+    monkeypatch.setattr(run.PruningTrainer, "compute_loss", compute_loss)
+    run.prune(config.PruningConfig(**pruning_settings))
+    assert len(asked) == 5 and steps == [5] * 24  # 48 windows, then two epochs
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "first"),
+    [
+        ("cuda", {}, True),
+        ("cuda", {"epochs": 0.5, "max_hours": 1.0}, True),
+        ("cuda", {"epochs": 0.5}, False),  # half of the windows are not seen
+        ("cuda", {"alpha": 0.0}, False),
+        ("cpu", {}, False),
+    ],
+)
+def test_who_asks_the_teacher_first(pruning_settings, kind, settings, first):
+    args = SimpleNamespace(device=torch.device(kind))
+    made = SimpleNamespace(
+        config=config.PruningConfig(**pruning_settings | settings), trainer=SimpleNamespace(args=args)
+    )
+    assert run._asks_first(made) == first
+
+
+def test_processes_share_the_windows_and_what_is_known_is_not_asked_again(pruning_settings, asked, tmp_path):
+    cfg = config.PruningConfig(**pruning_settings)
+    made = run.build(cfg, RunFolder(tmp_path / "run"), Progress(False))
+    cache, cpu = made.trainer.teacher, torch.device("cpu")
+    cache.fill(cpu, 1, 2)
+    assert cache.known.sum() == 24
+    cache.fill(cpu, 0, 1)
+    assert cache.known.all() and len(asked) == 2
+    cache.fill(cpu)
+    assert len(asked) == 2
+    batch = made.trainer.train_dataset.collate(range(7))
+    expected = losses.teacher_logits(made.teacher.model, batch)
+    seen = batch["attention_mask"][:, None].expand(-1, 2, -1) == 1
+    assert (cache(batch) - expected)[seen].abs().max() < 1e-2  # stored in fp16
+
+
+def test_the_numbers_of_windows_stay_on_the_cpu(pruning_settings, tmp_path):
+    """Read from a GPU at every step they would make it wait."""
+    made = run.build(config.PruningConfig(**pruning_settings), RunFolder(tmp_path / "run"), Progress(False))
+    batch = next(iter(made.trainer.get_train_dataloader()))
+    moved = send_to_device(batch, torch.device("meta"))
+    assert isinstance(moved["index"], np.ndarray) and moved["input_ids"].device.type == "meta"
+    assert isinstance(made.trainer._prepare_inputs(batch)["index"], np.ndarray)
