@@ -82,4 +82,4 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test gpu reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test older peers gpu reliability sanitize lab exercises live docs site clean

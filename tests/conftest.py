@@ -14,7 +14,7 @@ from builders import squad_file, towns
 from tokenizers import ByteLevelBPETokenizer
 from transformers import RobertaTokenizer
 
-from qalib.model import bert, blocks, checkpoint
+from qalib.model import bert, blocks, checkpoint, saving
 from qalib.qa import squad
 from qalib.utils.files import read_json, write_json
 
@@ -85,7 +85,7 @@ def dense_folder(tmp_path_factory) -> Path:
 def packed_folder(dense_folder, tmp_path_factory) -> Path:
     """The same, block-sparse and packed in fp32."""
     out = tmp_path_factory.mktemp("packed") / "tiny-sparse"
-    return checkpoint.save_packed(pruned(checkpoint.load(dense_folder)), out, "fp32")
+    return saving.save_packed(pruned(checkpoint.load(dense_folder)), out, "fp32")
 
 
 @pytest.fixture

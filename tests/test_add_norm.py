@@ -90,7 +90,7 @@ def test_other_norms_and_machines_without_triton_keep_theirs(norm, monkeypatch):
 def test_a_model_with_the_kernel_has_the_logits_of_dense(sparse, norm, monkeypatch, without_norms):
     """All norms of the encoder go through it; those of a NoNorm model through none."""
     if without_norms:
-        bert.without_norms(sparse.model)
+        bert.replace_layer_norms(sparse.model)
         for module in sparse.model.modules():
             if isinstance(module, bert.NoNorm):
                 module.weight.data.uniform_(0.1, 0.3), module.bias.data.uniform_(-1, 1)

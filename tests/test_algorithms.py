@@ -1,10 +1,9 @@
 """Functions that students write: of each twenty right ones, twenty wrong ones and ten lazy ones."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
+from later_answers import HINTED, LAZY_ANSWERS, RIGHT_ANSWERS, WRONG_ANSWERS, combined
 from torch.nn import functional
 
 from qalib.model import blocks
@@ -14,11 +13,6 @@ from qalib.teaching import algorithm_checks, algorithms, exercises
 
 def named(*functions):
     return {f"{number}": function for number, function in enumerate(functions)}
-
-
-def combined(make, *choices):
-    """A function for each combination of choices, by their names."""
-    return {" ".join(names): make(*(c[n] for c, n in zip(choices, names, strict=True))) for names in product(*choices)}
 
 
 # ---- magnitude_mask: a score of the blocks, a choice of them, and the form of what is returned
@@ -422,6 +416,8 @@ LAZY = {
     "distillation_loss": LAZY_LOSSES,
 }
 
+RIGHT, WRONG, LAZY = RIGHT | RIGHT_ANSWERS, WRONG | WRONG_ANSWERS, LAZY | LAZY_ANSWERS
+
 
 def each(answers):
     return [
@@ -483,6 +479,7 @@ HINTS = [
     ("distillation_loss", "bits squared", "the natural logarithm, not log2"),
     ("distillation_loss", "interchanged squared", "teacher and student are interchanged"),
     ("distillation_loss", "quotient squared", "padding has probability 0"),
+    *HINTED,
 ]
 
 

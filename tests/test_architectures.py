@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from qalib import pipeline, runtimes
-from qalib.model import bert, checkpoint
+from qalib.model import bert, checkpoint, description
 from qalib.qa import answering, evaluation, squad
-from qalib.qa.answering import BatchingConfig
+from qalib.qa.batching import BatchingConfig
 from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
 
@@ -58,7 +58,7 @@ def test_the_pipeline_and_the_command_answer(roberta, asked, asked_file):
 
 def test_positions_that_padding_takes_do_not_count(roberta):
     loaded = checkpoint.load(roberta)
-    assert loaded.model.config.max_position_embeddings == 514 and bert.positions(loaded.model) == 512
+    assert loaded.model.config.max_position_embeddings == 514 and bert.max_tokens(loaded.model) == 512
     with torch.inference_mode():
         assert loaded.model(torch.full((1, 512), 5)).start_logits.isfinite().all()
         with pytest.raises((IndexError, RuntimeError)):
@@ -85,5 +85,5 @@ def test_a_tokenizer_with_more_token_types_than_the_model(packed_folder, tmp_pat
 
 @pytest.mark.parametrize("name, title", [("roberta", "RoBERTa"), ("distilbert", "DistilBERT")])
 def test_a_card_says_what_it_is(name, title, request):
-    found = checkpoint.describe(checkpoint.load(request.getfixturevalue(name)))
+    found = description.describe(checkpoint.load(request.getfixturevalue(name)))
     assert found.architecture == title and found.letter_case == ("cased" if name == "roberta" else "uncased")

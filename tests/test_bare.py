@@ -83,7 +83,7 @@ def without_cpuinfo(monkeypatch, tmp_path):
 
     def specs(text):
         monkeypatch.setitem(sys.modules, "cpuinfo", None)
-        monkeypatch.setattr(machine, "PROCESSORS", tmp_path / "cpuinfo")
+        monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
         if text:
             (tmp_path / "cpuinfo").write_text(text)
         machine._processor.cache_clear()

@@ -15,7 +15,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from qalib import sparsity
 from qalib.cli import commands
-from qalib.model import bert, blocks, checkpoint, formats
+from qalib.model import bert, blocks, checkpoint, description, formats, saving
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json
 
@@ -53,19 +53,19 @@ def test_packed_comes_back_exactly_and_is_small(sparse, packed_folder, dense_fol
 
 def test_packed_twice_is_the_same_file(sparse, packed_folder, tmp_path):
     for number in range(5):
-        again = checkpoint.save_packed(sparse, tmp_path / str(number), "fp32") / formats.PACKED
+        again = saving.save_packed(sparse, tmp_path / str(number), "fp32") / formats.PACKED
         assert again.read_bytes() == (packed_folder / formats.PACKED).read_bytes()
 
 
 def test_packed_in_fp16_rounds_and_halves(sparse, tmp_path):
-    packed = checkpoint.load(checkpoint.save_packed(sparse, tmp_path / "half", "fp16"))
+    packed = checkpoint.load(saving.save_packed(sparse, tmp_path / "half", "fp16"))
     assert packed.file_bytes < 0.56 * sparse.file_bytes
     rounded = {key: value.half().float() for key, value in sparse.model.state_dict().items()}
     assert all(torch.equal(value, rounded[key]) for key, value in packed.model.state_dict().items())
 
 
 def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp_path):
-    folder = checkpoint.save_packed(sparse, tmp_path / "int8", "int8")
+    folder = saving.save_packed(sparse, tmp_path / "int8", "int8")
     packed = checkpoint.load(folder)
     own, others = dict(sparse.model.named_parameters()), dict(packed.model.named_parameters())
     for matrix in bert.matrices(sparse.model):
@@ -82,7 +82,7 @@ def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp
     sizes = sparsity.file_sizes(packed).set_index("form").bytes
     header = packed.file_bytes - sizes["packed int8"]
     assert 0 < header < 30_000 and sizes["packed int8"] < 0.65 * sizes["packed fp16"]
-    again = checkpoint.save_packed(packed, tmp_path / "again", "int8")
+    again = saving.save_packed(packed, tmp_path / "again", "int8")
     assert same_weights(packed, checkpoint.load(again))  # packing twice loses nothing more
 
 
@@ -98,7 +98,7 @@ def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp
 )
 def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
     key = "bert.embeddings.word_embeddings.weight"
-    path = checkpoint.save_packed(sparse, tmp_path / "int8", "int8") / formats.PACKED
+    path = saving.save_packed(sparse, tmp_path / "int8", "int8") / formats.PACKED
     state = safetensors.torch.load_file(path)
     damage(state, key)
     safetensors.torch.save_file(state, path, metadata={"format": "qalib-packed-2"})
@@ -107,7 +107,7 @@ def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
 
 
 def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
-    path = checkpoint.save_packed(sparse, tmp_path / "later", "fp32") / formats.PACKED
+    path = saving.save_packed(sparse, tmp_path / "later", "fp32") / formats.PACKED
     safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata={"format": "qalib-packed-3"})
     with pytest.raises(InputError, match='"qalib-packed-3".*; formats supported: .qalib-packed. or .qalib-packed-2.'):
         checkpoint.load(path.parent)
@@ -116,12 +116,12 @@ def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
 def test_a_weight_that_fp16_cannot_hold_is_refused(sparse, tmp_path):
     sparse.model.qa_outputs.bias.data[0] = 1e6
     with pytest.raises(InputError, match="qa_outputs.bias has a value that fp16 cannot hold"):
-        checkpoint.save_packed(sparse, tmp_path / "half", "fp16")
+        saving.save_packed(sparse, tmp_path / "half", "fp16")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_export_loads_in_plain_transformers_with_equal_logits(sparse, tmp_path):
-    folder = checkpoint.save_transformers(sparse, tmp_path / "plain")
+    folder = saving.save_transformers(sparse, tmp_path / "plain")
     plain, report = AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
     assert torch.equal(logits(plain.eval()), logits(sparse.model))
@@ -321,14 +321,14 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
 def test_nothing_is_overwritten(sparse, tmp_path):
     (tmp_path / "mine").write_text("kept")
     with pytest.raises(InputError, match="exists already and is not an empty folder"):
-        checkpoint.save_packed(sparse, tmp_path)
+        saving.save_packed(sparse, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_the_bundled_model_says_where_it_comes_from():
     bundled = checkpoint.load("bundled")
     assert bundled.format == "packed" and bundled.block == (32, 32)
-    assert [name for name, value in checkpoint.stated(bundled).items() if value is None] == [
+    assert [name for name, value in description.meta_fields(bundled).items() if value is None] == [
         "train_data_version",  # it was trained before there was a choice
         "twin_of",
         "twin_structure",

@@ -19,7 +19,7 @@ from qalib.utils.errors import InputError
 
 NOTEBOOKS = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 TINY = {"questions": 4, "keep_fractions": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
-        "train": 4, "counts": [2], "seeds": 2}  # fmt: skip
+        "train": 4, "counts": [2], "seeds": 2, "measured": 4, "lots": 20}  # fmt: skip
 
 
 def random(*shape):
@@ -45,6 +45,10 @@ GIVEN = {
     "divergence": {"teacher": random(5).softmax(0), "student": (2 * random(5)).softmax(0)},
     "saving": {"file": 372_600_000, "original": 435_600_000},
     "overall": {"kept": 30, "pruned": 100, "others": 50},
+    "cheapest": {"costs": torch.tensor([3.0, 1, 12, 2]), "cut": torch.tensor([10, 1, 30, 1])},
+    "pattern_bits": {"kept": 2, "group": 8},
+    "left_behind": {"column": random(3, 6), "mean": random(6), "gone": random(6, 1)[:, 0] > 0},
+    "int8_bytes": {"rows": 64, "columns": 96, "kept": 3, "block": (32, 32)},
 }
 
 
@@ -240,7 +244,9 @@ def test_teacher_and_student_run_through_the_notebook(path, packed_folder, asked
                 assert not eval(cell.source, names | {answer: wrong}).right
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] in ("01", "02", "04", "05")], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if p.stem[:2] in ("01", "02", "04", "05", "12")], ids=lambda p: p.stem
+)
 def test_on_the_bundled_model_every_mistake_shows(path):
     """A head that is empty, or a bias of zeros, would make wrong answers right."""
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

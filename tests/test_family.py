@@ -8,7 +8,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from qalib import runtimes, sparsity
 from qalib.cli import commands
-from qalib.model import checkpoint
+from qalib.model import checkpoint, saving
 from qalib.utils.errors import InputError
 
 LENGTHS = (20, 13)
@@ -42,8 +42,8 @@ def test_logits_and_densities(kind, tmp_path):
     assert difference(made, loaded.model) < 1e-4
     copies = [
         loaded,
-        checkpoint.load(checkpoint.save_transformers(loaded, tmp_path / "exported")),
-        checkpoint.load(checkpoint.save_packed(loaded, tmp_path / "packed", "fp32")),
+        checkpoint.load(saving.save_transformers(loaded, tmp_path / "exported")),
+        checkpoint.load(saving.save_packed(loaded, tmp_path / "packed", "fp32")),
     ]
     for copy in copies:
         for name in runtimes.available("cpu"):
@@ -57,8 +57,8 @@ def test_what_plain_transformers_loads_it_answers_alike(tmp_path):
     for kind in ("hybrid-filled", "roberta", "distilbert", "smaller heads"):
         made = KINDS[kind]()
         loaded = checkpoint.load(made.write(tmp_path / kind / "made"))
-        assert not checkpoint.not_for_transformers(loaded)
-        folder = checkpoint.save_transformers(loaded, tmp_path / kind / "plain")
+        assert not saving.not_for_transformers(loaded)
+        folder = saving.save_transformers(loaded, tmp_path / kind / "plain")
         plain, report = AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True)
         assert not any(report.values()) and plain.config.model_type == made.model_type
         ids, mask, types = inputs(made)

@@ -73,7 +73,7 @@ def test_of_made_models(kind, tmp_path):
 def test_the_block_size_of_a_config_is_a_claim(tmp_path):
     made = family.prune_blocks(family.dense(block_size=[16, 16]), (*family.ATTENTION, *family.FFN), (4, 4))
     loaded = checkpoint.load(made.write(tmp_path / "made"))
-    assert granularity.in_words(granularity.of_model(loaded.model)).endswith("FFN out: blocks of 4x4")
+    assert granularity.describe(granularity.detect_by_kind(loaded.model)).endswith("FFN out: blocks of 4x4")
     assert sparsity.summary(loaded).block_misfits == ", ".join([*family.ATTENTION, *family.FFN])
     loaded.block = (2, 4)
     assert sparsity.summary(loaded).block_misfits == "none"

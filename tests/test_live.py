@@ -105,7 +105,7 @@ def slide(browser, share):
 
 
 def test_the_download_is_small_and_said(page, opened):
-    size = sum(path.stat().st_size for path in live.fetched(page))
+    size = sum(path.stat().st_size for path in live.fetched_files(page))
     assert size < MOST_BYTES and browser_text(opened, "bytes") == f"{size / 1e6:.1f} MB"
     assert opened.seconds < FIRST
 

@@ -78,29 +78,29 @@ def test_the_glossary_names_code_and_notebooks_that_exist():
         assert code and met, term
         for module, name, file in code:
             found = importlib.import_module(f"qalib.{file.replace('/', '.')}")
-            room, _, stem = file.rpartition("/")
-            called = found if module == stem else importlib.import_module(f"qalib.{room.replace('/', '.')}")
-            assert module in (stem, room) and getattr(called, name) is getattr(found, name), f"{module}.{name}"
+            package, _, stem = file.rpartition("/")
+            called = found if module == stem else importlib.import_module(f"qalib.{package.replace('/', '.')}")
+            assert module in (stem, package) and getattr(called, name) is getattr(found, name), f"{module}.{name}"
         assert all((ROOT / "notebooks" / link).exists() for link in met), term
 
 
-# The rooms of the package from the ground up, a floor a line; imports go down only. The README draws its map from it.
-FLOORS = (
+# The layers of the package from the ground up; imports go down only. The README shows them as its map.
+LAYERS = (
     {"utils": "errors, files, paths, the machine, processes that share work, quantities with units"},
-    {"model": "checkpoints in: where from, how stored, and the BERT that is made of them"},
+    {"model": "loading and saving checkpoints, and the BERT made from them"},
     {
-        "runtimes": "checkpoint -> faster module; one file a runtime",
+        "runtimes": "checkpoint -> faster module; one file per runtime",
         "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
     },
-    {"qa": "questions in, windows, answers, exact match and F1"},
-    {"pruning": "movement and magnitude, and the training runs that they are part of"},
+    {"qa": "question sets, windows, answers, exact match and F1"},
+    {"pruning": "movement and magnitude pruning, and the training runs around them"},
     {"benchmark": "latency side by side, over sweeps, and part by part"},
     {"report": "measurements -> tables, figures, card, pages, site"},
-    {"teaching": "the course: a module a lesson, exercises and solutions", "cli": "commands, options, errors"},
+    {"teaching": "the course: one module per lesson, exercises and solutions", "cli": "commands, options, errors"},
 )
 
 
-def imported_rooms(path):
+def imported_packages(path):
     homes = {name: module for module, offered in qalib._PUBLIC.items() for name in offered}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "qalib":
@@ -111,24 +111,24 @@ def imported_rooms(path):
 
 
 def test_no_import_goes_up():
-    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    package = ROOT / "qalib"
-    top = {path.stem for path in package.iterdir() if path.name != "__pycache__"}
-    assert top == floor.keys() | {"__init__", "__main__"} and len(top) <= 12 and len(FLOORS) <= 8
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        if room.startswith("__"):
+    layer = {package: number for number, packages in enumerate(LAYERS) for package in packages}
+    root = ROOT / "qalib"
+    top = {path.stem for path in root.iterdir() if path.name != "__pycache__"}
+    assert top == layer.keys() | {"__init__", "__main__"} and len(top) <= 12 and len(LAYERS) <= 8
+    for path in root.rglob("*.py"):
+        package = path.relative_to(root).parts[0].removesuffix(".py")
+        if package.startswith("__"):
             continue
-        for other in imported_rooms(path):
-            if other != room:
-                assert floor[other] < floor[room], f"{path} imports {other}"
+        for other in imported_packages(path):
+            if other != package:
+                assert layer[other] < layer[package], f"{path} imports {other}"
 
 
-def test_no_circle_within_a_room():
-    for room in (path for path in (ROOT / "qalib").rglob("*") if (path / "__init__.py").exists()):
-        name = ".".join(room.relative_to(ROOT).parts)
+def test_no_circle_within_a_package():
+    for package in (path for path in (ROOT / "qalib").rglob("*") if (path / "__init__.py").exists()):
+        name = ".".join(package.relative_to(ROOT).parts)
         uses = {}
-        for path in room.glob("[!_]*.py"):
+        for path in package.glob("[!_]*.py"):
             names = set()
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom) and node.module == name:
@@ -141,6 +141,6 @@ def test_no_circle_within_a_room():
 
 def test_the_map_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    width = max(len(room) for rooms in FLOORS for room in rooms) + 2
-    lines = [f"{room:{width}}{what}" for rooms in reversed(FLOORS) for room, what in rooms.items()]
+    width = max(len(package) for packages in LAYERS for package in packages) + 2
+    lines = [f"{package:{width}}{what}" for packages in reversed(LAYERS) for package, what in packages.items()]
     assert "\n".join(lines) in readme, "\n".join(lines)

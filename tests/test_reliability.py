@@ -7,7 +7,7 @@ processes in test_shared_evaluation.py and test_pruning_processes.py, several mo
 from dataclasses import asdict
 
 import pytest
-from reliability import faults, inputs, page, sameness, scale, spans, speeds, trial, untrusted
+from reliability import determinism, faults, inputs, page, scale, spans, speeds, trial, untrusted
 
 FEW = {"SQuAD file": 60, "SQuAD file, answered": 2, "prediction file": 30, "config.json": 80, "weights": 50,
        "tokenizer": 10, "model card": 3, "notebook": 5}  # fmt: skip
@@ -56,7 +56,7 @@ def test_full_and_read_only_disks():
 
 
 def test_one_notebook_alone_fails_clearly():
-    assert "run the notebooks that measure" in held(sameness.twice(["05_model_card"]))[0][-1]
+    assert "run the notebooks that measure" in held(determinism.twice(["05_model_card"]))[0][-1]
 
 
 def test_hostile_texts_are_text():

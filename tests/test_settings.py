@@ -8,7 +8,7 @@ import pytest
 from test_family import difference
 
 from qalib import runtimes
-from qalib.model import checkpoint
+from qalib.model import checkpoint, saving
 from qalib.model.settings import SIZES
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
@@ -147,7 +147,7 @@ def test_a_setting_that_is_understood_is_computed(key, value, tmp_path):
     folder = made.write(tmp_path / "made")
     for name in runtimes.available("cpu"):
         assert difference(made, runtimes.build(name, checkpoint.load(folder))) < 1e-4
-    again = checkpoint.load(checkpoint.save_transformers(checkpoint.load(folder), tmp_path / "again"))
+    again = checkpoint.load(saving.save_transformers(checkpoint.load(folder), tmp_path / "again"))
     assert difference(made, again.model) < 1e-4
     assert key not in again.settings_ignored
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from qalib import sparsity
-from qalib.model import bert, blocks, checkpoint
+from qalib.model import bert, blocks, checkpoint, saving
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def test_parts_add_up(sparse):
 def test_packed_bytes_are_those_of_the_file(sparse, tmp_path):
     sizes = sparsity.file_sizes(sparse).set_index("form").bytes
     for dtype in ("fp16", "fp32"):
-        packed = checkpoint.load(checkpoint.save_packed(sparse, tmp_path / dtype, dtype))
+        packed = checkpoint.load(saving.save_packed(sparse, tmp_path / dtype, dtype))
         header = 8 + int.from_bytes(packed.weight_file.read_bytes()[:8], "little")
         assert sizes[f"packed {dtype}"] == packed.file_bytes - header
-    dense = checkpoint.load(checkpoint.save_transformers(sparse, tmp_path / "dense"))
+    dense = checkpoint.load(saving.save_transformers(sparse, tmp_path / "dense"))
     header = 8 + int.from_bytes(dense.weight_file.read_bytes()[:8], "little")
     assert sizes["dense fp32"] == dense.file_bytes - header
     removed = int(sparsity.heads(sparse).called_removed.sum())
@@ -86,7 +86,7 @@ def test_heads_that_are_cut_out_of_the_file_are_said(sparse):
 
 
 def test_patterns(sparse):
-    masks, shares = sparsity.block_masks(sparse), sparsity.fills(sparse)
+    masks, shares = sparsity.block_masks(sparse), sparsity.block_fill(sparse)
     assert all(torch.equal(shares[key], mask.float()) for key, mask in masks.items())
     assert len(masks) == 12 and masks[0, "FFN in"].shape == (16, 8)
     assert torch.equal(masks[1, "value"], blocks.mask(bert.layers(sparse.model)[1].attention.self.value.weight, (8, 8)))

@@ -1,11 +1,12 @@
 """What the teaching notebooks measure and draw."""
 
+import re
+
 import ipywidgets
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from qalib import runtimes, sparsity
 from qalib.benchmark import latency, profile
@@ -13,7 +14,7 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude, minimal
 from qalib.pruning.magnitude import magnitude_mask
-from qalib.teaching import capstone, common, distillation, heads, masks, model_card, movement, speed, weights
+from qalib.teaching import capstone, common, distillation, heads, masks, model_card, movement, sliders, speed, weights
 from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)
@@ -136,25 +137,52 @@ def test_costs_say_what_is_timed(sparse):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules["dense"].modules())
 
 
+@common.large
+def drawn(share, layer):
+    figure, axes = common.board(2)
+    axes.plot([0, 1], [share, layer], label="a line")
+    axes.set(xlabel="here", ylabel="there")
+    axes.set_title(f"{share:g} of {layer}")
+    return figure
+
+
+CHOICES = {"share": [0.5, 0.2, 0.4], "layer": {f"layer {number}": number for number in range(6)}}
+
+
 def test_sliders_are_there_for_somebody_to_move(monkeypatch):
-    drawn, shown = [], []
+    shown = []
 
     class Handle:
         def update(self, figure):
             shown.append(figure)
 
-    def draw(share, layer):
-        drawn.append((share, layer))
-        return Figure()
-
-    assert isinstance(common.explore(draw, share=[0.5, 0.2], layer=range(3)), Figure) and drawn == [(0.5, 0)]
-    monkeypatch.setattr(common, "live", lambda: True)
-    monkeypatch.setattr(common, "display", lambda thing, **_: shown.append(thing) or Handle())
-    assert common.explore(draw, share=[0.5, 0.2], layer=range(3)) is None
+    monkeypatch.setattr(sliders, "live", lambda: True)
+    monkeypatch.setattr(sliders, "display", lambda thing, **_: shown.append(thing) or Handle())
+    assert sliders.explore(drawn, {"share": 0.4}, **CHOICES) is None
     box, figure = shown
-    assert isinstance(box, ipywidgets.HBox) and isinstance(figure, Figure)
-    box.children[1].value = 2
-    assert drawn[-1] == (0.5, 2) and len(shown) == 3
+    assert isinstance(box, ipywidgets.HBox) and 'alt="0.4 of 0. Lines' in figure.data
+    (share, said), (layer, _) = (row.children for row in box.children)
+    assert [label for label, _ in share.options] == ["0.2", "0.4", "0.5"] and (share.label, said.value) == ("0.4",) * 2
+    share.value, layer.value = 0.5, 2
+    assert said.value == "0.5" and box.children[1].children[1].value == "layer 2"
+    assert 'alt="0.5 of 2. Lines of a line; across: here; up: there"' in shown[-1].data and len(shown) == 4
+
+
+def test_a_page_has_the_figures_drawn_ahead():
+    ahead = sliders.explore(drawn, {"layer": 3}, {"layer": 2}, **CHOICES)
+    page = ahead._repr_html_()
+    alts = re.findall(r'<img alt="([\d.]+ of \d)\. [^"]+" src="data:image/webp;base64,[^"]+"( hidden)?>', page)
+    assert [alt for alt, _ in alts] == [f"{share} of {layer}" for share in (0.2, 0.4, 0.5) for layer in (1, 3, 5)]
+    assert [alt for alt, hidden in alts if not hidden] == ["0.2 of 3"] == [ahead.first.title]
+    assert page.count('type="range"') == 2 and 'aria-valuetext="layer 3"' in page and "layer (3 of 6 values)" in page
+
+
+def test_a_board_says_what_is_seen():
+    figure = weights.plot_matrix(torch.randn(20, 20), "query")
+    assert figure.description.startswith("query: 100 % of 400 weights are left. Map; across: column: an input; up: ")
+    svg, said = figure._repr_svg_()
+    assert said == {"alt": figure.description} and f"<title>{figure.description}</title>" in svg
+    assert '<svg role="img" ' in svg
 
 
 def test_a_minimal_runs_blocks_have_their_magnitudes(sparse, asked):

@@ -14,7 +14,7 @@ LIKE = [dict.fromkeys(bert.LINEAR_LAYERS, 3), dict.fromkeys(bert.LINEAR_LAYERS, 
 
 
 def test_place_keeps_the_density_outside_the_heads_that_are_gone():
-    kept = structure.place(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
+    kept = structure.place_blocks(LIKE, {0: [1, 2]}, 0.3, (8, 8), SMALL, torch.Generator().manual_seed(0))
     assert sum(int(mask.sum()) for mask in kept.values()) == round(0.3 * 2 * 512)
     for kind in ("query", "key", "value"):
         alive = bert.split_heads(kept[0, kind], 4).flatten(1).any(1)
@@ -26,11 +26,11 @@ def test_place_keeps_the_density_outside_the_heads_that_are_gone():
 def test_what_the_heads_left_cannot_hold_is_refused():
     for density in (1.0, -0.1):
         with pytest.raises(InputError, match=f"density {density}: must be between 0 and 0.8750"):
-            structure.place(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
+            structure.place_blocks(LIKE, {0: [1, 2]}, density, (8, 8), SMALL, torch.Generator())
 
 
 def test_the_twin_of_the_published_model(tmp_path):
-    loaded = checkpoint.load(synthetic.make(tmp_path / "twin"))
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "twin"))
     found = sparsity.summary(loaded)
     assert loaded.format == "2021" and loaded.weight_file.name == "pytorch_model.bin"
     assert round(found.linear_density_percent, 1) == 31.7
@@ -45,7 +45,7 @@ def test_the_twin_of_the_published_model(tmp_path):
 
 
 def test_the_twins_of_the_hybrid_filled_models(tmp_path):
-    loaded = checkpoint.load(synthetic.make(tmp_path / "0.26", "hybrid-filled-0.26"))
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "0.26", "hybrid-filled-0.26"))
     found, removed = sparsity.summary(loaded), sparsity.heads(loaded).groupby("layer").called_removed.sum()
     assert round(found.linear_density_percent, 2) == 26.20 and found.heads_called_removed == 80
     assert round(found.overall_density_percent, 1) == 42.4  # as nn_pruning's results have it
@@ -58,25 +58,25 @@ def test_the_twins_of_the_hybrid_filled_models(tmp_path):
     )
     assert found.file_bytes // 2**20 == 355  # as its card says
     assert loaded.meta["structure"].startswith("heads and FFN neurons of each layer as published; which heads")
-    loaded = checkpoint.load(synthetic.make(tmp_path / "0.36", "hybrid-filled-0.36"))
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "0.36", "hybrid-filled-0.36"))
     assert round(100 * sparsity.density(loaded, (1, 1)), 2) == 36.28
     assert sum(map(len, loaded.pruned_heads.values())) == 48
     assert loaded.file_bytes // 2**20 == 379 and "over the layers as in hybrid-filled-0.26" in loaded.meta["structure"]
 
 
 def test_the_density_of_whole_heads_and_neurons():
-    left = structure.neurons_for(0.5, [4, 1], [10, 30], SMALL)
+    left = structure.neurons_for_density(0.5, [4, 1], [10, 30], SMALL)
     kept, gone = structure.heads_and_neurons([4, 1], left, SMALL, torch.Generator().manual_seed(0))
     total = sum(mask.numel() for mask in kept.values())
     assert sum(int(mask.sum()) for mask in kept.values()) / total == pytest.approx(0.5, abs=2 * 64 / total)
     assert left[1] == pytest.approx(3 * left[0], abs=3) and len(gone[1]) == 3 and 0 not in gone
     for density in (0.1, 0.9):
         with pytest.raises(InputError, match=f"density {density}: must be between 0.3125 and 0.8125"):
-            structure.neurons_for(density, [4, 1], [10, 30], SMALL)
+            structure.neurons_for_density(density, [4, 1], [10, 30], SMALL)
 
 
 def test_the_sibling_from_its_masks(shared, tmp_path):
-    loaded = checkpoint.load(synthetic.make(tmp_path / "twin", masks=shared / "reference" / "masks_0.20.json"))
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "twin", masks=shared / "reference" / "masks_0.20.json"))
     found = sparsity.summary(loaded)
     assert round(found.linear_density_percent, 2) == 20.17 and found.heads_called_removed == 90
     assert round(found.overall_density_with_pooler_percent, 2) == 38.07 and found.file_bytes // 2**20 == 347
@@ -94,7 +94,7 @@ def test_other_masks_are_taken_exactly(tmp_path):
     gone = {"7": list(range(12)), "2": [4, 4]}
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"block_size": [16, 64], "pruned_heads": gone, "kept_blocks": grids}))
-    loaded = checkpoint.load(synthetic.make(tmp_path / "twin", masks=path))
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "twin", masks=path))
     assert loaded.block == (16, 64) and loaded.pruned_heads == {7: list(range(12)), 2: [4]}
     for matrix in bert.matrices(loaded.model):
         kept = torch.tensor([[bit == "1" for bit in row] for row in grids[f"{matrix.name}.weight"]])
@@ -121,15 +121,15 @@ def test_bad_mask_files(tmp_path, change, message):
     path = tmp_path / "masks.json"
     path.write_text(json.dumps({"block_size": [32, 32], "pruned_heads": {}, "kept_blocks": {}} | change))
     with pytest.raises(InputError, match=f"masks.json: {message}"):
-        synthetic.make(tmp_path / "twin", masks=path)
+        synthetic.make_twin(tmp_path / "twin", masks=path)
     path.write_text("[]")
     with pytest.raises(InputError, match="masks.json: expected an object with block_size"):
-        synthetic.make(tmp_path / "twin", masks=path)
+        synthetic.make_twin(tmp_path / "twin", masks=path)
     assert [p.name for p in tmp_path.iterdir()] == ["masks.json"]
 
 
 def test_unknown_names(tmp_path):
     with pytest.raises(InputError, match="no published model '0.5'; there are 0.32, hybrid-filled-0.26, hybrid-"):
-        synthetic.make(tmp_path / "twin", "0.5")
+        synthetic.make_twin(tmp_path / "twin", "0.5")
     with pytest.raises(InputError, match="no format 'onnx'; there are 2021, packed, transformers"):
-        synthetic.make(tmp_path / "twin", format="onnx")
+        synthetic.make_twin(tmp_path / "twin", format="onnx")

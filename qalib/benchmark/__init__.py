@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "end_to_end": ["evaluation_time"],
         "latency": ["compare", "random_inputs"],
+        "pace": ["by_matrix"],
         "profile": ["breakdown", "compare_zero_patterns"],
         "summary": ["headline"],
         "sweep": ["break_even"],

@@ -7,11 +7,12 @@ import pandas as pd
 from qalib import runtimes
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
-from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers, BatchingConfig, answer
+from qalib.qa.answering import Answers, answer
+from qalib.qa.batching import LENGTH_SORTED, PADDED, BatchingConfig
 from qalib.qa.squad import Question, QuestionSet
 from qalib.utils import machine
 
-WARMUP = 64  # questions, a quarter of all at most, that a way to evaluate answers before it is timed
+WARMUP = 64  # questions, at most a quarter of all, that each way answers before it is timed
 EVALUATIONS: dict[str, tuple[str, BatchingConfig]] = {
     "usual way": ("dense", PADDED),
     "dense, by length": ("dense", LENGTH_SORTED),
@@ -31,9 +32,9 @@ def evaluation_time(
 ) -> pd.DataFrame:
     """Time the whole evaluation, texts in to answers out, in several ways (runtime and batching), in turn.
 
-    Each way answers the first questions once before, which is not timed. The others are held against the first way, by
-    default (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the fastest
-    type of the device. One row a way: way, runtime, dtype, rounds, windows, padded_tokens, median_seconds,
+    Each way answers the first questions once untimed, to warm up. All are compared with the first way, by default
+    (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the fastest
+    type of the device. One row per way: way, runtime, dtype, rounds, windows, padded_tokens, median_seconds,
     spread_seconds, round_seconds, speedup (first / this, medians), share (this / first), same_answers (share of the
     questions that get the first way's text) and remark (a type that is emulated, a single round).
     """
@@ -56,7 +57,7 @@ def evaluation_time(
     base = timings[first].median
     texts = found[first].texts
     remarks = [f"{dtype} is emulated on this device"] * machine.is_emulated(dtype, device)
-    remarks += ["a single round, so without a spread"] * (repeats < 2)
+    remarks += ["a single round, so no spread"] * (repeats < 2)
     rows = [
         {
             "way": way,

@@ -1,11 +1,12 @@
 """Benchmark: how fast the runtimes are, side by side in one run.
 
 All candidates are warmed up, then timed in turn, round after round, each round beginning with the next of them, so that
-a machine that slows down slows down all. Quoted are medians over the rounds, their interquartile ranges
+a machine that slows down affects all alike. Results are medians over the rounds, their interquartile ranges
 (spread_seconds) and ratios of medians; the rounds themselves are kept.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,20 +14,16 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
-from qalib.benchmark.timing import interleave
+from qalib.benchmark.timing import Timing, interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
 
-TOLERANCE = {
-    "fp32": 1e-3,
-    "tf32": 0.1,
-    "bf16": 0.5,
-}  # largest difference of a logit from dense fp32 that is still called equal
-
+# Largest difference of a logit from dense fp32 that is still called equal.
+TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
 SLOW = 5  # times dense: what takes longer, as int8 does where it is emulated, is timed in two rounds
 GPU_ROUNDS = 50  # at least, as a pass takes a thousandth of a second
-GPU_WARMUP = 4  # rounds: compiled, a model records its graph in the second or third
+GPU_WARMUP = 4  # rounds: a compiled model records its graph in the second or third
 NOT_ON_CPU = "not measured on a CPU; `benchmark.memory` does it, in a process of its own"
 
 
@@ -42,12 +39,13 @@ def compare(
 ) -> pd.DataFrame:
     """Time one forward pass of a full batch under each runtime and type, on random tokens without padding or mask.
 
-    `dtypes` are by default those that the device computes in hardware; beside fp32 on a GPU stands dense in tf32, if it
-    has that. On a GPU there are at least GPU_ROUNDS rounds. One row a pair of runtime and type:
+    `dtypes` are by default those that the device computes in hardware; on a GPU that has tf32, dense is timed in that
+    too, beside fp32. On a GPU there are at least GPU_ROUNDS rounds. One row per runtime and type:
 
     - runtime, dtype, device, threads, batch, length, rounds;
-    - median_seconds, spread_seconds, round_seconds (of each round), tokens_per_second, gflops (10^9 multiplications and
-      additions a second, of the weights and heads that the runtime does multiply);
+    - median_seconds, spread_seconds, p99_seconds (99th percentile, of 100 rounds or more), round_seconds (of each
+      round), tokens_per_second, gflops (10^9 multiplications and additions a second, of the weights and heads that the
+      runtime does multiply);
     - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
     - bound (the speedup if only the multiply-adds of kept blocks and heads counted) and bound_reached (speedup /
@@ -56,8 +54,8 @@ def compare(
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
       is none), kernel (what multiplies blocks),
       logit_difference (largest, from dense fp32; checked before timing);
-    - note: why a runtime that cannot run here, or failed, has no figures; remark: what is to be known of figures
-      that are there.
+    - note: why a runtime that cannot run here, or failed, has no figures; remark: a caveat about
+      figures that are there.
 
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
     """
@@ -65,17 +63,17 @@ def compare(
     if batch < 1 or not 1 <= length <= most:
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
     dtypes = machine.hardware_dtypes(device) if dtypes is None else dtypes
-    pairs, (repeats, warmup) = candidates(names, dtypes, device), rounds(repeats, device)
+    pairs, (repeats, warmup) = candidates(names, dtypes, device), round_counts(repeats, device)
     notes = {pair: runtimes.unavailable_reason(pair[0], device, pair[1]) for pair in pairs}
     inputs = {name: tensor.to(device) for name, tensor in random_inputs(checkpoint, batch, length).items()}
     expected = _logits(runtimes.build("dense", checkpoint, device), inputs)
     modules, differences, peaks = {}, {}, {}
     for name, dtype in (pair for pair in pairs if notes[pair] is None):
         try:
-            with Peak(device) as peak:
+            with PeakMemory(device) as peak:
                 module = runtimes.build(name, checkpoint, device, dtype)
                 found = _logits(module, inputs)
-        except Exception as error:  # of a compiler, a GPU that wants for memory, or blocks that are not for a kernel
+        except Exception as error:  # from a compiler, a GPU out of memory, or blocks that a kernel does not take
             if name == "dense":
                 raise
             notes[name, dtype] = f"failed: {one_line(error)}"  # the others are timed
@@ -90,23 +88,9 @@ def compare(
         row = {"runtime": name, "dtype": dtype, "device": device, "threads": torch.get_num_threads(), "batch": batch,
                "length": length, "rounds": 0, "baseline": f"dense {dtype}"}  # fmt: skip
         if (name, dtype) in modules:
-            timing = timings[name, dtype]
-            base = timings["dense", dtype]
-            kind = runtimes.REGISTRY[name]
-            speedup = base.median / timing.median
-            bound = work["dense"] / work["sparse"] if kind.sparse else 1.0
-            multiplied = "dense" if not kind.sparse else "compact" if name == "compact" else "sparse"
+            row |= _speed(name, timings[name, dtype], timings["dense", dtype], work, batch * length)
             row |= {
-                "rounds": len(timing.seconds),
-                "median_seconds": timing.median,
-                "spread_seconds": timing.iqr,
-                "round_seconds": timing.seconds,
-                "tokens_per_second": batch * length / timing.median,
-                "gflops": 2e-9 * work[multiplied] / timing.median,
-                "speedup": speedup,
-                "bound": bound,
-                "bound_reached": speedup / bound if kind.sparse else None,
-                "weight_bytes": None if kind.peer else weight_bytes(modules[name, dtype]),
+                "weight_bytes": None if runtimes.REGISTRY[name].peer else weight_bytes(modules[name, dtype]),
                 "peak_bytes": peaks[name, dtype],
                 "peak_note": NOT_ON_CPU if device == "cpu" else "",
                 "kernel": runtimes.kernel(modules[name, dtype]),
@@ -116,14 +100,34 @@ def compare(
     return _with_remarks(_over_best(pd.DataFrame(rows)), repeats)
 
 
+def _speed(name: str, timing: Timing, dense: Timing, work: pd.Series, tokens: int) -> dict[str, Any]:
+    """The columns that follow from a runtime's times, those of dense, and the multiply-adds of a pass (`work`)."""
+    sparse = runtimes.REGISTRY[name].sparse
+    speedup = dense.median / timing.median
+    bound = work["dense"] / work["sparse"] if sparse else 1.0
+    multiplied = "dense" if not sparse else "compact" if name == "compact" else "sparse"
+    return {
+        "rounds": len(timing.seconds),
+        "median_seconds": timing.median,
+        "spread_seconds": timing.iqr,
+        "p99_seconds": timing.p99,
+        "round_seconds": timing.seconds,
+        "tokens_per_second": tokens / timing.median,
+        "gflops": 2e-9 * work[multiplied] / timing.median,
+        "speedup": speedup,
+        "bound": bound,
+        "bound_reached": speedup / bound if sparse else None,
+    }
+
+
 def candidates(names: Sequence[str], dtypes: Sequence[str], device: str) -> list[tuple[str, str]]:
-    """Runtimes and types to time: dense in each type, and beside fp32 on a GPU that has it dense in tf32."""
+    """Runtimes and types to time: dense in each type, and in tf32 too, beside fp32, on a GPU that has it."""
     pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(["dense", *names])]
     beside = device == "cuda" and machine.has_tf32() and "fp32" in dtypes and "tf32" not in dtypes
     return pairs + [("dense", "tf32")] * beside
 
 
-def rounds(repeats: int, device: str) -> tuple[int, int]:
+def round_counts(repeats: int, device: str) -> tuple[int, int]:
     """How many rounds are timed, and how many before them are not."""
     return (repeats, 1) if device == "cpu" or repeats < 1 else (max(repeats, GPU_ROUNDS), GPU_WARMUP)
 
@@ -136,14 +140,14 @@ def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
     return largest
 
 
-class Peak:
-    """Within a `with`: the bytes that were allocated on the GPU at most, beyond those before; None on a CPU."""
+class PeakMemory:
+    """In a `with` block: the most bytes allocated on the GPU at a time, less those before; None on a CPU."""
 
     def __init__(self, device: str):
         self.on_gpu = device == "cuda"
         self.bytes: int | None = None
 
-    def __enter__(self) -> "Peak":
+    def __enter__(self) -> "PeakMemory":
         if self.on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -157,7 +161,7 @@ class Peak:
 
 
 def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the best that one would otherwise have: the fastest dense way that keeps the answers."""
+    """The rows with the best alternative beside them: the fastest dense runtime that keeps the answers."""
     dense = rows.runtime.map(lambda name: runtimes.REGISTRY[name].exact and not runtimes.REGISTRY[name].sparse)
     best = rows[dense & rows.median_seconds.notna()].sort_values("median_seconds").iloc[0]
     return rows.assign(
@@ -176,13 +180,13 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
                 said.append(f"{row['dtype']} is emulated on this device")
             if runtimes.REGISTRY[row.runtime].sparse and row.speedup > row.bound:
                 said.append(
-                    f"beyond the bound, as it multiplies at {row.gflops:.0f} GFLOP/s where dense {row['dtype']} has "
+                    f"beyond the bound: it multiplies at {row.gflops:.0f} GFLOP/s, dense {row['dtype']} only at "
                     f"{pace[row['dtype']]:.0f}"
                 )
             if 1 < row.rounds < repeats:
-                said.append(f"{row.rounds} rounds of {repeats}, as a pass takes so long")
+                said.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")
             if row.rounds < 2:
-                said.append("a single round, so without a spread")
+                said.append("a single round, so no spread")
         remarks.append("; ".join(said))
     return rows.assign(remark=remarks)
 

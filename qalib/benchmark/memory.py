@@ -25,7 +25,7 @@ def compare(
 ) -> pd.DataFrame:
     """What a model keeps in memory while it runs on the CPU, measured in a fresh process for each runtime.
 
-    One row a runtime: runtime, dtype, resident_bytes (growth of the process's resident memory, from before the
+    One row per runtime: runtime, dtype, resident_bytes (growth of the process's resident memory, from before the
     checkpoint is read until after forward passes of `batch` x `length` tokens, when all but the runtime was let go) and
     share (of the first runtime's). Raises InputError if a process fails.
     """
@@ -44,14 +44,14 @@ def resident_bytes(model: str, name: str, dtype: str, batch: int, length: int) -
     module = runtimes.build(name, loaded, "cpu", dtype)
     inputs = random_inputs(loaded, batch, length)
     del loaded
-    machine.trim()
+    machine.release_freed_memory()
     for _ in range(2):
         forward(module, inputs)
     return process.memory_info().rss - before
 
 
 def _apart(*arguments: str | int) -> int:
-    """`resident_bytes` in a process of its own, which ends when it is done, whatever becomes of this one."""
+    """`resident_bytes` in a process of its own, which ends by itself, whatever becomes of this one."""
     command = [sys.executable, "-m", __name__, json.dumps(arguments)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:

@@ -29,7 +29,7 @@ COMPONENTS = {
 
 
 def without_zeros(checkpoint: Checkpoint, seed: int = 0) -> Checkpoint:
-    """A copy without zeros: random weights stand where the encoder matrices have none. For times, not for answers."""
+    """A copy without zeros: random weights where the encoder matrices have zeros. For times, not for answers."""
     full = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
     generator = torch.Generator().manual_seed(seed)
     for matrix in bert.matrices(full.model):
@@ -49,9 +49,9 @@ def compare_zero_patterns(
 ) -> pd.DataFrame:
     """Time one forward pass of the same shape with zeros nowhere, scattered, in blocks, and under other runtimes.
 
-    Scattered zeros are as many as the checkpoint's. One row a candidate: candidate, zeros (share of the encoder
-    weights that are stored as zeros), median_seconds, spread_seconds, speedup (over no zeros, medians of the same run)
-    and multiply_add_ratio (all multiply-adds / those that are not by zero).
+    There are as many scattered zeros as the checkpoint has. One row per candidate: candidate, zeros (share of the
+    encoder weights that are stored as zeros), median_seconds, spread_seconds, speedup (over no zeros, medians of the
+    same run) and multiply_add_ratio (all multiply-adds / those that are not by zero).
     """
     full = without_zeros(checkpoint)
     scattered = magnitude.prune(full, sparsity.density(checkpoint, (1, 1)), magnitude.GRANULARITIES["single weights"])
@@ -87,9 +87,9 @@ def compare_zero_patterns(
 
 
 def breakdown(modules: Mapping[str, nn.Module], inputs: dict[str, Tensor], rounds: int = 7) -> pd.DataFrame:
-    """Milliseconds of a forward pass on the CPU: a row a component (COMPONENTS and "the rest"), a column a module.
+    """Milliseconds of a forward pass on the CPU, by component (rows: COMPONENTS, "the rest") and module (columns).
 
-    As in `timing.interleave` every round runs each module once, after one that is not counted; medians.
+    As in `timing.interleave`, every round runs each module once, after a round that does not count; medians.
     """
     found = [{name: _clocked(module, inputs) for name, module in modules.items()} for _ in range(rounds + 1)][1:]
     medians = {name: pd.DataFrame(run[name] for run in found).median() for name in modules}
@@ -97,7 +97,7 @@ def breakdown(modules: Mapping[str, nn.Module], inputs: dict[str, Tensor], round
 
 
 class _Clock:
-    """Seconds by component; they count for the module that was entered last and not left yet."""
+    """Seconds by component; time counts for the innermost module that is running."""
 
     def __init__(self, components: dict[nn.Module, str]):
         self.components = components

@@ -1,4 +1,4 @@
-"""What a table of latencies comes to: the figures for a card, the best of ours and of others, a file of all of it."""
+"""What a table of latencies amounts to: figures for a card, the best of ours and of others, a file with all of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from qalib.utils.quantity import measure
 
 @dataclass(frozen=True)
 class Headline:
-    """What a card says of a table of `compare`: each runtime in its fastest type. None where it was not run."""
+    """What a card says about a table of `compare`: each runtime in its fastest type. None where it was not run."""
 
     timed: str = measure("text", "what the forward-pass speedups time")
     rounds: int = measure("count", "timed rounds, after one of warm-up")
@@ -25,7 +25,7 @@ class Headline:
     block_sparse_speedup: float | None = measure("x", "baseline / block-sparse, median seconds of one forward pass")
     block_sparse_speedup_same_type: float | None = measure("x", "dense of the same type / block-sparse, median seconds")
     kernel: str | None = measure("text", "what multiplied the blocks of block-sparse")
-    speed_remark: str | None = measure("text", "what is to be known of block-sparse's speedup")
+    speed_remark: str | None = measure("text", "caveat about block-sparse's speedup")
 
 
 def headline(rows: pd.DataFrame, device: str) -> Headline:

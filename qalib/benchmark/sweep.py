@@ -17,7 +17,7 @@ LENGTHS = (16, 64, 128, 256, 384, 512)
 
 
 def density(checkpoint: Checkpoint, densities: Sequence[float] = DENSITIES, **rest) -> pd.DataFrame:
-    """`latency.compare` with random blocks kept, so many in every encoder matrix; adds the column density (0 to 1).
+    """`latency.compare` with random blocks kept, as many in every encoder matrix; adds the column density (0 to 1).
 
     The weights are the checkpoint's, and random ones where it has none: for times, not for answers.
     """
@@ -30,12 +30,12 @@ def density(checkpoint: Checkpoint, densities: Sequence[float] = DENSITIES, **re
 
 
 def length(checkpoint: Checkpoint, lengths: Sequence[int] = LENGTHS, **rest) -> pd.DataFrame:
-    """`latency.compare` with windows of so many tokens, the batch as it is."""
+    """`latency.compare` with windows of these lengths in tokens, and the same batch size."""
     return _all("length", lengths, lambda value: latency.compare(checkpoint, length=value, **rest))
 
 
 def threads(checkpoint: Checkpoint, counts: Sequence[int] | None = None, **rest) -> pd.DataFrame:
-    """`latency.compare` with so many threads, dense too; by default 1, 2, 4 and so on to the cores there are."""
+    """`latency.compare` with these numbers of threads, for dense too; by default 1, 2, 4 and so on up to all cores."""
     cores = psutil.cpu_count(logical=False) or 1
     counts = counts or [n for n in (2**k for k in range(16)) if n < cores] + [cores]
 

@@ -33,6 +33,11 @@ class Timing:
         first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return third - first
 
+    @property
+    def p99(self) -> float | None:
+        """The 99th percentile in seconds; None of fewer than 100 rounds, where it would be their largest."""
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98] if len(self.seconds) >= 100 else None
+
 
 def interleave(
     candidates: dict[Key, Callable[[], object]],
@@ -46,7 +51,7 @@ def interleave(
     A candidate whose last warm-up took more than `slow` times as long as the first candidate's sits out all rounds but
     two: it would take most of the run's time.
 
-    Raises InputError for less than one repeat.
+    Raises InputError for fewer than one repeat.
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"{repeats} repeats after {warmup} rounds of warm-up: at least 1 and 0 are needed")

@@ -1,16 +1,17 @@
-"""The command line: one function a command, each no more than options and printing.
+"""The command line: one function per command, with no more than options and printing.
 
 Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
 standard output, progress to standard error.
 """
 
+import logging
 import sys
 import traceback
 from typing import Annotated
 
 import typer
 
-from qalib.cli.console import explained
+from qalib.cli.console import describe_error
 from qalib.cli.models import export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
@@ -35,8 +36,13 @@ for command in (report, answer, evaluate, score, sparsity, benchmark, export, pu
     app.command()(command)
 
 
+CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are imported, whoever uses them
+
+
 def main() -> None:
-    """The entry point: an error is one line, with its traceback before it after `qalib --debug`."""
+    """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app()
     except KeyboardInterrupt:
@@ -45,6 +51,6 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
-        message, code = explained(error)
+        message, code = describe_error(error)
         print(f"qalib: {printable(message)}", file=sys.stderr)
         sys.exit(code)

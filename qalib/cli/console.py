@@ -30,7 +30,7 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="As of other commands [default: bundled]; more than one --model: a report each, compared.",
+        help="As in other commands [default: bundled]; give several for a report each and a comparison.",
     ),
 ]
 Data = Annotated[str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD JSON file.")]
@@ -47,7 +47,7 @@ class Sweep(StrEnum):
     threads = "threads"
 
 
-def setting(text: str) -> tuple[str, Any]:
+def parse_parameter(text: str) -> tuple[str, Any]:
     """NAME=VALUE as a name and a value, read as JSON where it is JSON. Raises InputError for anything else."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -61,7 +61,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number to go on with")
+    raise ValueError(f"{text} is not a finite number")
 
 
 def print_json(value: Any) -> None:
@@ -70,7 +70,7 @@ def print_json(value: Any) -> None:
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
-    """Print a dictionary as JSON, or a line a key."""
+    """Print a dictionary as JSON, or one line per key."""
     if as_json:
         print_json(values)
     else:
@@ -83,7 +83,7 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             )
 
 
-def explained(error: Exception) -> tuple[str, int]:
+def describe_error(error: Exception) -> tuple[str, int]:
     """What an error says to the user, and the exit code."""
     match error:
         case InputError():
@@ -92,4 +92,4 @@ def explained(error: Exception) -> tuple[str, int]:
             return str(error), 1
         case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
-    return f"{one_line(error)} (not foreseen: `qalib --debug ...` shows where)", 1
+    return f"{one_line(error)} (unexpected: `qalib --debug ...` shows where)", 1

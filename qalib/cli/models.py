@@ -31,7 +31,7 @@ def sparsity(
         kept.measured(summary)
         for name, table in tables.items():
             kept.table(name, table)
-        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.fills(loaded)).items():
+        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
             kept.figure(name, figure)
     removed = tables["heads"].groupby("layer").called_removed.sum()
     show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
@@ -42,15 +42,15 @@ def sparsity(
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not hold anything yet.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.")],
     model: Model = "bundled",
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
-    dtype: Annotated[str, typer.Option(help="Of the packed form: fp16, fp32 or int8.")] = "fp16",
+    dtype: Annotated[str, typer.Option(help="Type of the packed form: fp16, fp32 or int8.")] = "fp16",
     compact: Annotated[bool, typer.Option("--compact", help="ONNX: without idle heads and neurons.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
     """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
-    from qalib.model import checkpoint
+    from qalib.model import checkpoint, saving
     from qalib.runtimes import onnx_folder, onnx_graph
 
     if (compact or int8) and format is not Format.onnx:
@@ -61,10 +61,10 @@ def export(
             graph, differs = onnx_folder.save(loaded, out, compact, int8)
             print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
         case Format.packed:
-            print(checkpoint.save_packed(loaded, out, dtype))
+            print(saving.save_packed(loaded, out, dtype))
         case Format.transformers:
-            print(checkpoint.save_transformers(loaded, out))
-            if reason := checkpoint.not_for_transformers(loaded):
+            print(saving.save_transformers(loaded, out))
+            if reason := saving.not_for_transformers(loaded):
                 print(f"for qalib only: {reason}", file=sys.stderr)
 
 
@@ -80,15 +80,15 @@ def prune(config: PruningConfig) -> None:
 
 
 def twin(
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")],
-    published: Annotated[str, typer.Option(help="The published model whose structure is taken.")] = "0.32",
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or not exist.")],
+    published: Annotated[str, typer.Option(help="The published model whose structure it has.")] = "0.32",
     masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
     density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and places of blocks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the weights and the places of blocks.")] = 0,
     format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
-    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to put beside them.")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to copy.")] = None,
 ) -> None:
     """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
     from qalib.model import synthetic
 
-    print(synthetic.make(out, published, masks, density, seed, format, vocabulary))
+    print(synthetic.make_twin(out, published, masks, density, seed, format, vocabulary))

@@ -1,4 +1,4 @@
-"""A command's options, made from the fields of its settings: names, types, defaults and help stand in one place."""
+"""A command's options, made from the fields of its settings: names, types, defaults and help are in one place."""
 
 import ast
 import inspect
@@ -16,7 +16,7 @@ from qalib.utils.errors import InputError
 def options_of(settings: type, names: Mapping[str, Sequence[str]]) -> Callable[[Callable], Callable]:
     """Give a command that takes `settings`, a dataclass, an option for each of its fields.
 
-    Help is the docstring under the field. `names` has the options of fields that are not simply called as the field.
+    Help is the docstring under the field. `names` has the options of fields whose option has another name.
     """
     types = get_type_hints(settings)
     pairs = [field.name for field in fields(settings) if types[field.name] == tuple[int, int]]

@@ -40,14 +40,18 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = Device.auto,
     questions: Questions = None,
-    predictions: Annotated[Path | None, typer.Option(help="Write the answers there, {question id: text}.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write the answers to this file, {question id: text}.")
+    ] = None,
     null_odds: Annotated[
-        Path | None, typer.Option(help="v2.0: write null score - best answer's there, {question id: number}.")
+        Path | None, typer.Option(help="v2.0: write null score - best answer's to this file, {question id: number}.")
     ] = None,
     null_score_diff_threshold: Annotated[
-        float | None, typer.Option(help="v2.0: no answer where that difference is above this, 0 unless given.")
+        float | None, typer.Option(help="v2.0: give no answer where that difference is above this, 0 unless given.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="How many share the questions, each with its cores.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the questions, each with its own cores.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Answer a question set and score the answers: exact match and F1."""
@@ -61,7 +65,7 @@ def evaluate(
         processes, evaluation.load_and_evaluate, model, data, runtime, dtype, place, questions,
         null_score_diff_threshold,
     )  # fmt: skip
-    if distributed.leads():
+    if distributed.is_main_process():
         if predictions is not None:
             files.write_json(predictions, result.answers.texts)
         if null_odds is not None:
@@ -80,7 +84,7 @@ def score(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a prediction file with the official SQuAD metric, v1.1 or v2.0 as the question set is."""
+    """Score a prediction file with the official SQuAD metric, v1.1 or v2.0 to match the question set."""
     from qalib.qa import metric, metric_v2, squad
 
     asked = squad.load(data)

@@ -1,11 +1,11 @@
-"""Commands that write and publish reports, and hold published ones against what can be computed."""
+"""Commands that write and publish reports, and check published cards."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Data, Device, Json, Models, Questions, print_json, setting
+from qalib.cli.console import Data, Device, Json, Models, Questions, parse_parameter, print_json
 from qalib.utils.errors import InputError
 
 
@@ -15,17 +15,19 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
     device: Device = Device.auto,
     questions: Questions = None,
-    fresh: Annotated[bool, typer.Option(help="Run every notebook, also those done for the same inputs.")] = False,
+    fresh: Annotated[
+        bool, typer.Option(help="Run every notebook again, even if it is done for the same inputs.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Time less: fewer rounds, questions and steps.")] = False,
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", help="NAME=VALUE for the notebooks that have it.")
+        list[str] | None, typer.Option("-p", help="A parameter, NAME=VALUE, for the notebooks that have it.")
     ] = None,
 ) -> None:
     """Run the notebooks and write the report: model card, tables, figures, pages."""
     from qalib.report import build, comparison
 
     models = model or ["bundled"]
-    parameters = dict(setting(text) for text in parameter or [])
+    parameters = dict(parse_parameter(text) for text in parameter or [])
     how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters, "quick": quick}
     several = len(models) > 1
     print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
@@ -33,10 +35,10 @@ def report(
 
 def push(
     folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
-    repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; made if it is not there.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; created if needed.")],
     model: Annotated[str | None, typer.Option(help="The model of the report [default: the one it names].")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the folder that is uploaded there.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
 ) -> None:
     """Put a model with its card, figures and evaluation results on the model hub."""
@@ -57,11 +59,11 @@ def audit(
     model: Annotated[str | None, typer.Option(help="Its checkpoint [default: a structural twin].")] = None,
     data: Data = "sample",
     train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the table there, audit.csv.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this folder.")] = None,
     device: Device = Device.auto,
     as_json: Json = False,
 ) -> None:
-    """Hold a published card's claims against what can be computed."""
+    """Check a published card's claims against what can be computed."""
     from qalib.qa import squad
     from qalib.report import audit, results
     from qalib.utils import machine
@@ -70,7 +72,7 @@ def audit(
     asked = squad.load(data)
     place = machine.device(device.value)
     training = squad.load(train, "train") if train else None
-    with audit.subject(model, stated=stated) as loaded:
+    with audit.checkpoint_to_audit(model, stated=stated) as loaded:
         table = audit.audit(stated, loaded, asked, training, place)
     if out is not None:
         results.Results(out, "qalib audit").table("audit", table)

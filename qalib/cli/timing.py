@@ -1,29 +1,35 @@
 """The command that times the runtimes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qalib.cli.console import Device, Json, Model, Sweep, print_json
 
+if TYPE_CHECKING:
+    from qalib.model.checkpoint import Checkpoint
+
 
 def benchmark(
     model: Model = "bundled",
     runtimes: Annotated[
-        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always there.")
+        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always included.")
     ] = "dense,compact,block-sparse",
     dtype: Annotated[
         str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
     ] = "auto",
-    batch: Annotated[int, typer.Option(help="Windows a batch.")] = 8,
-    length: Annotated[int, typer.Option(help="Tokens a window.")] = 384,
-    repeats: Annotated[int, typer.Option(help="Timed rounds after one of warm-up; on a GPU 50 at least.")] = 7,
+    batch: Annotated[int, typer.Option(help="Windows per batch.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens per window.")] = 384,
+    repeats: Annotated[int, typer.Option(help="Timed rounds, after one of warm-up; at least 50 on a GPU.")] = 7,
     device: Device = Device.auto,
     sweep: Annotated[
         Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there.")] = None,
+    pace: Annotated[
+        bool, typer.Option(help="Instead, time the kernel on each kind of matrix, beside the processor's peak.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there, or pace.json.")] = None,
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
@@ -35,6 +41,9 @@ def benchmark(
     from qalib.utils import files, machine
 
     loaded = checkpoint.load(model)
+    if pace:
+        _pace(loaded, batch, length, repeats, out, as_json)
+        return
     place = device.value
     names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
     how = {
@@ -70,4 +79,20 @@ def benchmark(
         print(
             f"speedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of the same type"
         )
+        shown += ["p99_seconds"] if rows.p99_seconds.notna().any() else []
         print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))
+
+
+def _pace(loaded: "Checkpoint", batch: int, length: int, repeats: int, out: Path | None, as_json: bool) -> None:
+    from qalib.benchmark import by_matrix
+    from qalib.utils import files, machine
+
+    rows = by_matrix(loaded, batch, length, repeats)
+    found = {"machine": machine.specs(), "versions": machine.versions(), "rows": rows.to_dict("records")}
+    if out is not None:
+        files.write_json(out / "pace.json", {"model": loaded.name} | found)
+    if as_json:
+        print_json(found)
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in found["machine"].items()))
+        print(rows.drop(columns="round_seconds").to_string(index=False))

@@ -1,4 +1,4 @@
-"""Checkpoints: where they come from, how they are stored, and the BERT that is made from them."""
+"""Checkpoints: where they come from, how they are stored, and the BERT made from them."""
 
 from qalib.utils.lazy import attach
 

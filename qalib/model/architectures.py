@@ -1,4 +1,4 @@
-"""Architectures: the names that BERT's relatives use, in config.json and in the weight file, for what BERT has.
+"""Architectures: what BERT's relatives call BERT's settings in config.json, and its weights in the weight file.
 
 One table per model type. A checkpoint of any type becomes a BertForQuestionAnswering with its own type's embeddings,
 so everything else deals with BERT only: RoBERTa counts positions from its padding token, DistilBERT has no token
@@ -63,8 +63,8 @@ class Architecture:
     """A model type: its names, mapped to BERT's, and the embeddings it has instead of BERT's.
 
     `name` is how people write it, `class_prefix` how its class names begin. `settings` are the keys of config.json that
-    determine what the model computes, `always` those that the type fixes. `prefix` is the encoder's, `stack` that of
-    its layers, and `layer` maps the modules within a layer whose names differ.
+    determine what the model computes, `fixed_settings` those that the type fixes. `prefix` is the encoder's, `stack`
+    that of its layers, and `layer` maps the modules within a layer whose names differ.
     """
 
     model_type: str
@@ -74,21 +74,21 @@ class Architecture:
     prefix: str
     stack: str
     layer: dict[str, str] = field(default_factory=dict)
-    always: dict[str, Any] = field(default_factory=dict)
+    fixed_settings: dict[str, Any] = field(default_factory=dict)
     embeddings: Callable[[BertConfig], nn.Module] = BertEmbeddings
     positions_after_padding: bool = False
 
-    def ours(self, key: str) -> str:
+    def to_bert(self, key: str) -> str:
         """BERT's name for a parameter in the file; for a name that this type doesn't have, one that says so."""
         ours = _renamed(key, self.prefix, self.stack, "bert", "bert.encoder.layer", self.layer)
-        return ours if self.theirs(ours) == key else f"(no name of a {self.model_type}) {key}"
+        return ours if self.from_bert(ours) == key else f"(no name of a {self.model_type}) {key}"
 
-    def theirs(self, key: str) -> str:
+    def from_bert(self, key: str) -> str:
         """The file's name for a parameter of BERT."""
         layer = {ours: theirs for theirs, ours in self.layer.items()}
         return _renamed(key, "bert", "bert.encoder.layer", self.prefix, self.stack, layer)
 
-    def setting(self, ours: str) -> str:
+    def config_key(self, ours: str) -> str:
         """The key of config.json that corresponds to BERT's."""
         return next((theirs for theirs, name in self.settings.items() if name == ours), ours)
 

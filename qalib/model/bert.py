@@ -5,7 +5,7 @@ query, key and value, and the same columns of the attention output. FFN neuron `
 and column `n` of FFN out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class NoNorm(nn.Module):
         return self.weight * x + self.bias
 
 
-def without_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
+def replace_layer_norms(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
     """Replace every LayerNorm by a NoNorm, in place; returns the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.LayerNorm):
@@ -87,7 +87,7 @@ def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswer
     return model
 
 
-def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
+def matrix_shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int, int]:
     """Rows and columns of a kind of matrix (a key of LINEAR_LAYERS), unpruned, in an encoder of that width."""
     width = width or config.hidden_size
     heads = config.hidden_size  # all heads side by side
@@ -97,8 +97,8 @@ def shape(kind: str, config: BertConfig, width: int | None = None) -> tuple[int,
     )
 
 
-def positions(model: nn.Module) -> int | None:
-    """How many tokens a window may have: the positions, less those up to the padding token's where they start after it.
+def max_tokens(model: nn.Module) -> int | None:
+    """The most tokens that a window may have: all positions, or those after the padding token where they start there.
 
     None if the module's config doesn't say.
     """
@@ -112,12 +112,19 @@ def head_size(model: BertForQuestionAnswering) -> int:
     return layers(model)[0].attention.self.attention_head_size
 
 
-def replace(model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]) -> BertForQuestionAnswering:
+def replace_linears(
+    model: BertForQuestionAnswering, make: Callable[[nn.Linear], nn.Module]
+) -> BertForQuestionAnswering:
     """Replace each encoder matrix by what `make` returns, in place; all-zero ones stay. Returns the model."""
     for matrix in matrices(model):
         if matrix.linear.weight.any():
             model.set_submodule(matrix.name, make(matrix.linear))
     return model
+
+
+def head_rows(heads: Iterable[int], size: int) -> Tensor:
+    """The rows of query, key and value that belong to some heads, each of `size` rows; shape `(heads * size,)`."""
+    return torch.tensor([head * size + row for head in heads for row in range(size)], dtype=torch.long)
 
 
 def split_heads(rows: Tensor, heads: int) -> Tensor:

@@ -15,15 +15,21 @@ from torch import Tensor
 Block = tuple[int, int]
 
 
+def grid_shape(shape: tuple[int, int], block: Block) -> tuple[int, int]:
+    """How many blocks a weight of a shape has, down and across. Raises ValueError if the block does not divide it."""
+    (rows, columns), (height, width) = shape, block
+    if height < 1 or width < 1 or rows % height or columns % width:
+        raise ValueError(f"a {rows}x{columns} weight cannot be cut into {height}x{width} blocks")
+    return rows // height, columns // width
+
+
 def split(weight: Tensor, block: Block) -> Tensor:
     """View a weight, shape `(rows, columns)`, as its blocks, shape `(rows/height, columns/width, height, width)`.
 
     Raises ValueError if the block does not divide the weight.
     """
-    (rows, columns), (height, width) = weight.shape, block
-    if height < 1 or width < 1 or rows % height or columns % width:
-        raise ValueError(f"a {rows}x{columns} weight cannot be cut into {height}x{width} blocks")
-    return weight.reshape(rows // height, height, columns // width, width).transpose(1, 2)
+    rows, columns = grid_shape(tuple(weight.shape), block)
+    return weight.reshape(rows, block[0], columns, block[1]).transpose(1, 2)
 
 
 def join(tiles: Tensor) -> Tensor:
@@ -61,10 +67,7 @@ def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int]) -> Tensor:
     if values.ndim != 3:
         raise ValueError(f"block values have shape {tuple(values.shape)}, not (kept, height, width)")
     block = (values.shape[1], values.shape[2])
-    (rows, columns), (height, width) = shape, block
-    if height < 1 or width < 1 or rows % height or columns % width:
-        raise ValueError(f"a {rows}x{columns} weight cannot be cut into {height}x{width} blocks")
-    grid = rows // height, columns // width
+    grid = grid_shape(shape, block)
     count = grid[0] * grid[1]
     if bitmap.dtype != torch.uint8 or bitmap.numel() != -(-count // 8):
         raise ValueError(f"a bitmap of {bitmap.numel()} bytes does not describe {count} blocks")

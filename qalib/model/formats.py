@@ -35,7 +35,7 @@ PACKED_VERSIONS = {"qalib-packed": 1, "qalib-packed-2": 2}  # by the format that
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Keys in files of 2019-2021 that BertForQuestionAnswering has no use for; the last two are left over from CoFi's
 # training.
-UNUSED = (
+UNUSED_KEYS = (
     "bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias",
     "layer_transformation.weight", "layer_transformation.bias",
 )  # fmt: skip
@@ -72,8 +72,8 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
-def width(state: dict[str, Tensor], config: BertConfig) -> int:
-    """Width of the encoder, from the word embeddings, or from the config if they cannot tell."""
+def encoder_width(state: dict[str, Tensor], config: BertConfig) -> int:
+    """Width of the encoder, from the word embeddings or, failing that, from the config."""
     words = state.get("bert.embeddings.word_embeddings.weight")
     return words.shape[1] if words is not None and words.ndim == 2 and words.shape[1] else config.hidden_size
 
@@ -94,28 +94,28 @@ def unpack(
         raise InputError(f"{path}: its header says {json.dumps(header)}; formats supported: {known}")
     state = dict(state)
     for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
-        if key in state:  # else `fill` calls the scales unexpected
+        if key in state:  # if not, `build_model` reports the scales as unexpected
             try:
                 state[key] = quantization.dequantize(state[key], state.pop(f"{key}.scales"))
             except ValueError as error:
-                raise InputError(f"{path}: {architecture.theirs(key)}: {error}") from None
+                raise InputError(f"{path}: {architecture.from_bert(key)}: {error}") from None
     for layer in range(config.num_hidden_layers):
         for kind, suffix in bert.LINEAR_LAYERS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"
-            if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # else `fill` names what is missing
+            if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # if not, `build_model` names it
                 values, bitmap = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
                 try:
-                    state[key] = blocks.unpack(values, bitmap, bert.shape(kind, config, width))
+                    state[key] = blocks.unpack(values, bitmap, bert.matrix_shape(kind, config, width))
                     if values.shape[1:] != block:
                         raise ValueError(
                             f"blocks of {tuple(values.shape[1:])}, but config.json says block_size {block}"
                         )
                 except ValueError as error:
-                    raise InputError(f"{path}: {architecture.theirs(key)}: {error}") from None
+                    raise InputError(f"{path}: {architecture.from_bert(key)}: {error}") from None
     return state
 
 
-def fill(
+def build_model(
     config: BertConfig, architecture: Architecture, state: dict[str, Tensor], path: Path, width: int | None = None
 ) -> BertForQuestionAnswering:
     """The model with exactly these weights, in float32; those already in float32 are not copied.
@@ -131,12 +131,12 @@ def fill(
             if width not in (None, config.hidden_size):
                 bert.resize(model, width)
             if config.layer_norm_type == NO_NORM:
-                bert.without_norms(model)
+                bert.replace_layer_norms(model)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{path.parent / 'config.json'}: not a model that can be built: {one_line(error)}") from None
-    for key in UNUSED:
+    for key in UNUSED_KEYS:
         state.pop(key, None)
-    expected, name = model.state_dict(), architecture.theirs
+    expected, name = model.state_dict(), architecture.from_bert
     alike = sorted(key for key in expected.keys() & state.keys() if state[key].shape == expected[key].shape)
     floating = [key for key in alike if state[key].dtype in FLOATS]
     problems = {
@@ -167,5 +167,5 @@ def _is_finite(values: Tensor) -> bool:
     return all(part.float().isfinite().all() for part in values.flatten().split(1_000_000))
 
 
-def _some(keys: list[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _some(keys: list[str], limit: int = 5) -> str:
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")

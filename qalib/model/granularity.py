@@ -18,7 +18,7 @@ from torch import Tensor
 from qalib.model import bert
 from qalib.model.blocks import Block
 
-STRAY = 1e-5  # share of weights that may be zero anywhere, as float16 rounds the smallest ones to zero
+STRAY_SHARE = 1e-5  # share of weights that may be zero anywhere, as float16 rounds the smallest ones to zero
 NONE, ROWS, COLUMNS, BOTH, BLOCKS, SINGLE, MATRICES = (
     "nothing pruned", "whole rows", "whole columns", "whole rows and columns", "blocks", "single weights",
     "whole matrices",
@@ -43,13 +43,13 @@ def detect(weights: list[Tensor]) -> Granularity:
     """The common granularity of several matrices of one shape, `(rows, columns)`."""
     zeros = [weight == 0 for weight in weights]
     total, (rows, columns) = sum(int(zero.count_nonzero()) for zero in zeros), weights[0].shape
-    if total <= STRAY * sum(zero.numel() for zero in zeros):
+    if total <= STRAY_SHARE * sum(zero.numel() for zero in zeros):
         return Granularity(NONE)
     partly = [zero for zero in zeros if not zero.all()]
     if not any(zero.any() for zero in partly):
         return Granularity(MATRICES)
     height, width = (_longest(partly, axis, size) for axis, size in enumerate((rows, columns)))
-    if not explains(partly, (height, width)):  # each does by itself, but not both together
+    if not explains(partly, (height, width)):  # each holds by itself, but not both together
         height = width = 1
     if width == columns and height < rows:
         return Granularity(ROWS, (height, columns))
@@ -68,7 +68,7 @@ def explains(zeros: list[Tensor], unit: Block) -> bool:
 
 
 def _nearly_all(count: int, zeros: list[Tensor]) -> bool:
-    return sum(int(zero.count_nonzero()) for zero in zeros) - count <= STRAY * sum(zero.numel() for zero in zeros)
+    return sum(int(zero.count_nonzero()) for zero in zeros) - count <= STRAY_SHARE * sum(zero.numel() for zero in zeros)
 
 
 def _all(mask: Tensor, axis: int, size: int) -> Tensor:
@@ -81,7 +81,7 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
 
     It grows by one prime factor of the size at a time: where runs of 2 and of 3 agree, so do runs of 6.
     """
-    from sympy import primefactors  # a library of torch's, slow to import
+    from sympy import primefactors  # a dependency of torch, slow to import
 
     found, grown = 1, zeros
     for factor in primefactors(size):
@@ -93,7 +93,7 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
     return found
 
 
-def of_model(model: torch.nn.Module) -> dict[str, Granularity]:
+def detect_by_kind(model: torch.nn.Module) -> dict[str, Granularity]:
     """The granularity of every kind of matrix, by the keys of `bert.LINEAR_LAYERS`."""
     kinds: dict[str, list[Tensor]] = {}
     for matrix in bert.matrices(model):
@@ -101,7 +101,7 @@ def of_model(model: torch.nn.Module) -> dict[str, Granularity]:
     return {kind: detect(weights) for kind, weights in kinds.items()}
 
 
-def in_words(found: Mapping[str, Granularity | str]) -> str:
+def describe(found: Mapping[str, Granularity | str]) -> str:
     """In words, to end a sentence: `query, key, value: blocks of 32x32; FFN in: whole rows`."""
     kinds: dict[str, list[str]] = {}
     for kind, granularity in found.items():

@@ -16,7 +16,9 @@ from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.paths import BUNDLED
 
-BESIDE = ("config.json", "model_meta.json", "*token*.json", "vocab.*", "merges.txt", "LICENSE", "NOTICE", "log.jsonl")
+COMPANION_FILES = (
+    "config.json", "model_meta.json", "*token*.json", "vocab.*", "merges.txt", "LICENSE", "NOTICE", "log.jsonl",
+)  # fmt: skip
 
 
 def locate(source: str) -> tuple[str, Path, str | None]:
@@ -45,7 +47,7 @@ def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
         return Path(huggingface_hub.snapshot_download(identifier, revision=revision, allow_patterns=list(patterns)))
 
     try:
-        folder = fetch(revision, *BESIDE, SAFETENSORS, PACKED)
+        folder = fetch(revision, *COMPANION_FILES, SAFETENSORS, PACKED)
         if not (folder / SAFETENSORS).exists() and not (folder / PACKED).exists():
             folder = fetch(folder.name, PICKLED)  # of the same commit, in case the branch moves meanwhile
     except Exception as error:  # the library and its HTTP client raise many kinds

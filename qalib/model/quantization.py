@@ -7,7 +7,7 @@ zero, so that a model's density is the same before and after.
 import torch
 from torch import Tensor
 
-LARGEST = 127  # of the int8 values; -128 is not used
+INT8_MAX = 127  # of the int8 values; -128 is not used
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     is off by less than a whole scale.
     """
     weight = weight.float()
-    scales = (weight.abs().amax(-1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+    scales = (weight.abs().amax(-1) / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
     values = (weight / scales[..., None]).round()
     return torch.where(values == 0, weight.sign(), values).to(torch.int8), scales
 

@@ -23,9 +23,9 @@ def full_size(
 ) -> tuple[dict[str, Tensor], Heads]:
     """Tensors by BERT's names at full size, and the heads that are not in the file; `width` is the encoder's.
 
-    Heads listed in `heads` are restored in their places; if only shapes show that heads are missing, the last ones of
-    the layer are taken to be, as their order does not matter. The same goes for FFN neurons. Heads smaller than the
-    config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
+    Heads listed in `heads` are restored in their places; where only the shapes show that heads are missing, they are
+    taken to be the last ones of the layer, as order does not matter. The same goes for FFN neurons. Heads smaller than
+    the config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
     Raises InputError if the shapes do not fit the heads, or do not tell which heads are missing.
     """
     size = config.hidden_size // config.num_attention_heads
@@ -36,7 +36,7 @@ def full_size(
         if (key := _name(layer, "query") + ".weight") in state and state[key].ndim == 2
     }
     cut = {layer: count for layer, count in rows.items() if count != size * config.num_attention_heads}
-    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `fill` reports the rest
+    counts = {} if heads else _heads_left(cut, size, config.num_attention_heads, path)  # `build_model` reports the rest
     for layer in range(config.num_hidden_layers):
         if layer in counts:
             count, own = counts[layer]
@@ -46,8 +46,7 @@ def full_size(
                 _widen_heads(state, layer, config.num_attention_heads, size, path)
         if layer in listed:
             left = [h for h in range(config.num_attention_heads) if h not in listed[layer]]
-            rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
-            _put_heads(state, layer, rows, len(left), size, width, config, path, by_shape=layer in counts)
+            _put_heads(state, layer, left, size, width, config, path, by_shape=layer in counts)
         _fill_neurons(state, layer, config.intermediate_size, width)
     return state, listed
 
@@ -103,9 +102,11 @@ def _widen_heads(state: dict[str, Tensor], layer: int, heads: int, size: int, pa
 
 
 def _put_heads(
-    state: dict[str, Tensor], layer: int, rows: Tensor, left: int, size: int, width: int, config: BertConfig,
-    path: Path, by_shape: bool,
+    state: dict[str, Tensor], layer: int, left: list[int], size: int, width: int, config: BertConfig, path: Path,
+    by_shape: bool,
 ) -> None:  # fmt: skip
+    """Put the heads that are left back in their places, with zeros in between."""
+    rows = bert.head_rows(left, size)
     total = size * config.num_attention_heads
     for kind in (*QKV, "attention output"):
         name, across = _name(layer, kind), kind == "attention output"
@@ -114,11 +115,11 @@ def _put_heads(
             shapes[f"{name}.bias"] = (len(rows),)
         for key, shape in shapes.items():
             if key not in state:
-                continue  # `fill` reports it
+                continue  # `build_model` reports it
             if state[key].shape != shape:
                 told = "the shape of the queries" if by_shape else "pruned_heads"
                 raise InputError(
-                    f"{path}: {told} leaves layer {layer} {left} heads of {size}, which does not fit "
+                    f"{path}: {told} leaves layer {layer} {len(left)} heads of {size}, which does not fit "
                     f"{key} of shape {tuple(state[key].shape)}"
                 )
             full = state[key].new_zeros((width, total) if across else (total, *shape[1:]))
@@ -126,7 +127,7 @@ def _put_heads(
 
 
 def _fill_neurons(state: dict[str, Tensor], layer: int, neurons: int, width: int) -> None:
-    """Pad FFN matrices that agree on fewer neurons with zeros; if they disagree, `fill` reports it."""
+    """Pad FFN matrices that agree on fewer neurons with zeros; if they disagree, `build_model` reports it."""
     names = [f"{_name(layer, 'FFN in')}.weight", f"{_name(layer, 'FFN in')}.bias", f"{_name(layer, 'FFN out')}.weight"]
     if not all(name in state for name in names):
         return

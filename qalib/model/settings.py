@@ -14,15 +14,15 @@ from transformers.activations import ACT2CLS
 from qalib.model import bert, blocks
 from qalib.model.architectures import ARCHITECTURES, Architecture
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json
+from qalib.utils.files import read_json_object
 
-# Sizes, by BERT's names, with the largest accepted.
+# Sizes, by BERT's names, with the largest value accepted.
 SIZES = {
     "vocab_size": 10_000_000, "hidden_size": 65_536, "num_hidden_layers": 1_000, "num_attention_heads": 65_536,
     "intermediate_size": 1_000_000, "max_position_embeddings": 1_000_000, "type_vocab_size": 65_536,
 }  # fmt: skip
-# Used in training only, with the largest accepted; they are written back, so they must be numbers.
-RANDOM = {"hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}
+# Used in training only, with the largest value accepted; they are written back, so they must be numbers.
+TRAINING_ONLY = {"hidden_dropout_prob": 1.0, "attention_probs_dropout_prob": 1.0, "initializer_range": 1e6}
 ACTIVATIONS = sorted(ACT2CLS.keys() - {"prelu", "xielu"})  # these two have weights of their own
 NO_NORM = "no_norm"  # nn_pruning's: weight * x + bias instead of LayerNorm
 # Understood, with the values allowed; the first is the default.
@@ -37,7 +37,7 @@ CHOICES = {
     "num_labels": (2,),
     "_num_labels": (2,),
 }
-ELSEWHERE = ("model_type", "architectures", "auto_map", "id2label", "hidden_act", "pruned_heads", "block_size")
+READ_ELSEWHERE = ("model_type", "architectures", "auto_map", "id2label", "hidden_act", "pruned_heads", "block_size")
 # For training, for text generation, for heads other than question answering, for how the library runs a model and what
 # it returns besides logits: none changes the logits of a question. `tie_word_embeddings` concerns the language model's
 # head; the dtypes are those of the file, which is read as float32.
@@ -58,7 +58,7 @@ HARMLESS = frozenset(
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
     """.split()
 )
-COMMON = ("model_type", "architectures", "_name_or_path", "transformers_version")  # say what the model is, nothing more
+DESCRIPTIVE = ("model_type", "architectures", "_name_or_path", "transformers_version")  # change nothing
 
 
 def read(path: Path) -> tuple[dict[str, Any], Architecture]:
@@ -66,9 +66,7 @@ def read(path: Path) -> tuple[dict[str, Any], Architecture]:
 
     Raises InputError if the architecture is unknown, or a key that may change the function is not understood.
     """
-    settings = read_json(path)
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected an object of settings, found {type(settings).__name__}")
+    settings = read_json_object(path, "of settings")
     if not isinstance(kind := settings.get("model_type"), str) or kind not in ARCHITECTURES:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise InputError(f"{path}: not supported: model_type {kind!r}; supported: {known}")
@@ -76,7 +74,8 @@ def read(path: Path) -> tuple[dict[str, Any], Architecture]:
     for key, value in settings.items():
         if value is not None and (why := _refused(key, value, architecture)):
             raise InputError(f"{path}: not supported: {key} {_short(value)}; {why}")
-    if settings.get("gelu_patch") and settings.get(architecture.setting("hidden_act"), "gelu") not in ("gelu", "relu"):
+    activation = settings.get(architecture.config_key("hidden_act"), "gelu")
+    if settings.get("gelu_patch") and activation not in ("gelu", "relu"):
         raise InputError(f"{path}: not supported: gelu_patch true with an activation that is neither gelu nor relu")
     return settings, architecture
 
@@ -99,7 +98,7 @@ def _refused(key: str, value: Any, architecture: Architecture) -> str:
     if architecture.settings.get(key) == "hidden_act":
         known = isinstance(value, str) and value in ACTIVATIONS
         return "" if known else f"supported: {', '.join(ACTIVATIONS)}"
-    if key in architecture.settings or key in ELSEWHERE or key in HARMLESS:
+    if key in architecture.settings or key in READ_ELSEWHERE or key in HARMLESS:
         return ""
     return f"a {architecture.model_type} has no such setting, and it may change what the model computes"
 
@@ -115,24 +114,24 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _short(value: Any, most: int = 80) -> str:
+def _short(value: Any, limit: int = 80) -> str:
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def ignored(settings: dict[str, Any], architecture: Architecture) -> list[str]:
+def ignored_keys(settings: dict[str, Any], architecture: Architecture) -> list[str]:
     """The keys, sorted, that don't affect the logits of a question."""
     used = {key for key, ours in architecture.settings.items() if ours not in HARMLESS}
-    used |= {*CHOICES, *ELSEWHERE, *COMMON} - {"auto_map"}
+    used |= {*CHOICES, *READ_ELSEWHERE, *DESCRIPTIVE} - {"auto_map"}
     return sorted(key for key, value in settings.items() if value is not None and key not in used)
 
 
-def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> BertConfig:
+def to_bert_config(settings: dict[str, Any], architecture: Architecture, path: Path) -> BertConfig:
     """The settings as a BERT config, with the architecture's defaults filled in.
 
     Its `layer_norm_type` is "layer_norm" or "no_norm". Raises InputError for an impossible value.
     """
-    found = dict(architecture.always)
+    found = dict(architecture.fixed_settings)
     for key, ours in architecture.settings.items():
         if key in settings:
             found[ours] = settings[key]
@@ -151,11 +150,11 @@ def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> 
             f"{path}: pad_token_id is {padding!r}; positions are counted from there, "
             f"and max_position_embeddings is {found['max_position_embeddings']}"
         )
-    for ours, most in RANDOM.items():
+    for ours, most in TRAINING_ONLY.items():
         value = found[ours]
         if isinstance(value, int | float) and not 0 <= value <= most:
             raise InputError(
-                f"{path}: {architecture.setting(ours)} is {value}, expected at least 0 and at most {most:g}"
+                f"{path}: {architecture.config_key(ours)} is {value}, expected at least 0 and at most {most:g}"
             )
     if settings.get("gelu_patch"):
         found["hidden_act"] = "relu"  # what GELU had turned into by the end of training
@@ -170,7 +169,7 @@ def config(settings: dict[str, Any], architecture: Architecture, path: Path) -> 
     return config
 
 
-def block(settings: dict[str, Any], config: BertConfig, width: int, path: Path) -> blocks.Block:
+def block_size(settings: dict[str, Any], config: BertConfig, width: int, path: Path) -> blocks.Block:
     """Height and width of the blocks in which weights are stored and multiplied; `width` is the encoder's.
 
     As stated, else the largest square block, at most 32 x 32, that divides the matrices. The units that were pruned may
@@ -205,14 +204,14 @@ def pruned_heads(settings: dict[str, Any], config: BertConfig, path: Path) -> di
     return {int(layer): sorted(set(numbers)) for layer, numbers in listed.items() if numbers}
 
 
-def written(model: BertForQuestionAnswering, architecture: Architecture) -> dict[str, Any]:
+def to_config_json(model: BertForQuestionAnswering, architecture: Architecture) -> dict[str, Any]:
     """The settings to write for a full-size model: those that affect what it computes, and the library's defaults.
 
     Nothing else from config.json is kept: some keys would make the library fetch and run code.
     """
     config = model.config
     own = {key: getattr(config, ours) for key, ours in architecture.settings.items()}
-    own[architecture.setting("hidden_size")] = config.num_attention_heads * bert.head_size(model)
+    own[architecture.config_key("hidden_size")] = config.num_attention_heads * bert.head_size(model)
     own["architectures"] = [f"{architecture.class_prefix}ForQuestionAnswering"]
     if config.layer_norm_type == NO_NORM:
         own["layer_norm_type"] = NO_NORM

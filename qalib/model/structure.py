@@ -4,6 +4,7 @@ A structure is one mask per encoder matrix, in blocks or, where whole heads and 
 (blocks of 1x1).
 """
 
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     value = read_json(path)
     if not isinstance(value, dict) or not {"block_size", "pruned_heads", "kept_blocks"} <= value.keys():
         raise InputError(f"{path}: expected an object with block_size, pruned_heads and kept_blocks")
-    block = settings.block(value, config, config.hidden_size, Path(path))
+    block = settings.block_size(value, config, config.hidden_size, Path(path))
     heads = settings.pruned_heads(value, config, Path(path))
     kept, grids = {}, value["kept_blocks"]
     if not isinstance(grids, dict):
@@ -34,7 +35,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     for layer in range(config.num_hidden_layers):
         for kind, suffix in bert.LINEAR_LAYERS.items():
             name = f"bert.encoder.layer.{layer}.{suffix}.weight"
-            rows, columns = bert.shape(kind, config)
+            rows, columns = bert.matrix_shape(kind, config)
             grid = grids.get(name)
             size = (rows // block[0], columns // block[1])
             if not _is_grid(grid, size):
@@ -55,7 +56,7 @@ def _is_grid(grid: Any, size: tuple[int, int]) -> bool:
     )
 
 
-def place(
+def place_blocks(
     like: list[dict[str, int]],
     heads: Heads,
     density: float,
@@ -74,22 +75,22 @@ def place(
         for kind in bert.LINEAR_LAYERS
     }
     total = sum(places.numel() for places in allowed.values())
-    room = {key: int(places.sum()) for key, places in allowed.items()}
+    capacity = {key: int(places.sum()) for key, places in allowed.items()}
     wanted = round(density * total)
-    _check(density, wanted, 0, sum(room.values()), total)
-    counts = spread(wanted, {(layer, kind): like[layer][kind] for layer, kind in room}, room)
+    _check(density, wanted, 0, sum(capacity.values()), total)
+    counts = apportion(wanted, {(layer, kind): like[layer][kind] for layer, kind in capacity}, capacity)
     return {key: _choose(allowed[key], counts[key], key[1], block, config, generator) for key in allowed}
 
 
-def spread(total: int, like: Mapping[Key, int], room: Mapping[Key, int]) -> dict[Key, int]:
-    """`total` divided in proportion to `like`, as far as there is `room`; rounding remainders go to the first keys."""
-    counts = dict.fromkeys(room, 0)
+def apportion(total: int, like: Mapping[Key, int], capacity: Mapping[Key, int]) -> dict[Key, int]:
+    """`total` divided in proportion to `like`, up to each `capacity`; rounding remainders go to the first keys."""
+    counts = dict.fromkeys(capacity, 0)
     while missing := total - sum(counts.values()):
-        open_places = {key: like[key] for key in room if counts[key] < room[key]}
+        open_places = {key: like[key] for key in capacity if counts[key] < capacity[key]}
         share = missing / sum(open_places.values())
         for key, weight in open_places.items():
             more = max(1, int(share * weight))
-            counts[key] += min(more, room[key] - counts[key], total - sum(counts.values()))
+            counts[key] += min(more, capacity[key] - counts[key], total - sum(counts.values()))
     return counts
 
 
@@ -101,18 +102,18 @@ def _check(density: float, wanted: int, least: int, most: int, total: int) -> No
         )
 
 
-def neurons_for(density: float, heads_left: list[int], like: list[int], config: BertConfig) -> list[int]:
+def neurons_for_density(density: float, heads_left: list[int], like: list[int], config: BertConfig) -> list[int]:
     """FFN neurons per layer, in proportion to `like`, so that with the whole heads `density` of all weights is kept.
 
     Raises InputError if the heads left are more than that, or even all neurons are too few.
     """
     layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    total = layers * sum(rows * columns for rows, columns in (bert.shape(kind, config) for kind in bert.LINEAR_LAYERS))
+    total = layers * sum(math.prod(bert.matrix_shape(kind, config)) for kind in bert.LINEAR_LAYERS)
     in_heads = sum(heads_left) * 4 * hidden * (hidden // config.num_attention_heads)
     wanted = round(density * total)
     _check(density, wanted, in_heads, in_heads + layers * inner * 2 * hidden, total)
-    room = dict.fromkeys(range(layers), inner)
-    counts = spread(round((wanted - in_heads) / (2 * hidden)), dict(enumerate(like)), room)
+    capacity = dict.fromkeys(range(layers), inner)
+    counts = apportion(round((wanted - in_heads) / (2 * hidden)), dict(enumerate(like)), capacity)
     return [counts[layer] for layer in range(layers)]
 
 
@@ -135,7 +136,7 @@ def heads_and_neurons(
 
 
 def _allowed(kind: str, removed: list[int], block: blocks.Block, config: BertConfig) -> Tensor:
-    weight = torch.ones(bert.shape(kind, config))
+    weight = torch.ones(bert.matrix_shape(kind, config))
     size = config.hidden_size // config.num_attention_heads
     for head in removed:
         if kind in ("query", "key", "value"):

@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from qalib.model import bert, blocks, checkpoint, formats, structure
+from qalib.model import bert, blocks, checkpoint, formats, saving, structure
 from qalib.model.structure import Heads, Masks
 from qalib.utils.errors import InputError
-from qalib.utils.files import new_folder, read_json, write_json
+from qalib.utils.files import atomic_folder, read_json, write_json
 from qalib.utils.paths import PUBLISHED_MODELS
 
 FORMATS = ("2021", "packed", "transformers")
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def make(
+def make_twin(
     out: Path | str,
     published: str = "0.32",
     masks: Path | str | None = None,
@@ -40,7 +40,7 @@ def make(
     """Write a twin to the folder `out` and return it.
 
     Args:
-        published: Model to take heads, config and linear density from, one of `names()`.
+        published: Model to take heads, config and linear density from, one of `published_names()`.
         masks: File that gives every kept block instead, as `{"block_size", "pruned_heads", "kept_blocks"}` with rows
             of 0 and 1, one per block; `"model"` may name the model.
         density: Linear density instead of the published one, between 0 and 1; over blocks at unpruned size.
@@ -51,8 +51,8 @@ def make(
     Raises InputError for an unknown name, a mask file that does not fit, or a density that the heads left cannot hold.
     """
     facts = read_json(PUBLISHED_MODELS)
-    if published not in names():
-        raise InputError(f"no published model {published!r}; there are {', '.join(names())}")
+    if published not in published_names():
+        raise InputError(f"no published model {published!r}; there are {', '.join(published_names())}")
     if format not in FORMATS:
         raise InputError(f"no format {format!r}; there are {', '.join(FORMATS)}")
     settings = dict(facts[published]["config"])
@@ -71,33 +71,29 @@ def make(
     settings["pruned_heads"] = {str(layer): gone for layer, gone in heads.items()}
     model = _model(config, kept, block, seed)
     if format == "2021":
-        with new_folder(out) as draft:
+        with atomic_folder(out) as draft:
             _write_2021(model, settings, said, draft, vocabulary)
         return Path(out)
     with TemporaryDirectory() as draft:
         _write_2021(model, settings, said, Path(draft), vocabulary)
         loaded = checkpoint.load(draft)
-        return (
-            checkpoint.save_packed(loaded, out, "fp32")
-            if format == "packed"
-            else checkpoint.save_transformers(loaded, out)
-        )
+        return saving.save_packed(loaded, out, "fp32") if format == "packed" else saving.save_transformers(loaded, out)
 
 
-def names() -> list[str]:
-    """The published models that a twin can be made of."""
+def published_names() -> list[str]:
+    """The published models that a twin can be made from."""
     return [name for name, fact in read_json(PUBLISHED_MODELS).items() if isinstance(fact, dict)]
 
 
 def _in_blocks(
     facts: dict[str, Any], published: str, density: float | None, config: BertConfig, generator: torch.Generator
 ) -> tuple[Masks, Heads, str]:
-    """Kept blocks and removed heads, and in words which of it is published."""
+    """Kept blocks and removed heads, and in words how much of this is published."""
     fact = facts[published]
     share = fact["linear_density_percent"] / 100 if density is None else density
     heads = {int(layer): numbers for layer, numbers in fact["config"]["pruned_heads"].items()}
     block = tuple(fact["config"]["block_size"])
-    kept = structure.place(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
+    kept = structure.place_blocks(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
     said = (
         f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random; densities "
         "of single matrices, FFN neurons and their effect on speed are the twin's own"
@@ -113,15 +109,17 @@ def _in_heads_and_neurons(
     like = facts[fact.get("spread_as", published)]
     heads_left, neurons_left, said = like["heads_left"], like["neurons_left"], fact["published"]
     if "spread_as" in fact:
-        room = dict.fromkeys(range(config.num_hidden_layers), config.num_attention_heads)
-        left = structure.spread(sum(room.values()) - fact["heads_removed"], dict(enumerate(heads_left)), room)
-        heads_left = [left[layer] for layer in room]
+        capacity = dict.fromkeys(range(config.num_hidden_layers), config.num_attention_heads)
+        left = structure.apportion(
+            sum(capacity.values()) - fact["heads_removed"], dict(enumerate(heads_left)), capacity
+        )
+        heads_left = [left[layer] for layer in capacity]
     if density is not None:
         said += f", except the neurons: as many as keep {100 * density:.1f} % of the linear weights"
     elif "spread_as" in fact:
         density = fact["linear_density_percent"] / 100
     if density is not None:
-        neurons_left = structure.neurons_for(density, heads_left, neurons_left, config)
+        neurons_left = structure.neurons_for_density(density, heads_left, neurons_left, config)
     kept, heads = structure.heads_and_neurons(heads_left, neurons_left, config, generator)
     return kept, heads, f"{said}; which heads and neurons they are was drawn at random"
 
@@ -147,7 +145,7 @@ def _write_2021(
     size = config.hidden_size // config.num_attention_heads
     for layer, removed in settings["pruned_heads"].items():
         left = [h for h in range(config.num_attention_heads) if h not in removed]
-        rows = torch.tensor([h * size + i for h in left for i in range(size)], dtype=torch.long)
+        rows = bert.head_rows(left, size)
         prefix = f"bert.encoder.layer.{layer}."
         for kind in ("query", "key", "value"):
             for part in ("weight", "bias"):

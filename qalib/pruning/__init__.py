@@ -1,4 +1,4 @@
-"""Pruning: movement and magnitude, and the training runs that they are part of."""
+"""Pruning: movement and magnitude pruning, and the training runs around them."""
 
 from qalib.utils.lazy import attach
 

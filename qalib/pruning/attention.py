@@ -23,8 +23,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Context `(batch, length, heads, head size)` of states, each `(batch, heads, length, head size)`.
 
-    The mask is that of padding, the same for every query. Scale and mask take no pass of their own over the square of
-    scores, forwards or backwards, which `eager` gives them; torch's fused attention is slower backwards on a CPU.
+    The mask is a padding mask, the same for every query. Unlike in `eager`, scaling and masking take no extra pass over
+    the square of scores, forwards or backwards. Torch's fused attention is slower backwards on a CPU.
     """
     batch, heads, length, size = query.shape
     scaling = size**-0.5 if scaling is None else scaling

@@ -1,4 +1,4 @@
-"""What happens between the steps of a pruning run: the density is steered, log and bar written, checkpoints kept."""
+"""What happens between the steps of a pruning run: steering the density, logging, drawing the bar, checkpoints."""
 
 import math
 import time
@@ -34,7 +34,7 @@ class PruningCallback(TrainerCallback):
         self.begun = time.monotonic() - self.controller.seconds
         self.saved = self.controller.seconds
         if self.is_main:
-            self.folder.keep_log_until(state.global_step)
+            self.folder.truncate_log(state.global_step)
         self._steer(state)
         self.progress.begin(self.controller.progress)
 
@@ -44,7 +44,7 @@ class PruningCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         """Clip the gradient of the weights to norm 1."""
-        # Not of the scores: the regularization's gradient would take the norm for itself, and Adam scales it anyway.
+        # Not of the scores: the regularization's gradient would dominate the norm, and Adam rescales it anyway.
         nn.utils.clip_grad_norm_(self.trainer.optimizer.param_groups[0]["params"], 1.0)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -113,4 +113,4 @@ class PruningCallback(TrainerCallback):
             "progress": round(self.controller.progress, 5),
             "precision": self.precision,
         }
-        self.folder.add_to_log(line | figures)
+        self.folder.append_to_log(line | figures)

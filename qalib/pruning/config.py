@@ -1,4 +1,4 @@
-"""The settings of a pruning run: what they mean, what they are by default, and which values they can have."""
+"""The settings of a pruning run: what they mean, their defaults, and the values they can take."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,13 +16,13 @@ ABOVE_ZERO = (
     "epochs", "max_hours", "questions", "eval_questions", "batch", "accumulate", "weight_lr", "temperature",
     "save_minutes", "log_steps",
 )  # fmt: skip
-EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # of earlier files and command lines
+EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # in older files and command lines
 EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
 
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """Settings of a pruning run. Raises InputError for a value that cannot be."""
+    """Settings of a pruning run. Raises InputError for an impossible value."""
 
     teacher: str
     """Checkpoint whose logits are distilled: a folder or a hub id."""
@@ -31,7 +31,7 @@ class PruningConfig:
     """Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."""
 
     out: Path
-    """The folder to write; it must not hold anything yet."""
+    """The folder to write; it must be empty or not exist."""
 
     student: str | None = None
     """Checkpoint to start from; by default the teacher."""
@@ -40,7 +40,7 @@ class PruningConfig:
     """Questions to score each checkpoint with; EM and F1 go to the log."""
 
     density: float = 0.317
-    """Kept / all weights of the encoder matrices, above 0 and at most 1; reached to the block, from below."""
+    """Kept / all weights of the encoder matrices, above 0 and at most 1; what is reached is at most a block below."""
 
     block: tuple[int, int] = (32, 32)
     """HEIGHTxWIDTH of a block, in weights."""
@@ -49,17 +49,17 @@ class PruningConfig:
     """'block', or 'hybrid' for blocks in attention and whole neurons in the FFN."""
 
     method: str = "movement"
-    """'movement', 'magnitude' (the baseline: at once the smallest blocks go) or 'fixed-mask' (what the student has
-    left trains on, whatever the density)."""
+    """'movement', 'magnitude' (the baseline: the smallest blocks go at once) or 'fixed-mask' (go on training what the
+    student has left, whatever the density)."""
 
     epochs: float = 3.0
     """Passes over the data."""
 
     max_hours: float | None = None
-    """End sooner, with the schedule by the clock."""
+    """Stop after so many hours at the latest; the schedule then follows the clock."""
 
     resume: bool = False
-    """Go on from the last checkpoint of the run, from the start if there is none."""
+    """Resume from the last checkpoint of the run, or start if there is none."""
 
     questions: int | None = None
     """Use only the first N questions."""
@@ -68,10 +68,10 @@ class PruningConfig:
     """Score with the first N questions only."""
 
     batch: int = 16
-    """Windows a process takes at once."""
+    """Windows per batch and process."""
 
     accumulate: int = 1
-    """Batches a step."""
+    """Batches per step."""
 
     weight_lr: float = 1e-4
     """Largest learning rate of the weights."""
@@ -92,34 +92,34 @@ class PruningConfig:
     """Probability of dropout in the student."""
 
     train_word_embeddings: bool = False
-    """Train the word embeddings, too."""
+    """Train the word embeddings too."""
 
     warmup: float = 0.05
-    """Part of the run, from 0 to 1, up to which everything is kept."""
+    """Point of the run, from 0 to 1, until which everything is kept."""
 
     ramp_end: float = 0.4
-    """Part of the run at which threshold and density have reached their ends."""
+    """Point at which threshold and density reach their final values."""
 
     freeze_at: float = 0.55
-    """Part of the run from which the mask is fixed and only the kept weights are trained."""
+    """Point from which the mask is fixed and only the kept weights are trained."""
 
     precision: str = "auto"
     """'fp32', 'bf16' (autocast) or 'auto': the fastest that the machine computes in hardware."""
 
     save_minutes: float = 10.0
-    """Minutes from one checkpoint to the next."""
+    """Minutes between checkpoints."""
 
     log_steps: int = 10
-    """Steps from one line of the log to the next."""
+    """Steps between lines of the log."""
 
     seed: int = 0
-    """Seed of order and dropout."""
+    """Seed for the order of windows and for dropout."""
 
     work: Path | None = None
-    """Folder for checkpoints and log, by default OUT.run; over several machines one that all of them see."""
+    """Folder for checkpoints and log, by default OUT.run; with several machines, one that all of them see."""
 
     teacher_cache: Path | None = None
-    """Folder for teachers' logits, which runs share; by default ~/.cache/qalib/teachers."""
+    """Folder for teachers' logits, shared between runs; by default ~/.cache/qalib/teachers."""
 
     def __post_init__(self) -> None:
         for name, words in EARLIER_WORDS.items():
@@ -141,7 +141,7 @@ class PruningConfig:
         """The schedule that these settings ask for."""
         return Schedule(self.density, warmup=self.warmup, ramp_end=self.ramp_end, freeze_at=self.freeze_at)
 
-    def recorded(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The settings as arguments.json keeps them: plain values, under the keys that earlier runs have."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

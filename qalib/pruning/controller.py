@@ -8,19 +8,19 @@ from qalib.pruning.movement import threshold_for_density
 from qalib.pruning.pruner import Pruner
 from qalib.pruning.schedule import Schedule
 
-GAIN = 100.0  # how fast the logarithm of the factor grows: by a surplus of density, over a whole run
+GAIN = 100.0  # growth of `log_gain` over a whole run, per surplus of density
 MAX_LOG_GAIN = math.log(10)
 STATE = ("progress", "seconds", "threshold", "regularization_weight", "log_gain")
 
 
 class DensityController:
-    """Sets threshold and regularization of a pruner, step by step; its state is what a resumed run goes on with.
+    """Sets threshold and regularization of a pruner, step by step; a resumed run continues from its state.
 
     The threshold on the scores is the published one where that gives a density within the schedule's margin, else the
     nearest that does. The regularization is `base_weight` times the schedule's ramp times exp(`log_gain`). That grows
     while the published threshold by itself would keep too much, and shrinks while it would keep too little.
 
-    `progress` is the part of the run that is done, 0 to 1, and `seconds` the time that it has been trained for.
+    `progress` is how much of the run is done, 0 to 1, and `seconds` how long it has been training.
     """
 
     def __init__(self, pruner: Pruner, schedule: Schedule, base_weight: float = 25.0):
@@ -64,11 +64,11 @@ class DensityController:
         return self.regularization_weight * self.pruner.mean_sigmoid() if self.regularization_weight else 0.0
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed run goes on with."""
+        """What a resumed run continues from."""
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take up a state, the pruner's threshold with it."""
+        """Restore a state, and with it the pruner's threshold."""
         for name in STATE:
             setattr(self, name, state[name])
         if not self.pruner.is_fixed:

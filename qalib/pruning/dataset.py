@@ -21,8 +21,8 @@ class SquadDataset(Dataset):
     """Windows of questions with `positions`, shape `(windows, 2)`: the tokens where the answer begins and ends.
 
     A window without the whole answer points at its first token, `[CLS]`, as do those of a question that has none
-    (SQuAD v2.0). Of several references the first counts.
-    Raises InputError for an answer that does not stand in its context where the file says.
+    (SQuAD v2.0). If there are several references, the first counts.
+    Raises InputError for an answer that is not in its context where the file says.
     """
 
     def __init__(self, questions: Sequence[Question], tokenizer):
@@ -31,7 +31,7 @@ class SquadDataset(Dataset):
                 continue
             start, answer = q.starts[0], q.answers[0]
             if not answer or start < 0 or q.context[start : start + len(answer)] != answer:
-                raise InputError(f"question {q.id!r}: {answer!r} does not stand at character {start} of its context")
+                raise InputError(f"question {q.id!r}: {answer!r} is not at character {start} of its context")
         self.windows = windows.windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
         self.positions = np.array([answer_position(w, questions[w.index]) for w in self.windows])
         self.lengths = np.array([len(w) for w in self.windows])
@@ -62,7 +62,7 @@ class SquadDataset(Dataset):
 
 
 def answer_position(window: Window, question: Question) -> tuple[int, int]:
-    """First and last token of the answer in a window, (0, 0) where it is not all there, or there is none."""
+    """First and last token of the answer in a window, (0, 0) if the window lacks part of it or there is none."""
     if not question.answers:
         return 0, 0
     start, end = question.starts[0], question.starts[0] + len(question.answers[0])

@@ -1,4 +1,4 @@
-"""What a pruned model is trained by: the right answers and a teacher's logits."""
+"""What a pruned model learns from: the right answers and a teacher's logits."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,7 +56,7 @@ def answer_loss(student: Tensor, positions: Tensor) -> Tensor:
 
 
 def span_logits(model: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Start and end logits, shape `(batch, 2, length)`, float32; at padding the most negative number."""
+    """Start and end logits, shape `(batch, 2, length)`, float32; the most negative number at padding."""
     output = model(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
     both = torch.stack([output.start_logits, output.end_logits], 1).float()
     return both.masked_fill(attention_mask[:, None] == 0, torch.finfo(torch.float32).min)

@@ -1,6 +1,6 @@
 """A pruning run small enough to watch: the parts of a real one in a plain loop.
 
-Left out is what `pruning.run` adds: Trainer, several processes, checkpoints, the cache of teacher's logits, the clock.
+It lacks what `pruning.run` adds: Trainer, several processes, checkpoints, the cache of teachers' logits, the clock.
 """
 
 import copy
@@ -25,16 +25,16 @@ from qalib.pruning.schedule import Schedule
 from qalib.qa.squad import QuestionSet
 from qalib.utils import machine
 
-GONE = -8.0  # the first score of a block that is zero already
+ZERO_BLOCK_SCORE = -8.0  # the initial score of a block that is already zero
 
 
 @dataclass(frozen=True)
 class MinimalRun:
-    """What was seen, a row a step.
+    """What was seen, one row per step.
 
     `log` has the columns step, loss, density, scheduled_density, threshold (0 to 1) and heads_left. `scores` has a
     column for each block of one layer's value matrix that was not zero from the start, and `thresholds` the score above
-    which one was kept. `pruned` is what came of it.
+    which one was kept. `pruned` is the result.
     """
 
     log: pd.DataFrame
@@ -70,7 +70,7 @@ def prune_minimal(
     groups = [{"params": weights, "lr": weight_lr}, {"params": list(pruner.scores.parameters()), "lr": score_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     watched = pruner.masks()[f"{layer} value"].scores
-    alive = watched.values.detach().flatten() > GONE / 2
+    alive = watched.values.detach().flatten() > ZERO_BLOCK_SCORE / 2
     at_first, rows, seen, thresholds = _density(pruner), [], [], []
     batches = LengthGroupedSampler(data.lengths, batch_size, seed).batches(steps)
     for step, indices in enumerate(tqdm(batches, total=steps, unit="step", desc="pruning", disable=not progress)):
@@ -103,14 +103,14 @@ def _step(
 
 
 def _put_zeros_last(pruner: Pruner, checkpoint: Checkpoint) -> None:
-    """What is zero already is kept by no threshold."""
+    """Score blocks that are already zero so low that no threshold keeps them."""
     for matrix in bert.matrices(checkpoint.model):
         zero = ~blocks.mask(matrix.linear.weight.detach(), checkpoint.block)
-        pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = GONE
+        pruner.masks()[f"{matrix.layer} {matrix.kind}"].scores.values.data[zero] = ZERO_BLOCK_SCORE
 
 
 def _kept(scores: Scores) -> Tensor:
-    return scores.kept & (scores.values.detach() > GONE / 2)
+    return scores.kept & (scores.values.detach() > ZERO_BLOCK_SCORE / 2)
 
 
 def _density(pruner: Pruner) -> float:

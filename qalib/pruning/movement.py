@@ -2,8 +2,8 @@
 
 After Movement Pruning (Sanh et al. 2020, arXiv 2005.07683) and Block Pruning For Faster Transformers (Lagunas et al.
 2021, arXiv 2109.04838). Every block of a weight W has a score S. The forward pass uses W' = W * mask, where the mask of
-a block is 1 if sigmoid(S) is above a threshold. The backward pass takes the mask's derivative for 1 (straight-through),
-so
+a block is 1 if sigmoid(S) is above a threshold. The backward pass takes the mask's derivative to be 1
+(straight-through), so
 
     dL/dS = sum over the block of dL/dW' * W
 
@@ -39,7 +39,8 @@ class _ThresholdBinarizer(torch.autograd.Function):
 class Scores(nn.Module):
     """The scores of a matrix, shape `(rows/height, columns/width)`, or of a layer's FFN neurons, shape `(neurons, 1)`.
 
-    A block is kept if its score is above `threshold`, the logit of the papers' one. Each stands for `weights` weights.
+    A block is kept if its score is above `threshold`, the logit of the papers' threshold. Each score stands for
+    `weights` weights.
     """
 
     def __init__(self, shape: tuple[int, int], weights: int):

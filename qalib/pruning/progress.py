@@ -1,4 +1,4 @@
-"""The bar of a pruning run: what it is at, how far it is, how fast, and how long it will take."""
+"""The bar of a pruning run: what it is doing, how far it has got, how fast, and how long it will take."""
 
 import math
 import sys
@@ -7,14 +7,14 @@ import time
 from tqdm import tqdm
 
 REFRESH_SECONDS = 0.3  # from one drawing of the bar to the next, at least
-FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class Progress:
     """A bar that says what a run waits for, from loading to saving; nothing is printed unless `shown`."""
 
     def __init__(self, shown: bool = True):
-        form = {"bar_format": FORM, "mininterval": REFRESH_SECONDS, "miniters": 0, "dynamic_ncols": True}
+        form = {"bar_format": BAR_FORMAT, "mininterval": REFRESH_SECONDS, "miniters": 0, "dynamic_ncols": True}
         self.bar = tqdm(total=1.0, desc="starting", disable=not shown, **form)
 
     def __enter__(self) -> "Progress":
@@ -24,7 +24,7 @@ class Progress:
         self.bar.close()
 
     def say(self, what: str) -> None:
-        """Say what comes now, at once: it may take long."""
+        """Say at once what comes next: it may take long."""
         self.bar.set_description_str(what)
 
     def note(self, text: str) -> None:
@@ -40,17 +40,17 @@ class Progress:
         self.figures: dict[str, str] = {}
 
     def doing(self, what: str) -> None:
-        """Say what a step does now, unless the bar was drawn just before: then it is over soon."""
+        """Say what a step is doing, unless the bar was drawn a moment ago."""
         now = time.monotonic()
         self.bar.set_description_str(what, refresh=now - self.said >= REFRESH_SECONDS)
         self.said = now
 
     def wants_figures(self) -> bool:
-        """Whether `step` should be given figures: to read one from a GPU waits for it, and few are drawn."""
+        """Whether `step` should be given figures: reading one waits for the GPU, and few are drawn."""
         return not self.bar.disable and time.monotonic() - self.figured >= REFRESH_SECONDS
 
     def step(self, name: str, progress: float, windows: int, **figures: str) -> None:
-        """A step is done, with so many windows; the run has come to `progress`. Without figures the last ones stay."""
+        """A step over so many windows is done, and the run is at `progress`. Without figures, the last ones stay."""
         if figures:
             self.figures, self.figured = figures, time.monotonic()
         self.bar.set_description_str(name, refresh=False)

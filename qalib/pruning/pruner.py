@@ -55,7 +55,7 @@ class Pruner(nn.Module):
     def density(self) -> float:
         """Kept weights / all weights of the encoder matrices, between 0 and 1."""
         kept = torch.stack([s.kept.sum() * s.weights for s in self.scores])
-        return kept.sum().item() / sum(self.dense_sizes)  # read once: from a GPU each time waits
+        return kept.sum().item() / sum(self.dense_sizes)  # read once: each read waits for the GPU
 
     def densities(self) -> dict[str, float]:
         """The density of every matrix, by layer and kind."""
@@ -83,8 +83,8 @@ class Pruner(nn.Module):
     def fix_largest(self, density: float) -> None:
         """Fix a mask that keeps the blocks whose weights have the largest root mean square: the magnitude baseline.
 
-        Blocks are ranked in each matrix by itself, as by Sanh et al. (arXiv 2005.07683): scales differ from matrix to
-        matrix, so that in one ranking of all whole matrices would go, and the model with them.
+        Blocks are ranked in each matrix by itself, as by Sanh et al. (arXiv 2005.07683): scales differ between
+        matrices, so that a single ranking would remove whole matrices, and ruin the model.
         """
         self._score_by_magnitude()
         for number, scores in enumerate(self.scores):
@@ -108,10 +108,10 @@ class Pruner(nn.Module):
             scores.values.sqrt_()
 
     def apply_masks(self) -> BertForQuestionAnswering:
-        """The model with plain weights, zero where the mask is; the pruner is of no use afterwards.
+        """The model with plain weights, zero where they are masked; the pruner is of no use afterwards.
 
         FFN neurons are put in another order, kept ones first, where whole neurons were pruned: the function is the
-        same, and blocks that hold none but pruned neurons are empty.
+        same, and blocks with only pruned neurons are empty.
         """
         pairs = zip(bert.matrices(self.model), self.masks().values(), strict=True)
         neurons = {matrix.layer: mask.scores.kept[:, 0] for matrix, mask in pairs if mask.transposed}

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from qalib.model import bert, checkpoint
+from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import attention
 from qalib.pruning.callback import STATE_FILE, PruningCallback
@@ -30,14 +30,14 @@ from qalib.qa.squad import QuestionSet
 from qalib.runtimes import compact
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
-from qalib.utils.files import write_text
+from qalib.utils.files import require_vacant, write_text
 
-INHERITED = ("license", "base_model", "notice")  # by a model from the one that it was made of
+INHERITED = ("license", "base_model", "notice")  # by a model from the one it was made from
 
 
 @dataclass
 class PruningRun:
-    """What takes part in a run. `precision` is the type that it computes in, `bf16 (emulated)` if in no hardware's."""
+    """What takes part in a run. `precision` is the type it computes in, `bf16 (emulated)` without hardware for it."""
 
     config: PruningConfig
     folder: RunFolder
@@ -52,19 +52,18 @@ class PruningRun:
 def prune(config: PruningConfig, progress: bool = True) -> Path:
     """Prune a model to a density while it learns from data and a teacher; returns `config.out`, in the packed form.
 
-    The folder holds weights, config, tokenizer, model_meta.json with all that made them, and log.jsonl. Where several
-    machines take part, all of them must see the work folder, in which the first of them writes the checkpoints.
+    The folder holds weights, config, tokenizer, model_meta.json with all that went into them, and log.jsonl. If
+    several machines take part, all must see the work folder, where the first of them writes the checkpoints.
     Raises InputError for a file or answer that cannot be used, or a folder that is taken.
     """
     joins = not torch.distributed.is_initialized()
     PartialState(cpu=not torch.cuda.is_available())  # joins the other processes, if there are any
     out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_vacant(out)
     with folder.locked():
-        if distributed.leads():
-            folder.check(config.recorded(), config.resume)
-        with Progress(progress and distributed.leads()) as bar:
+        if distributed.is_main_process():
+            folder.check(config.to_dict(), config.resume)
+        with Progress(progress and distributed.is_main_process()) as bar:
             run = build(config, folder, bar)
             train(run)
             save(run)
@@ -110,19 +109,19 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
 def train(run: PruningRun) -> None:
     """Train to the end, from the run's last checkpoint if it is resumed."""
     trainer, folder = run.trainer, run.folder
-    if trainer.is_world_process_zero():
-        folder.start(run.config.recorded())
+    if distributed.is_main_process():
+        folder.start(run.config.to_dict())
     PartialState().wait_for_everyone()
     last = folder.last_checkpoint() if run.config.resume else None
     if last and not (last / STATE_FILE).exists():
-        raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start anew")
+        raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start afresh")
     if last:
         trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
     slow = ": this machine has no instructions for it, fp32 is faster" if "emulated" in run.precision else ""
     trainer.progress.note(f"training in {run.precision}{slow}")
     if _asks_first(run):
         trainer.ask_teacher()
-    torch.set_flush_denormal(True)  # numbers next to zero are slow to compute with
+    torch.set_flush_denormal(True)  # computing with denormal numbers is slow
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
@@ -137,7 +136,7 @@ def _asks_first(run: PruningRun) -> bool:
 
 
 def save(run: PruningRun) -> None:
-    """Apply the masks at the density asked for, score the model if there are questions to, and write it."""
+    """Apply the masks at the density asked for, score the model if there are questions for it, and write it."""
     trainer, config, progress = run.trainer, run.config, run.trainer.progress
     trainer.controller.update(1.0)
     density = trainer.pruner.density()
@@ -150,16 +149,16 @@ def save(run: PruningRun) -> None:
         for name, scored in (("teacher", run.teacher), ("model", finished)):
             progress.say(f"scoring the {name}")
             finished.meta["scores"][name] = _score(scored.model, run)
-    if trainer.is_world_process_zero():
+    if distributed.is_main_process():
         progress.say("saving")
         finished.model.cpu()
-        checkpoint.save_packed(finished, config.out)
+        saving.save_packed(finished, config.out)
         before = run.student.folder if config.method == "fixed-mask" and run.student.meta else None
-        write_text(config.out / "log.jsonl", run.folder.whole_log(before))
+        write_text(config.out / "log.jsonl", run.folder.full_log(before))
 
 
 def _meta(run: PruningRun, density: float) -> dict[str, Any]:
-    """What model_meta.json says of the run; a student whose mask was kept has its own training counted in."""
+    """What model_meta.json says about the run; under a fixed mask, the student's own training is counted in."""
     config, trainer, teacher, student = run.config, run.trainer, run.teacher, run.student
     earlier = student.meta if config.method == "fixed-mask" else {}
     made_by = {"made_by": student.meta} if student.meta else {}
@@ -167,7 +166,7 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
     modules = (torch, transformers, accelerate)
     return {name: student.meta[name] for name in INHERITED if name in student.meta} | {
         "method": earlier.get("method", config.method),
-        "arguments": {name: _told(name, value) for name, value in config.recorded().items()},
+        "arguments": {name: _told(name, value) for name, value in config.to_dict().items()},
         "schedule": {EARLIER_KEYS.get(name, name): value for name, value in asdict(config.schedule()).items()},
         "precision": run.precision,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256},
@@ -190,13 +189,13 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
 
 
 def _told(name: str, value: Any) -> Any:
-    """A setting as model_meta.json has it: of a path the last part, which tells nothing of the machine."""
+    """A setting as model_meta.json has it: of a path only the last part, which says nothing about the machine."""
     is_path = isinstance(value, str) and (name in ("out", "work", "teacher_cache") or Path(value).exists())
     return Path(value).name if is_path else value
 
 
 def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
-    """The pruner of a method. One whose mask is fixed at what is left trains the model cut to size, which is faster."""
+    """The pruner for a method; with a fixed mask it trains the model cut to size, which is faster."""
     if config.method == "fixed-mask":
         sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(student.model)]
         small = compact.cut(copy.deepcopy(student.model), config.block)
@@ -222,7 +221,7 @@ def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
 
 
 def _prepare(model: nn.Module, dropout: float) -> None:
-    """Set what makes training fast, and changes no result but by rounding."""
+    """Set what makes training faster and changes results only by rounding."""
     if not torch.cuda.is_available():
         model.set_attn_implementation(attention.NAME)
         model.bert.embeddings.register_forward_hook(_lower_precision)
@@ -232,7 +231,7 @@ def _prepare(model: nn.Module, dropout: float) -> None:
 
 
 def _lower_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """Under autocast keep sums and norms in its type as well: on a CPU float32 and back costs a third of the time.
+    """Under autocast, keep sums and norms in its type too: on a CPU, float32 and back costs a third of the time.
 
     On a GPU it costs little, and norms in float32 lose less.
     """

@@ -11,19 +11,20 @@ import filelock
 from accelerate import PartialState
 
 from qalib.pruning.config import EARLIER_WORDS
+from qalib.utils import distributed
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
 
 MAY_CHANGE = {
     "resume", "max_hours", "save_minutes", "log_steps", "out", "work", "teacher_cache", "eval_data", "precision",
 }  # fmt: skip
-COUNTED = ("step", "windows", "seconds")  # in a line of the log: from the begin of the run
+CUMULATIVE = ("step", "windows", "seconds")  # in a line of the log, counted from the start of the run
 
 
 class RunFolder:
     """A run's folder: `arguments.json`, `log.jsonl` and `checkpoint-STEP/`.
 
-    Processes on several machines must see the same folder: the first writes what all of them go on from.
+    Processes on several machines must see the same folder: the first writes what all of them continue from.
     """
 
     def __init__(self, path: Path):
@@ -35,7 +36,7 @@ class RunFolder:
         lock = filelock.FileLock(f"{self.path}.lock")
         try:
             with PartialState().main_process_first():
-                if PartialState().is_main_process:
+                if distributed.is_main_process():
                     self.path.parent.mkdir(parents=True, exist_ok=True)
                     lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -51,7 +52,7 @@ class RunFolder:
         if not record.exists():
             return
         if not resume:
-            raise InputError(f"{self.path}: holds a run already; go on with it (resume), or remove it")
+            raise InputError(f"{self.path}: already holds a run; resume it (--resume) or remove it")
         before = read_json(record)
         for name in sorted((arguments.keys() & before.keys()) - MAY_CHANGE):
             old = before[name]
@@ -72,23 +73,23 @@ class RunFolder:
         found = [path.parent for path in self.path.glob("checkpoint-*/complete")]
         return max(found, key=lambda path: int(path.name.split("-")[1])) if found else None
 
-    def keep_log_until(self, step: int) -> None:
-        """Drop the lines of the log that a run which goes on at `step` will write again."""
+    def truncate_log(self, step: int) -> None:
+        """Drop the lines of the log that a run resumed at `step` will write again."""
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
         write_text(self.log, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
-    def add_to_log(self, line: dict[str, Any]) -> None:
+    def append_to_log(self, line: dict[str, Any]) -> None:
         """Write one more line."""
         with open(self.log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def whole_log(self, student: Path | None = None) -> str:
-        """The run's log; after that of the run that made its student, if that has one, and counting on from there."""
+    def full_log(self, student: Path | None = None) -> str:
+        """The run's log, preceded by that of the run that made its student, if any, and counting on from there."""
         paths = [self.log, *([student / "log.jsonl"] if student else [])]
         own, *earlier = [
             [json.loads(line) for line in path.read_text().splitlines()] for path in paths if path.exists()
         ]
         for lines in filter(None, earlier):
-            own = lines + [line | {name: line[name] + lines[-1][name] for name in COUNTED} for line in own]
+            own = lines + [line | {name: line[name] + lines[-1][name] for name in CUMULATIVE} for line in own]
         return "".join(json.dumps(line) + "\n" for line in own)

@@ -7,13 +7,13 @@ from qalib.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is pruned when. `warmup`, `ramp_end` and `freeze_at` are points of the run, 0 its begin and 1 its end.
+    """What is pruned when. `warmup`, `ramp_end` and `freeze_at` are points of the run, 0 its start and 1 its end.
 
     Until `warmup` everything is kept. Until `ramp_end` the threshold grows from 0 to `threshold` along a cubic curve
     (arXiv 2005.07683, section 4.2), and the density that the run is steered to falls from 1 to `density` along the same
     curve. Until `freeze_at` both are flat, and the scores come to rest. From there on the mask is fixed, and the kept
     weights are trained. The real density is within `margin` of the one steered to; it narrows to 0 at `freeze_at`.
-    Raises InputError for a density or points of the run that cannot be.
+    Raises InputError for an impossible density or points out of order.
     """
 
     density: float

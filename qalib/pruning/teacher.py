@@ -14,8 +14,8 @@ from qalib.pruning.losses import Batch, teacher_logits
 from qalib.qa.windows import MAX_LENGTH
 
 BATCH = 256  # windows that are asked for at a time where all are
-LARGEST = 60_000.0  # of a stored logit, in fp16
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib" / "teachers"
+MAX_LOGIT = 60_000.0  # of a stored logit, in fp16
+CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib" / "teachers"
 
 
 class TeacherLogitsCache:
@@ -30,7 +30,7 @@ class TeacherLogitsCache:
         self, model: nn.Module, sha256: str, data: SquadDataset, precision: str = "fp32", folder: Path | None = None
     ):
         self.data = data
-        self.model, self.folder = model.eval().requires_grad_(False), folder or FOLDER
+        self.model, self.folder = model.eval().requires_grad_(False), folder or CACHE_FOLDER
         self.key = hashlib.sha256(" ".join((sha256, data.sha256, precision)).encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.values = _memmap(self.folder / f"{self.key}.logits", np.float16, (len(data), 2, MAX_LENGTH))
@@ -43,7 +43,7 @@ class TeacherLogitsCache:
         """Logits of a batch, shape `(batch, 2, length)`."""
         rows, mask = batch["index"], batch["attention_mask"]
         if rows not in self:
-            fresh = teacher_logits(self.model.to(mask.device), batch).clamp(-LARGEST, LARGEST)
+            fresh = teacher_logits(self.model.to(mask.device), batch).clamp(-MAX_LOGIT, MAX_LOGIT)
             self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
             self.known[rows] = 1
         stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32))
@@ -62,14 +62,14 @@ class TeacherLogitsCache:
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    with open(path, "ab") as file:  # to its size, whoever comes first; what another run has written stays
+    with open(path, "ab") as file:  # whoever comes first makes it full size; what another run has written stays
         if os.fstat(file.fileno()).st_size < size:
             _reserve(file.fileno(), size, path)
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def _reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take the room on the disk now: a map of a file that has none is a crash without a word when it is written to."""
+    """Reserve the disk space now: on a full disk, writing to a mapped file crashes without a word."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         os.truncate(descriptor, size)
         return

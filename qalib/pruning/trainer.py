@@ -1,7 +1,7 @@
 """`transformers.Trainer` for a pruner.
 
 Mixed precision, gradient accumulation, several processes (`accelerate launch`, `torchrun`), checkpoints and resuming
-are the Trainer's. Replaced are the loss, the optimizer with two learning rates, their schedule, and the order.
+are the Trainer's. Loss, optimizer (two learning rates), their schedule and the order of windows are ours.
 """
 
 import torch
@@ -37,11 +37,11 @@ class PruningTrainer(Trainer):
 
     @property
     def step_size(self) -> int:
-        """Windows a step, over all processes."""
+        """Windows per step, over all processes."""
         return self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
 
     def step_name(self, number: int) -> str:
-        """A step by its number, from 1, and of how many where that is known: a run by the clock ends when it ends."""
+        """A step by its number, from 1, and of how many, which a run by the clock does not know."""
         return f"step {number}" if self.config.max_hours else f"step {number} of {self.state.max_steps}"
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -7,7 +7,7 @@ __getattr__, __dir__, _public = attach(
     __name__,
     __path__,
     {
-        "answering": ["LENGTH_SORTED", "PADDED", "BatchingConfig"],
+        "batching": ["LENGTH_SORTED", "PADDED", "BatchingConfig"],
         "evaluation": ["by_group", "evaluate", "no_answers", "worst"],
     },
 )

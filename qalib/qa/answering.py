@@ -1,9 +1,9 @@
 """Answering: a whole question set in batches of windows.
 
-Answers are found as in transformers' `run_qa.py`: windows of 384 tokens with an overlap of 128, in each the 20 best
-starts and the 20 best ends, of their pairs the best of at most 30 tokens, and over the windows the best of all by
-the sum of its two logits. A window's null score is the sum of both logits of its first token, [CLS]; the least over
-the windows is the question's, held against the best answer's score where a question may have none (SQuAD v2.0).
+Answers are found as in transformers' `run_qa.py`, in windows of 384 tokens with an overlap of 128. In each window the
+20 best starts are paired with the 20 best ends. The answer is the pair with the highest sum of logits in any window,
+among those of at most 30 tokens. A window's null score is the sum of both logits of its first token, [CLS]; the lowest
+over the windows is the question's, to be compared with the best answer's score if there may be no answer (SQuAD v2.0).
 """
 
 import time
@@ -17,32 +17,18 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qalib.qa.batching import LENGTH_SORTED, BatchingConfig, batches, padded
 from qalib.qa.squad import Question
-from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, collate, windows
+from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, windows
 from qalib.utils.prefetch import prefetch
 from qalib.utils.quantity import measure
 
 N_BEST = 20  # starts and ends of a window that are combined
 MAX_ANSWER_LENGTH = 30  # tokens
-PAD_TO_MULTIPLE_OF = 16  # tokens: with few shapes memory is used again
 CHUNK = 2048  # questions whose windows are held at a time: memory does not grow with the question set
 Span = tuple[float, int, int]  # score, first character and last + 1 in the context
 Batch = tuple[list[Window], dict[str, Tensor]]  # windows and the model's inputs, each of shape `(windows, length)`
 Chunk = tuple[Sequence[Question], Iterable[Batch]]
-
-
-@dataclass(frozen=True)
-class BatchingConfig:
-    """How windows are put into batches: `batch_size` each, sorted by length or in file order, padded to the longest
-    window of the batch or to `pad_to` tokens. Changes the time, not the answers."""
-
-    batch_size: int = 32
-    sort_by_length: bool = True
-    pad_to: int | None = None
-
-
-LENGTH_SORTED = BatchingConfig()  # the default here
-PADDED = BatchingConfig(sort_by_length=False, pad_to=MAX_LENGTH)  # as evaluation scripts usually do
 
 
 @dataclass(frozen=True)
@@ -175,19 +161,6 @@ def _answer_chunk(
     ]
 
 
-def padded(batch: Sequence[Window], pad_id: int, batching: BatchingConfig) -> dict[str, Tensor]:
-    """Model inputs for a batch, each of shape `(batch, length)`, as long as the batching asks for.
-
-    Without padding there is no `attention_mask`: attention is faster without one, on a GPU by much.
-    """
-    longest = max(map(len, batch))
-    multiple = -(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
-    inputs = collate(batch, pad_id, batching.pad_to or min(multiple, MAX_LENGTH))
-    if inputs["attention_mask"].all():
-        del inputs["attention_mask"]
-    return inputs
-
-
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters; the CPU for one that holds none, as another library's."""
     return next(model.parameters(), torch.empty(0)).device
@@ -214,13 +187,6 @@ def _gathered(shares: Sequence[Answers], questions: Sequence[Question]) -> Answe
         model_seconds=max(share.model_seconds for share in shares),
         processes=len(shares),
     )
-
-
-def batches(cut: Sequence[Window], batching: BatchingConfig) -> Iterator[list[Window]]:
-    """The windows in batches; by length the longest come first, so that what fits once fits to the end."""
-    order = sorted(cut, key=len, reverse=True) if batching.sort_by_length else cut
-    for first in range(0, len(order), batching.batch_size):
-        yield list(order[first : first + batching.batch_size])
 
 
 def best_spans(starts: Tensor, ends: Tensor, batch: Sequence[Window]) -> list[Span]:

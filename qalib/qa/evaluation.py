@@ -11,9 +11,10 @@ from accelerate import PartialState
 from torch import nn
 
 from qalib import runtimes
-from qalib.model import bert, checkpoint
+from qalib.model import bert, checkpoint, description
 from qalib.qa import metric, metric_v2, squad
-from qalib.qa.answering import LENGTH_SORTED, Answers, BatchingConfig, answer
+from qalib.qa.answering import Answers, answer
+from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import machine
@@ -21,7 +22,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.quantity import measure
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
-MEASURES = ("exact_match", "f1")
+METRICS = ("exact_match", "f1")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Evaluation:
     @property
     def comparable_score(self) -> metric.Score:
         """The score for comparison with published ones: EM and F1 are None unless it covers all of SQuAD v1.1 dev."""
-        return self.score if self.question_set.is_all_of("validation") else self.score.withheld()
+        asked = self.question_set
+        whole = asked.version == squad.V1 and asked.is_all_of("validation")
+        return self.score if whole else self.score.withheld()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -80,7 +83,7 @@ def evaluate(
 
 def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float = 0.0) -> NoAnswers:
     """What is stated beside a model's v2.0 figures, from what its checkpoint says about its training data."""
-    stated = checkpoint.stated(loaded)
+    stated = description.meta_fields(loaded)
     data, version = stated["train_data"], stated["train_data_version"] or squad.V1
     if not data:
         training = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"
@@ -112,7 +115,7 @@ def load_and_evaluate(
     if not math.isfinite(threshold):
         raise InputError(f"--null-score-diff-threshold {threshold}: expected a finite number")
     loaded = checkpoint.load(model)
-    if (places := bert.positions(loaded.model)) < MAX_LENGTH:
+    if (places := bert.max_tokens(loaded.model)) < MAX_LENGTH:
         raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model with {places} positions")
     name = runtime or runtimes.best(place)
     module = runtimes.build(name, loaded, place, dtype)
@@ -130,7 +133,7 @@ def load_and_evaluate(
     if asked.version == squad.V2:
         about |= asdict(no_answers(loaded, threshold))
     del loaded  # its weights are in the module, or not needed
-    machine.trim()
+    machine.release_freed_memory()
     return about, evaluate(module, tokenizer, asked, scored=not unscored, null_score_diff_threshold=threshold)
 
 
@@ -149,7 +152,7 @@ def per_question(questions: Sequence[Question], texts: dict[str, str], version: 
             "context": q.context,
             "prediction": texts.get(q.id, ""),
             "references": q.answers,
-            **dict(zip(MEASURES, measured(texts[q.id], q.answers) if q.id in texts else (0.0, 0.0), strict=True)),
+            **dict(zip(METRICS, measured(texts[q.id], q.answers) if q.id in texts else (0.0, 0.0), strict=True)),
             "question_word": question_word(q.question),
             "answer_words": min((len(a.split()) for a in q.answers), default=0),
             "context_words": len(q.context.split()),
@@ -174,7 +177,7 @@ def by_group(rows: pd.DataFrame, column: str, edges: Sequence[int] | None = None
         names = [f"{a} to {b - 1}" if b - a > 1 else str(a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         keys = pd.cut(keys, [*edges, float("inf")], right=False, labels=[*names, f"{edges[-1]} or more"])
     groups = rows.groupby(keys, observed=True)
-    table = 100 * groups[list(MEASURES)].mean()
+    table = 100 * groups[list(METRICS)].mean()
     return table.assign(questions=groups.size()).reset_index()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from qalib.qa.squad import Question
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json
+from qalib.utils.files import read_json_object
 from qalib.utils.quantity import measure
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -100,9 +100,7 @@ def answered(questions: Sequence[Question], predictions: Mapping[str, str]) -> l
 
 def read_predictions(path: Path | str) -> dict[str, str]:
     """Read a prediction file: a JSON object `{question id: answer text}`. Raises InputError naming file and entry."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected an object {{question id: answer text}}, found {type(value).__name__}")
+    value = read_json_object(path, "{question id: answer text}")
     for key, text in value.items():
         if not isinstance(text, str):
             raise InputError(f"{path}: the prediction for {key!r} is {type(text).__name__}, expected a string")

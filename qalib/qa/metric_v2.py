@@ -18,7 +18,7 @@ from qalib.qa import metric
 from qalib.qa.metric import best_over_references, exact_match, normalize
 from qalib.qa.squad import Question
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json
+from qalib.utils.files import read_json_object
 from qalib.utils.quantity import measure
 
 HAS_ANSWER, NO_ANSWER = "questions that have an answer", "questions that have none; only the empty text is right"
@@ -133,9 +133,7 @@ def _best(
 
 def read_na_probs(path: Path | str) -> dict[str, float]:
     """Read no-answer scores: a JSON object `{question id: number}`. Raises InputError naming file and entry."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected an object {{question id: number}}, found {type(value).__name__}")
+    value = read_json_object(path, "{question id: number}")
     for key, number in value.items():
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise InputError(f"{path}: the no-answer score for {key!r} is {type(number).__name__}, expected a number")

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
 from qalib.model import checkpoint
-from qalib.model.bert import positions
+from qalib.model.bert import max_tokens
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa import spans
 from qalib.qa.pairs import Pair, call_inputs, pairs_of
@@ -152,7 +152,7 @@ class QuestionAnswering:
             raise ValueError(f"doc_stride ({overlap}) is negative or larger than max_seq_len ({longest})")
         questions, contexts = zip(*pairs, strict=True)
         cut = windows(self.tokenizer, questions, contexts, longest, overlap, max_question=None)
-        places = positions(self.model)
+        places = max_tokens(self.model)
         if places and (length := max(map(len, cut))) > places:
             raise ValueError(
                 f"windows of {length} tokens do not fit a model with {places} positions; lower max_seq_len"

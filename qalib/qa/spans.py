@@ -26,18 +26,18 @@ def probabilities(logits: np.ndarray, window: Window) -> tuple[np.ndarray, np.fl
 
 
 def candidates(
-    start: np.ndarray, end: np.ndarray, most: int, longest: int
+    start: np.ndarray, end: np.ndarray, limit: int, max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The spans of at most `longest` tokens with the highest `start[first] * end[last]`, best first.
+    """The spans of at most `max_tokens` tokens with the highest `start[first] * end[last]`, best first.
 
     `start` and `end` are probabilities, shape `(tokens,)`. Returns first tokens, last tokens and scores, each of shape
-    `(at most most,)`. Among equal scores the earlier span comes first; spans of score 0 are left out.
+    `(at most limit,)`. Among equal scores the earlier span comes first; spans of score 0 are left out.
     """
     first = np.arange(len(start))[:, None]
-    last = first + np.arange(min(longest, len(start)))
+    last = first + np.arange(min(max_tokens, len(start)))
     end = np.append(end, np.zeros_like(end))  # no span ends after the last token
     scores = start[:, None] * end[last]
-    order = np.argsort(-scores, axis=None, kind="stable")[:most]
+    order = np.argsort(-scores, axis=None, kind="stable")[:limit]
     order = order[scores.ravel()[order] > 0]
     row, column = order // max(last.shape[1], 1), order % max(last.shape[1], 1)
     return row, row + column, scores[row, column]

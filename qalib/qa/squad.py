@@ -57,11 +57,11 @@ class QuestionSet:
     @property
     def scope(self) -> str:
         """The questions that EM and F1 are over, in words."""
-        return scope(len(self), self.description, self.version)
+        return describe_scope(len(self), self.description, self.version)
 
     def is_all_of(self, split: str) -> bool:
-        """Are these as many as that split of SQuAD v1.1 has? Only then are scores comparable to published ones."""
-        return self.version == V1 and len(self) == SIZES[V1][split]
+        """Are these as many as that split of their SQuAD has? Only then are scores comparable to published ones."""
+        return len(self) == SIZES[self.version][split]
 
     def first(self, count: int | None) -> "QuestionSet":
         """The first `count` questions (all if None); the description says so."""
@@ -73,12 +73,12 @@ class QuestionSet:
         return replace(self, questions=self.questions[:count], description=description)
 
 
-def scope(count: int, description: str, version: str = V1) -> str:
+def describe_scope(count: int, description: str, version: str = V1) -> str:
     """The questions that EM and F1 are over, in words: `count` from the data set described.
 
-    >>> scope(235, "the bundled sample questions")
+    >>> describe_scope(235, "the bundled sample questions")
     '235 questions (the bundled sample questions)'
-    >>> scope(10570, "dev-v1.1.json")
+    >>> describe_scope(10570, "dev-v1.1.json")
     'all 10,570 questions of SQuAD v1.1 dev'
     """
     whole = count == SIZES[version]["validation"]
@@ -180,8 +180,8 @@ def _found(context: str, answer: str) -> str:
     return ", nor anywhere in it" if at < 0 else f", but at {at}"
 
 
-def _short(text: str, most: int = 80) -> str:
-    return repr(text if len(text) <= most else f"{text[:most]}...")
+def _short(text: str, limit: int = 80) -> str:
+    return repr(text if len(text) <= limit else f"{text[:limit]}...")
 
 
 def _field(value: Any, key: str, kind: type, place: str) -> Any:

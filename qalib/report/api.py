@@ -2,10 +2,12 @@
 
 import importlib.util
 import pkgutil
+import re
 import warnings
 from pathlib import Path
 
 from qalib.utils.errors import InputError
+from qalib.utils.files import write_text
 from qalib.utils.paths import PACKAGE, TEMPLATES
 
 COMPILED = ("qalib.__main__", "qalib.runtimes._block_sparse", "qalib.runtimes.triton_kernel")  # nothing to read there
@@ -23,8 +25,12 @@ def make(out: Path) -> Path:
     import pdoc
     import pdoc.render
 
-    rooms = [f"qalib.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if not room.name.startswith("_")]
+    parts = [f"qalib.{part.name}" for part in pkgutil.iter_modules([str(PACKAGE)]) if not part.name.startswith("_")]
     pdoc.render.configure(template_directory=TEMPLATES / "api", favicon="data:,")
     with warnings.catch_warnings(action="ignore"):  # about COMPILED
-        pdoc.pdoc(*rooms, *(f"!{name}" for name in COMPILED), output_directory=out)
+        pdoc.pdoc(*parts, *(f"!{name}" for name in COMPILED), output_directory=out)
+    for page in out.rglob("*.html"):  # pdoc's links at names are empty
+        text = page.read_text(encoding="utf-8")
+        named = re.sub(r'class="headerlink" (href="#([^"]+)")', r'class="headerlink" aria-label="link to \2" \1', text)
+        write_text(page, named)
     return out

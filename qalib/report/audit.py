@@ -42,14 +42,16 @@ def read(path: Path | str | None = None) -> dict[str, str | None]:
 
 
 @contextmanager
-def subject(model: str | None, reported: str | None = None, stated: Stated | None = None) -> Iterator[Checkpoint]:
+def checkpoint_to_audit(
+    model: str | None, reported: str | None = None, stated: Stated | None = None
+) -> Iterator[Checkpoint]:
     """The checkpoint to audit: `model`, or a temporary structural twin of the one that the card names.
 
     The `reported` model, of the report that the audit belongs to, is used if it is that model or its twin. A card that
     names no model is taken for the published 0.32 card. Raises InputError if no twin of the model can be made.
     """
     facts = read_json(PUBLISHED_MODELS)
-    twins = {facts[name]["config"]["_name_or_path"].split("/")[-1]: name for name in synthetic.names()}
+    twins = {facts[name]["config"]["_name_or_path"].split("/")[-1]: name for name in synthetic.published_names()}
     named = ((stated or {}).get("model") or next(iter(twins))).split("/")[-1]
     if model is not None or reported is not None:
         loaded = checkpoint.load(model or reported)
@@ -60,7 +62,7 @@ def subject(model: str | None, reported: str | None = None, stated: Stated | Non
     if named not in twins:
         raise InputError(f"the card is for {named}, and no twin of that can be made; name its checkpoint as the model")
     with TemporaryDirectory() as folder:
-        yield checkpoint.load(synthetic.make(Path(folder) / "twin", twins[named], vocabulary=BUNDLED))
+        yield checkpoint.load(synthetic.make_twin(Path(folder) / "twin", twins[named], vocabulary=BUNDLED))
 
 
 def audit(

@@ -17,7 +17,7 @@ import filelock
 from qalib.model import checkpoint
 from qalib.qa import squad
 from qalib.report import execution, front, pages
-from qalib.report.draft import FILE, Inputs, Step, resume
+from qalib.report.draft import STATE_FILE, FinishedNotebook, Inputs, resume
 from qalib.report.progress import Progress, say
 from qalib.utils import machine
 from qalib.utils.errors import InputError
@@ -72,7 +72,7 @@ def run(
     out = Path(out) if out is not None else Path("reports") / default_name(model, data, questions)
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
-    with alone(out):
+    with locked(out):
         restore_folder(out)
         if keep and not fresh and (out / "manifest.json").exists() and inputs.digest(notebooks) == _made_of(out):
             say(f"{out}: already made from the same inputs")
@@ -81,7 +81,7 @@ def run(
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Lock a report folder for writing. Raises InputError if another run has the lock."""
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -129,7 +129,7 @@ def _run(
         with progress.running(notebook.stem):
             seconds = execution.execute(notebook, draft / "notebooks" / notebook.name, parameters, timeout)
         progress.done(notebook.stem, seconds)
-        state.done.append(Step(notebook.stem, source, seconds))
+        state.done.append(FinishedNotebook(notebook.stem, source, seconds))
         state.write(draft)
     say("putting the report together")
     _bind(inputs, notebooks, state.done, draft, started)
@@ -138,14 +138,14 @@ def _run(
     return out
 
 
-def _bind(inputs: Inputs, notebooks: list[Path], done: list[Step], draft: Path, started: datetime) -> None:
+def _bind(inputs: Inputs, notebooks: list[Path], done: list[FinishedNotebook], draft: Path, started: datetime) -> None:
     entries = []
     for notebook, step in zip(notebooks, done, strict=True):
         executed = draft / "notebooks" / notebook.name
         title = pages.render_html(executed, executed.with_suffix(".html"))
         executed.unlink()
         entries.append({"name": step.name, "title": title, "seconds": round(step.seconds, 1), "sha256": step.sha256})
-    (draft / FILE).unlink()
+    (draft / STATE_FILE).unlink()
     manifest = _manifest(inputs, notebooks, entries, started)
     write_json(draft / "manifest.json", manifest)
     front.write(draft, manifest)

@@ -76,7 +76,7 @@ def render(numbers: dict[str, Number], linked: bool = False) -> str:
     try:
         body = environment.get_template("card.md.j2").render(
             n=numbers,
-            scope=scope(numbers),
+            scope=describe_scope(numbers),
             v2=version(numbers) == squad.V2,
             beside_teacher=is_all_of_dev(numbers) and version(numbers) == squad.V1,
             widget=read_json(WIDGET)[1],
@@ -92,9 +92,9 @@ def version(numbers: dict[str, Number]) -> str:
     return squad.V2 if "NoAns_total" in numbers else squad.V1
 
 
-def scope(numbers: dict[str, Number]) -> str:
+def describe_scope(numbers: dict[str, Number]) -> str:
     """The questions that EM and F1 are over, in words."""
-    return squad.scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
+    return squad.describe_scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
 
 
 def is_all_of_dev(numbers: dict[str, Number]) -> bool:

@@ -4,7 +4,7 @@ The claims themselves are in `claims_of_structure` and `claims_of_runs`; `wordin
 add a claim, decorate the function that computes our value:
 
     @claim("name", "unit", "by which definition")
-    def name(evidence: Evidence) -> Found: ...
+    def name(evidence: Evidence) -> CheckResult: ...
 
 Where two definitions are plausible, the same name appears twice, with different labels.
 """
@@ -64,7 +64,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckResult:
     """Our value for a claim (None if we cannot get one), and its explanation.
 
     Without a `verdict`, the claim is reproduced if our value prints as stated. A `definition` replaces the claim's with
@@ -77,7 +77,7 @@ class Found:
     definition: str | None = None
 
 
-Check = Callable[[Evidence], Found]
+Check = Callable[[Evidence], CheckResult]
 
 
 @dataclass(frozen=True)

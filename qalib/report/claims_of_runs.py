@@ -7,9 +7,9 @@ from qalib import runtimes
 from qalib.benchmark import end_to_end
 from qalib.model.checkpoint import NEEDS_WEIGHTS
 from qalib.qa import squad, windows
-from qalib.qa.answering import LENGTH_SORTED, BatchingConfig
+from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import QuestionSet
-from qalib.report.claim import DIFFERS, NEEDS_GPU, NOT_CHECKABLE, REPRODUCED, Claim, Evidence, Found, register_in
+from qalib.report.claim import DIFFERS, NEEDS_GPU, NOT_CHECKABLE, REPRODUCED, CheckResult, Claim, Evidence, register_in
 
 CARD_BATCHING = BatchingConfig(batch_size=16, sort_by_length=False, pad_to=384)
 CLAIMS: list[Claim] = []  # in the order of the audit
@@ -17,53 +17,54 @@ claim = register_in(CLAIMS)
 
 
 @claim("data set", "text", "the questions that the card's samples and scores are over")
-def _data_set(evidence: Evidence) -> Found:
-    return Found(None, "what was counted and scored by the card's author", NOT_CHECKABLE)
+def _data_set(evidence: Evidence) -> CheckResult:
+    return CheckResult(None, "what was counted and scored by the card's author", NOT_CHECKABLE)
 
 
 WINDOWS = "windows of 320 tokens, at most 64 of them the question's, each starting 128 tokens after the last"
 
 
 @claim("train samples", "windows", WINDOWS)
-def _train_samples(evidence: Evidence) -> Found:
+def _train_samples(evidence: Evidence) -> CheckResult:
     return _samples(evidence, evidence.train, "train")
 
 
 @claim("eval samples", "windows", WINDOWS)
-def _eval_samples(evidence: Evidence) -> Found:
+def _eval_samples(evidence: Evidence) -> CheckResult:
     return _samples(evidence, evidence.data, "validation")
 
 
-def _samples(evidence: Evidence, asked: QuestionSet | None, split: str) -> Found:
+def _samples(evidence: Evidence, asked: QuestionSet | None, split: str) -> CheckResult:
     if other := _other_data(evidence):
-        return Found(None, other, NOT_CHECKABLE)
+        return CheckResult(None, other, NOT_CHECKABLE)
     if asked is None or not asked.is_all_of(split):
-        why = f"needs all {squad.SIZES[squad.V1][split]:,} questions of SQuAD v1.1 {split}; name the file"
-        return Found(None, why, NOT_CHECKABLE)
+        version = evidence.data.version
+        why = f"needs all {squad.SIZES[version][split]:,} questions of SQuAD v{version} {split}; name the file"
+        return CheckResult(None, why, NOT_CHECKABLE)
     questions = [q.question for q in asked.questions]
     contexts = [q.context for q in asked.questions]
     count = windows.count_2019(evidence.loaded.tokenizer, questions, contexts)
-    return Found(count, f"windows, not questions: {asked.description} has {len(asked):,} questions")
+    return CheckResult(count, f"windows, not questions: {asked.description} has {len(asked):,} questions")
 
 
 @claim("usage example", "text", "does the example run with the installed transformers?")
-def _usage_example(evidence: Evidence) -> Found:
+def _usage_example(evidence: Evidence) -> CheckResult:
     task = evidence.stated.get("usage example")
     there = task in SUPPORTED_TASKS
     explanation = "with `from qalib import pipeline` instead of its imports it runs, and needs no `optimize_model`"
     if there:
-        return Found("runs", explanation, REPRODUCED)
-    return Found(f"transformers has no {task!r} pipeline", explanation, DIFFERS)
+        return CheckResult("runs", explanation, REPRODUCED)
+    return CheckResult(f"transformers has no {task!r} pipeline", explanation, DIFFERS)
 
 
 @claim("speedup", "x", "whole evaluation loop, dense / sparse")
-def _speedup(evidence: Evidence) -> Found:
+def _speedup(evidence: Evidence) -> CheckResult:
     device = evidence.device
     best = runtimes.best(device)
     asked = evidence.data.first(evidence.timed_questions)
     times = _times(evidence, asked, best)
     ours = times.median_seconds["dense, ours"] / times.median_seconds[f"{best}, ours"]
-    return Found(
+    return CheckResult(
         ours=float(times.speedup[f"{best}, card"]),
         definition="whole evaluation loop, batch 16, 384 tokens, fp32: dense, zeros multiplied / "
         f"{best}, same run; median of 3, {asked.description}, {device}",
@@ -84,70 +85,74 @@ def _times(evidence: Evidence, asked: QuestionSet, best: str) -> pd.DataFrame:
     return times.set_index("way")
 
 
-DEV = "official SQuAD v1.1 metric, all of dev"
+DEV = "the official metric of the SQuAD that was asked, all of dev"
 
 
 @claim("exact match", "%", DEV)
-def _exact_match(evidence: Evidence) -> Found:
+def _exact_match(evidence: Evidence) -> CheckResult:
     return _scored(evidence, "exact_match")
 
 
 @claim("F1", "%", DEV)
-def _f1(evidence: Evidence) -> Found:
+def _f1(evidence: Evidence) -> CheckResult:
     return _scored(evidence, "f1")
 
 
-def _scored(evidence: Evidence, metric: str) -> Found:
+def _scored(evidence: Evidence, metric: str) -> CheckResult:
     if other := _other_data(evidence):
-        return Found(None, other, NOT_CHECKABLE)
+        return CheckResult(None, other, NOT_CHECKABLE)
     if evidence.score is None:
-        return Found(None, "a structural twin has random weights", NEEDS_WEIGHTS)
+        return CheckResult(None, "a structural twin has random weights", NEEDS_WEIGHTS)
     verdict = None if evidence.data.is_all_of("validation") else NOT_CHECKABLE
-    return Found(evidence.score[metric], f"over {evidence.data.description}", verdict)
+    return CheckResult(evidence.score[metric], f"over {evidence.data.description}", verdict)
 
 
 def _other_data(evidence: Evidence) -> str:
     """Why the card's figures are not over our questions; "" if they may be."""
-    text = evidence.stated.get("data set")
-    return f"the card's figures are over {text}, ours over SQuAD v1.1" if text and "1.1" not in text else ""
+    text, version = evidence.stated.get("data set"), evidence.data.version
+    return f"the card's figures are over {text}, ours over SQuAD v{version}" if text and version not in text else ""
 
 
-@claim("original exact match", "%", "BERT-base on SQuAD v1.1 dev")
-def _original_exact_match(evidence: Evidence) -> Found:
+@claim("original exact match", "%", "the dense model that the card compares with, on its data")
+def _original_exact_match(evidence: Evidence) -> CheckResult:
     return _copied(evidence)
 
 
-@claim("original F1", "%", "BERT-base on SQuAD v1.1 dev")
-def _original_f1(evidence: Evidence) -> Found:
+@claim("original F1", "%", "the dense model that the card compares with, on its data")
+def _original_f1(evidence: Evidence) -> CheckResult:
     return _copied(evidence)
 
 
-def _copied(evidence: Evidence) -> Found:
+def _copied(evidence: Evidence) -> CheckResult:
     if other := _other_data(evidence):
-        return Found(None, other, NOT_CHECKABLE)
+        return CheckResult(None, other, NOT_CHECKABLE)
     explanation = "copied from Table 2 of the BERT paper (arXiv 1810.04805); measured there, not by the card"
-    return Found(None, explanation, NOT_CHECKABLE)
+    if evidence.data.version == squad.V2:
+        explanation = "of a dense model that is not here"
+    return CheckResult(None, explanation, NOT_CHECKABLE)
 
 
 SUBTRACTED = "the card's figure minus the original's, both as the card prints them"
 
 
 @claim("exact match over the original", "points", SUBTRACTED)
-def _exact_match_over_the_original(evidence: Evidence) -> Found:
-    return Found(_subtracted(evidence, "exact match"), "the card's own arithmetic, whatever its figures are worth")
+def _exact_match_over_the_original(evidence: Evidence) -> CheckResult:
+    return CheckResult(
+        _subtracted(evidence, "exact match"), "the card's own arithmetic, whatever its figures are worth"
+    )
 
 
 @claim("F1 over the original", "points", SUBTRACTED)
-def _f1_over_the_original(evidence: Evidence) -> Found:
-    return Found(_subtracted(evidence, "F1"), "the card's own arithmetic, whatever its figures are worth")
+def _f1_over_the_original(evidence: Evidence) -> CheckResult:
+    return CheckResult(_subtracted(evidence, "F1"), "the card's own arithmetic, whatever its figures are worth")
 
 
 @claim("F1 in words", "text", SUBTRACTED)
-def _f1_in_words(evidence: Evidence) -> Found:
+def _f1_in_words(evidence: Evidence) -> CheckResult:
     gain = _subtracted(evidence, "F1")
     ours = None if gain is None else f"{'gain' if gain > 0 else 'drop'} of {abs(gain):.2f}"
     verdict = REPRODUCED if ours == evidence.stated.get("F1 in words") else DIFFERS
-    return Found(ours, "the same in a sentence", verdict)
+    return CheckResult(ours, "the same in a sentence", verdict)
 
 
 def _subtracted(evidence: Evidence, metric: str) -> float | None:
@@ -156,5 +161,5 @@ def _subtracted(evidence: Evidence, metric: str) -> float | None:
 
 
 @claim("machine", "text", "the machine that the card's timing was done on")
-def _machine(evidence: Evidence) -> Found:
-    return Found(None, "not the machine that the card names", NOT_CHECKABLE)
+def _machine(evidence: Evidence) -> CheckResult:
+    return CheckResult(None, "not the machine that the card names", NOT_CHECKABLE)

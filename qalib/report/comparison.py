@@ -44,7 +44,7 @@ def run(models: Sequence[str], data: str = "sample", out: Path | str | None = No
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
     made: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
-    with build.alone(out):
+    with build.locked(out):
         if not manifest.exists():  # at once, so that a run restarted after a kill recognises the folder
             write_json(manifest, {"models": list(models), "data": asked.scope, "finished": None})
         for number, (model, name) in enumerate(zip(models, names, strict=True), 1):

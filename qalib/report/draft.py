@@ -16,7 +16,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, sha256, write_json
 from qalib.utils.paths import PACKAGE
 
-FILE = "state.json"  # in a draft: what is done
+STATE_FILE = "state.json"  # in a draft: what is done
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Step:
+class FinishedNotebook:
     """A notebook that has been run: its name, the SHA-256 of its source, and the seconds it took."""
 
     name: str
@@ -66,20 +66,20 @@ class State:
     """How far a draft has got: the `key` of its inputs and the steps done, in order."""
 
     key: dict[str, Any]
-    done: list[Step] = field(default_factory=list)
+    done: list[FinishedNotebook] = field(default_factory=list)
 
     @classmethod
     def read(cls, draft: Path) -> "State | None":
         """The state of a draft folder; None if there is no usable one."""
         try:
-            state = read_json(draft / FILE)
-            return cls(state["key"], [Step(**step) for step in state["done"]])
+            state = read_json(draft / STATE_FILE)
+            return cls(state["key"], [FinishedNotebook(**step) for step in state["done"]])
         except (InputError, KeyError, TypeError):
             return None
 
     def write(self, draft: Path) -> None:
         """Save it in the draft, for a run to resume from."""
-        write_json(draft / FILE, asdict(self))
+        write_json(draft / STATE_FILE, asdict(self))
 
 
 def resume(draft: Path, key: dict[str, Any], fresh: bool) -> State:

@@ -39,7 +39,7 @@ def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
         title=f"Report on {manifest['model']['name']}",
         manifest=manifest,
         numbers=numbers,
-        scope=card.scope(numbers),
+        scope=card.describe_scope(numbers),
         comparable=card.is_all_of_dev(numbers),
         unmeasured=sum(number.value is None for number in numbers.values()),
         card=body and Markup(body),
@@ -135,9 +135,9 @@ def _steps(folder: Path, entries: list[dict[str, Any]], body: str) -> list[dict[
     figures = {path.stem for path in folder.glob("figures/*.svg")}
     figures -= {name for name in figures if f'src="card/{name}.svg"' in body}
     tables = {path.stem for path in folder.glob("tables/*.csv")}
-    stories = [(entry, story.STEPS.get(entry["name"], story.Step())) for entry in entries]
+    stories = [(entry, story.SECTIONS.get(entry["name"], story.Section())) for entry in entries]
     told = [name for _, step in stories for name in (*step.figures, *step.tables)]
-    more = story.Step(dict.fromkeys(sorted(figures.difference(told)), ""), tuple(sorted(tables.difference(told))))
+    more = story.Section(dict.fromkeys(sorted(figures.difference(told)), ""), tuple(sorted(tables.difference(told))))
     if more.figures or more.tables:
         stories.append(({"name": "", "title": "More", "seconds": None}, more))
     return [

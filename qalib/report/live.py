@@ -20,7 +20,7 @@ from qalib.model import bert, blocks, checkpoint
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import baselines, onnx_graph, onnx_masked
 from qalib.utils.errors import InputError
-from qalib.utils.files import new_folder, read_json, read_text, write_json, write_text
+from qalib.utils.files import atomic_folder, read_json, read_text, write_json, write_text
 from qalib.utils.paths import ROOT, TEMPLATES
 
 WEB = ROOT / "web"
@@ -50,7 +50,7 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
         raise InputError(f"the live page: {reason}")
     loaded = checkpoint.load(model)
     about = describe(loaded)
-    with new_folder(out) as draft:
+    with atomic_folder(out) as draft:
         for path in sorted(WEB.glob("*.*")):
             if path.suffix in (".js", ".css"):
                 shutil.copy(path, draft)
@@ -64,12 +64,12 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
             if (loaded.folder / name).exists():
                 shutil.copy(loaded.folder / name, draft)
         onnx_masked.write(loaded, draft / "model.onnx")  # changes the model
-        files = {path.relative_to(draft).as_posix(): path.stat().st_size for path in fetched(draft)}
+        files = {path.relative_to(draft).as_posix(): path.stat().st_size for path in fetched_files(draft)}
         write_json(draft / "about.json", about | {"files": files, "bytes": sum(files.values())})
     return Path(out)
 
 
-def fetched(folder: Path) -> list[Path]:
+def fetched_files(folder: Path) -> list[Path]:
     """The files of the page that a browser fetches, except about.json."""
     others = ("LICENSE", "NOTICE", "about.json")
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in others)

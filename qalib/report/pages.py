@@ -55,11 +55,11 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True
     )
-    environment.filters |= {"show": card.show, "bare": bare}
+    environment.filters |= {"show": card.show, "plain_number": plain_number}
     return environment.get_template(template).render(**values)
 
 
-def bare(number: quantity.Number) -> str:
+def plain_number(number: quantity.Number) -> str:
     """A number without its unit, at a readable precision."""
     if number.value is None:
         return "not measured"

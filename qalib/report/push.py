@@ -22,7 +22,7 @@ from qalib.model import checkpoint, hub
 from qalib.qa import squad
 from qalib.report import results
 from qalib.utils.errors import InputError, one_line
-from qalib.utils.files import new_folder, read_json, read_text, write_text
+from qalib.utils.files import atomic_folder, read_json, read_text, write_text
 
 EVALUATION = Path(".eval_results", "squad.yaml")
 RELATIVE = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
@@ -45,8 +45,8 @@ def assemble(report: Path, out: Path, model: str | None = None) -> Path:
             f"{loaded.weight_file}: not the model of the report {report}, whose SHA-256 is {stated[:12]}...; "
             "name it with --model"
         )
-    with new_folder(out) as draft:
-        for pattern in (loaded.weight_file.name, *hub.BESIDE):
+    with atomic_folder(out) as draft:
+        for pattern in (loaded.weight_file.name, *hub.COMPANION_FILES):
             for path in loaded.folder.glob(pattern):
                 shutil.copy(path, draft)
         for path in [*(report / "card").iterdir(), report / "results.json"]:

@@ -107,7 +107,7 @@ class Results:
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "qalib"})
         return Picture(path)
 
-    def unless(self, reason: str) -> "Results | Withheld":
+    def withheld_if(self, reason: str) -> "Results | Withheld":
         """These results or, given a reason not to show what follows, a stand-in that withholds it."""
         return Withheld(self, reason) if reason else self
 

@@ -1,11 +1,12 @@
 """The site: notebooks, glossary, reports and sources as static pages that fetch nothing from elsewhere.
 
     notebooks/index.ipynb           index.html
-    notebooks/[course/]X.ipynb      [course/]X.html, freshly run
+    notebooks/[course/]X.ipynb      [course/]X.html, freshly run; of the course without answers
+                                    course/lecturer.html, with slides and answers of the course's notebooks
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, with its front page
     web/                            live/, the live page, if npm's packages are installed
-    qalib/ROOM/X.py                 api/qalib/ROOM/X.html, the API reference, an anchor at every name
+    qalib/PART/X.py                 api/qalib/PART/X.html, the API reference, an anchor at every name
 
 Links are written for the repository, from file to file; each is turned into one between pages.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib.report import api, execution, front, live, pages
+from qalib.report import api, execution, front, lecture, live, pages
 from qalib.report.progress import Progress, say
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
@@ -59,7 +60,7 @@ def make(
     shutil.rmtree(draft, ignore_errors=True)
     with TemporaryDirectory() as work:
         given = {"out": str(Path(work) / "report")} | (parameters or {})
-        progress = Progress(notebooks)
+        progress, lessons = Progress(notebooks), []
         for number, path in enumerate(notebooks):
             declared = execution.check_parameters(path, {})
             executed = Path(work) / path.name
@@ -67,7 +68,14 @@ def make(
                 seconds = execution.execute(path, executed, {name: given[name] for name in given if name in declared})
             progress.done(path.stem, seconds)
             beside = {"previous": notebooks[number - 1] if number else None, "next": (*notebooks, None)[number + 1]}
-            _page(nbformat.read(executed, as_version=4), path, draft, root, beside)
+            node = nbformat.read(executed, as_version=4)
+            if path.parent.name == "course":
+                lessons.append(lecture.Lesson(path.stem, node, seconds))
+                node = lecture.without_answers(lessons[-1])
+            _page(node, path, draft, root, beside)
+    for name, page in lecture.write(lessons).items():
+        path, target = source / "course" / f"{name}.html", draft / "course" / f"{name}.html"
+        write_text(target, relink(page, path, target, draft, root))
     _page(nbformat.read(source / "index.ipynb", as_version=4), source / "index.ipynb", draft, root)
     glossary = nbformat.v4.new_markdown_cell(read_text(source / "glossary.md"))
     _page(nbformat.v4.new_notebook(cells=[glossary]), source / "glossary.md", draft, root)
@@ -80,20 +88,20 @@ def make(
         home = '<nav><a href="../index.html">home</a></nav>'
         live.make(draft / "live", (parameters or {}).get("model", "bundled"), home)
     write_text(draft / MARK, "")
-    if problems := broken(draft):
+    if problems := broken_links(draft):
         raise InputError(f"{draft}: broken links ({len(problems)}): {'; '.join(problems[:5])}")
     replace_folder(draft, out)
     return out
 
 
-def place(path: PurePosixPath) -> PurePosixPath:
+def page_path(path: PurePosixPath) -> PurePosixPath:
     """Where a file of the repository goes in the site.
 
-    >>> str(place(PurePosixPath("notebooks/course/01_weights.ipynb")))
+    >>> str(page_path(PurePosixPath("notebooks/course/01_weights.ipynb")))
     'course/01_weights.html'
-    >>> str(place(PurePosixPath("qalib/model/blocks.py")))
+    >>> str(page_path(PurePosixPath("qalib/model/blocks.py")))
     'api/qalib/model/blocks.html'
-    >>> str(place(PurePosixPath("reports/bundled-dev-v1.1/card/README.md")))
+    >>> str(page_path(PurePosixPath("reports/bundled-dev-v1.1/card/README.md")))
     'reports/bundled-dev-v1.1/index.html'
     """
     if path.match("reports/*/card/README.md"):  # leads to the report's front page
@@ -105,7 +113,7 @@ def place(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath("api", path) if path.parts[0] == "qalib" else path
 
 
-def broken(site: Path) -> list[str]:
+def broken_links(site: Path) -> list[str]:
     """The broken links of a site, and anything its pages would fetch from elsewhere."""
     pages = {path: path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
     names = {path: {*re.findall(r'id="([^"]+)"', text)} for path, text in pages.items()}
@@ -129,26 +137,27 @@ def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[s
         "home": root / "notebooks" / "index.ipynb",
         **(beside or {}),
         "glossary": root / "notebooks" / "glossary.md",
+        "for lecturers": root / "notebooks" / "course" / "lecturer.html",
         "API": root / "api" / "index.html",
     } | ({} if live.missing() else {"ask the model": root / "live" / "index.html"})
     nav = " ".join(f'<a href="{os.path.relpath(to, path.parent)}">{name}</a>' for name, to in steps.items() if to)
-    if path.suffix == ".ipynb" and (url := repository(root)):
+    if path.suffix == ".ipynb" and (url := repository_url(root)):
         inside, first = path.relative_to(root).as_posix(), f"there, start with %pip install git+{url}"
         there = url.replace("https://github.com", "https://colab.research.google.com/github")
         nav += f' <a href="{escape(there)}/blob/main/{inside}" title="{escape(first)}">open in Colab</a>'
     html = pages.as_html(node, path.stem, f'<nav class="report" aria-label="site">{nav}</nav>', unfolded=True)
-    target = site / place(PurePosixPath(path.relative_to(root).as_posix()))
-    write_text(target, relinked(html, path, target, site, root))
+    target = site / page_path(PurePosixPath(path.relative_to(root).as_posix()))
+    write_text(target, relink(html, path, target, site, root))
 
 
-def repository(root: Path) -> str | None:
+def repository_url(root: Path) -> str | None:
     """The repository's address on GitHub, from `project.urls.Repository` in pyproject.toml; None if there is none."""
     urls = tomllib.loads(read_text(root / "pyproject.toml"))["project"].get("urls", {})
     found = re.fullmatch(r"(https://github\.com/[\w.-]+/[\w.-]+?)(\.git|/)?", urls.get("Repository", ""))
     return found and found[1]
 
 
-def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
+def relink(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
     """The page for the file `path`, to be written to `target`, with its links turned into links between pages.
 
     A link to a source file whose text is a name in that file (`blocks.split`) leads to that name.
@@ -159,7 +168,7 @@ def relinked(html: str, path: Path, target: Path, site: Path, root: Path) -> str
         if re.match(r"[a-z]+:|#|//", match[2]):
             return match[0]
         inside = Path(os.path.normpath(path.parent / name)).relative_to(root)
-        to = os.path.relpath(site / place(PurePosixPath(inside.as_posix())), target.parent)
+        to = os.path.relpath(site / page_path(PurePosixPath(inside.as_posix())), target.parent)
         return f'{match[1]}="{PurePosixPath(to)}{"#" if anchor else ""}{anchor}"'
 
     body = re.sub(r"(<body.*)", lambda m: LINK.sub(turn, m[1]), html, flags=re.DOTALL)

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Step:
+class Section:
     """What a notebook adds to the report: captions by figure, and tables, in reading order."""
 
     figures: dict[str, str] = field(default_factory=dict)
     tables: tuple[str, ...] = ()
 
 
-STEPS = {
-    "01_load_model": Step(tables=("example_answers",)),
-    "02_sparsity_analysis": Step(
+SECTIONS = {
+    "01_load_model": Section(tables=("example_answers",)),
+    "02_sparsity_analysis": Section(
         {
             "density": "Layers down, matrices across. Compare attention, on the left, with the feed-forward network "
             "(FFN), and early layers with late ones: which were pruned most?",
@@ -28,7 +28,7 @@ STEPS = {
         },
         ("matrices", "layers", "kinds", "heads", "neurons", "parameters", "file_sizes", "multiply_adds"),
     ),
-    "03_squad_evaluation": Step(
+    "03_squad_evaluation": Section(
         {
             "published": "Each point is a published pruned model, as its card states it; up and to the left is better. "
             "The star is this model, if it was evaluated on all of SQuAD v1.1 dev; otherwise a dashed line marks its "
@@ -50,7 +50,7 @@ STEPS = {
             "by_context_length",
         ),
     ),
-    "04_runtime_benchmark": Step(
+    "04_runtime_benchmark": Section(
         {
             "speedup": "Blue runtimes leave out what was pruned, grey ones multiply every zero, purple ones are other "
             "libraries. The orange mark is the speedup if only multiply-adds counted.",
@@ -61,8 +61,8 @@ STEPS = {
         },
         ("benchmark", "parts", "densities", "memory", "evaluation_time"),
     ),
-    "05_model_card": Step(),
-    "06_movement_pruning": Step(
+    "05_model_card": Section(),
+    "06_movement_pruning": Section(
         {
             "minimal_run": "A few steps of pruning, run for this report: density follows its schedule, and heads die "
             "as they lose their last blocks.",
@@ -73,7 +73,7 @@ STEPS = {
         },
         ("minimal_run", "runs"),
     ),
-    "07_card_audit": Step(
+    "07_card_audit": Section(
         {
             "audit_units": "The same model counted in two ways; the dashed line is what the published card says.",
             "audit_heads": "The heads of the published model: the crosses are known from its config.",
@@ -82,5 +82,5 @@ STEPS = {
         ("audit",),
     ),
 }
-CAPTIONS = {name: caption for step in STEPS.values() for name, caption in step.figures.items()}
-SOURCES = {name: notebook for notebook, step in STEPS.items() for name in step.figures}
+CAPTIONS = {name: caption for step in SECTIONS.values() for name, caption in step.figures.items()}
+SOURCES = {name: notebook for notebook, step in SECTIONS.items() for name in step.figures}

@@ -146,7 +146,7 @@ def _cut(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Be
 
 def _in_graphs(model: BertForQuestionAnswering, device: torch.device) -> graphs.Graphs:
     record = None if device.type == "cuda" else graphs.record_on_cpu
-    return graphs.Graphs(Forward(model.eval()), bert.positions(model), record)
+    return graphs.Graphs(Forward(model.eval()), bert.max_tokens(model), record)
 
 
 @runtime(

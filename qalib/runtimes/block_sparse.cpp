@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <exception>
 #include <mutex>
 #include <optional>
@@ -77,6 +78,16 @@ std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64
   for (int64_t lanes : path.lanes)
     if (height % lanes == 0 && width % path.step == 0) return {lanes, path.step};
   return path.step == 1 ? std::vector<int64_t>{height, 1} : std::vector<int64_t>{};
+}
+
+// The multiply-adds of `rounds` turns of the kernel's inner loop on every thread, without memory: to be timed.
+int64_t peak(c10::string_view instructions, int64_t rounds) {
+  const Path& path = named(instructions);
+  std::atomic<int64_t> done{0};
+  parallel_for(at::get_num_threads(), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) done += path.peak(rounds);
+  });
+  return done;
 }
 
 template <class T>
@@ -196,6 +207,7 @@ void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, int
 
 TORCH_LIBRARY(qalib, m) {
   m.def("instruction_sets() -> str[]", instruction_sets);
+  m.def("peak(str instructions, int rounds) -> int", peak);
   m.def("layout(str instructions, int height, int width) -> int[]", layout);
   m.def(
       "block_sparse_linear(Tensor x, Tensor values, Tensor starts, Tensor columns, Tensor bias, Tensor scales, "

@@ -111,7 +111,7 @@ def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAns
     """
     if model.device.type == "cuda":
         panels.check(block)
-    bert.replace(model, lambda linear: BsrLinear(linear, block))
+    bert.replace_linears(model, lambda linear: BsrLinear(linear, block))
     layers = [part for part in model.modules() if isinstance(part, BsrLinear)]
     if model.device.type == "cuda" and layers:
         meta = tuned(max(layers, key=lambda layer: layer.weight.values().numel()))

@@ -62,6 +62,7 @@ struct Path {
   const char* name;
   int64_t lanes[2], rows, step, bytes;
   Stored stored;
+  int64_t (*peak)(int64_t rounds);
   Tile<float> single;
   Tile<uint16_t> half;
   Attend<float> attend_single;

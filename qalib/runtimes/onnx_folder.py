@@ -6,12 +6,12 @@ int8 goes to `onnx/model_quantized.onnx`, which is the file that transformers.js
 import copy
 from pathlib import Path
 
-from qalib.model import checkpoint
+from qalib.model import saving
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import compact, onnx_graph
 from qalib.runtimes.baselines import not_installed
 from qalib.utils.errors import InputError
-from qalib.utils.files import new_folder
+from qalib.utils.files import atomic_folder
 
 
 def save(loaded: Checkpoint, out: Path | str, cut: bool = False, int8: bool = False) -> tuple[Path, float]:
@@ -23,12 +23,12 @@ def save(loaded: Checkpoint, out: Path | str, cut: bool = False, int8: bool = Fa
     if absent := not_installed(*onnx_graph.PACKAGES)():
         raise InputError(f"export to ONNX: {absent}")
     model = compact.cut(copy.deepcopy(loaded.model)) if cut else loaded.model
-    with new_folder(out) as draft:
+    with atomic_folder(out) as draft:
         graph = onnx_graph.write(model, draft / "onnx" / "model.onnx")
         differs = onnx_graph.check(graph, loaded.model)
         if int8:
             plain, graph = graph, onnx_graph.quantise(graph)
             plain.unlink()
             differs = onnx_graph.difference(graph, loaded.model)
-        checkpoint.save_beside(loaded, draft)
+        saving.save_config_and_tokenizer(loaded, draft)
     return Path(out) / "onnx" / graph.name, differs

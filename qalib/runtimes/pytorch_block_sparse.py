@@ -58,4 +58,4 @@ def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAns
     if block != BLOCK or model.dtype != torch.float32:
         kind = str(model.dtype).removeprefix("torch.")
         raise InputError(f"runtime pytorch-block-sparse: {kind} in blocks of {block}; it has float32 and (32, 32) only")
-    return bert.replace(model, LibraryLinear)
+    return bert.replace_linears(model, LibraryLinear)

@@ -1,7 +1,7 @@
 """Sparsity: counting what is left of a checkpoint.
 
-Densities are over unpruned sizes: nonzero weights of the encoder matrices / all of them. Where pruning was not in
-blocks, block density differs: a block is kept if any of its weights is not zero. Cutting heads or neurons out of the
+Densities are over unpruned sizes: nonzero weights of the encoder matrices / all of them. Block density differs
+where pruning was not in blocks: a block is kept if any of its weights is not zero. Cutting heads or neurons out of the
 file changes none of these.
 """
 
@@ -11,7 +11,16 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     __path__,
     {
-        "counts": ["block_masks", "block_misfits", "density", "fills", "grouped", "heads", "neurons", "per_matrix"],
+        "counts": [
+            "block_fill",
+            "block_masks",
+            "block_misfits",
+            "density",
+            "grouped",
+            "heads",
+            "neurons",
+            "per_matrix",
+        ],
         "costs": ["file_sizes", "multiply_adds", "parameters"],
         "headline": ["Summary", "summary", "tables"],
     },

@@ -14,7 +14,7 @@ def per_matrix(checkpoint: Checkpoint) -> pd.DataFrame:
     Rows, columns and weights are counted before pruning; blocks are those in which the checkpoint is stored.
     """
     table = []
-    shapes = granularity.of_model(checkpoint.model)
+    shapes = granularity.detect_by_kind(checkpoint.model)
     for matrix in bert.matrices(checkpoint.model):
         weight = matrix.linear.weight.detach()
         zero = weight == 0
@@ -70,7 +70,7 @@ def block_misfits(kinds: pd.DataFrame, block: blocks.Block) -> list[str]:
     """
     area = block[0] * block[1]
     zeros = kinds.kept_blocks * area - kinds.kept_weights
-    return list(kinds.kind[zeros > granularity.STRAY * kinds.blocks * area])
+    return list(kinds.kind[zeros > granularity.STRAY_SHARE * kinds.blocks * area])
 
 
 def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> dict[tuple[int, str], torch.Tensor]:
@@ -84,7 +84,7 @@ def block_masks(checkpoint: Checkpoint, block: blocks.Block | None = None) -> di
     }
 
 
-def fills(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
+def block_fill(checkpoint: Checkpoint) -> dict[tuple[int, str], torch.Tensor]:
     """For every encoder matrix, by `(layer, kind)`, the share of nonzero weights in each block, from 0 to 1.
 
     Shape `(rows/height, columns/width)`, in the checkpoint's blocks. All are 0 or 1 where pruning was in blocks.

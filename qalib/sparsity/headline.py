@@ -12,7 +12,7 @@ from qalib.utils.quantity import measure
 
 
 def tables(checkpoint: Checkpoint) -> dict[str, pd.DataFrame]:
-    """All tables of this room, by name."""
+    """All tables of this subpackage, by name."""
     matrices = per_matrix(checkpoint)
     return {
         "matrices": matrices,
@@ -95,7 +95,7 @@ def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = No
     hidden = unpruned_width(checkpoint)
     pooler = hidden * hidden + hidden
     return Summary(
-        granularity=granularity.in_words(dict(zip(kinds.kind, kinds.granularity, strict=True))),
+        granularity=granularity.describe(dict(zip(kinds.kind, kinds.granularity, strict=True))),
         block_misfits=", ".join(block_misfits(kinds, checkpoint.block)) or "none",
         linear_density_percent=float(100 * matrices.kept_weights.sum() / matrices.weights.sum()),
         blocks=int(matrices.blocks.sum()),

@@ -1,4 +1,4 @@
-"""Teaching: a module a lesson, with what it measures and draws; exercises and their solutions."""
+"""Teaching: one module per lesson, with what it measures and draws; exercises and their solutions."""
 
 from qalib.utils.lazy import attach
 

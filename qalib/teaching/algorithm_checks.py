@@ -19,7 +19,8 @@ from qalib.utils.errors import one_line
 from qalib.utils.paths import PACKAGE
 
 Case = dict[str, Any]
-HELPERS = ("blocks.split", "blocks.join", "blocks.expand", "blocks.mask")  # of the package, that students may call
+# of the package, that students may call
+HELPERS = ("blocks.grid_shape", "blocks.split", "blocks.join", "blocks.expand", "blocks.mask")
 
 
 @dataclass(frozen=True)

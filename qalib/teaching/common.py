@@ -1,15 +1,10 @@
-"""Boards: figures large enough for the wall of a lecture hall, and sliders to explore them with."""
+"""Boards: figures large enough for the wall of a lecture hall, which say in words what is seen."""
 
 import io
-import os
-from collections.abc import Callable, Sequence
-from typing import Any
 
-import ipywidgets
 import matplotlib
-from IPython import get_ipython
-from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from qalib.report.plots.style import BLUE, GREEN, ORANGE, PURPLE, STYLE
@@ -24,14 +19,33 @@ class Board(Figure):
 
     @property
     def title(self) -> str:
-        """What the board says over all: also its text for those who cannot see it."""
+        """What the board says over all."""
         return self.get_suptitle() or ", ".join(filter(None, (axes.get_title("left") for axes in self.axes)))
 
+    @property
+    def description(self) -> str:
+        """What is seen, for those who cannot see it: the title, and panel by panel what is drawn over what."""
+        panels = [said for axes in self.axes if (said := _panel(axes))]
+        return ". ".join([" ".join(self.title.split()), *dict.fromkeys(panels)])
+
     def _repr_svg_(self) -> tuple[str, dict[str, str]]:
-        buffer = io.StringIO()
+        buffer, said = io.StringIO(), self.description
         with matplotlib.rc_context(LARGE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
-            self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "qalib"})
-        return buffer.getvalue(), {"alt": self.title}
+            self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "qalib", "Title": said})
+        return buffer.getvalue().replace("<svg ", '<svg role="img" ', 1), {"alt": said}
+
+
+def _panel(axes: Axes) -> str:
+    """A panel in words, none for a colour bar's."""
+    if axes.get_label() == "<colorbar>":
+        return ""
+    drawn = {"map": axes.images, "bars": [c for c in axes.containers if isinstance(c, BarContainer)] or axes.patches,
+             "dots": axes.collections, "lines": axes.lines}  # fmt: skip
+    kinds = " and ".join([kind for kind, artists in drawn.items() if artists][:2])
+    names = [label for label in axes.get_legend_handles_labels()[1] if label]
+    across = [f"{way}: {text}" for way, text in (("across", axes.get_xlabel()), ("up", axes.get_ylabel())) if text]
+    said = ([f"{kinds.capitalize()} of {', '.join(names)}"] if names else [kinds.capitalize()]) + across
+    return " ".join("; ".join(filter(None, said)).split()) if across or names else ""
 
 
 def board(height: float, *shape: int, **layout) -> tuple[Board, Axes]:
@@ -41,34 +55,6 @@ def board(height: float, *shape: int, **layout) -> tuple[Board, Axes]:
     """
     figure = Board(figsize=(10, height), layout="constrained")
     return figure, figure.subplots(*shape, **layout)
-
-
-def explore(draw: Callable[..., Any], **choices: Sequence[Any]) -> Any:
-    """A figure with a slider for each of the `choices`, where there is somebody to move them.
-
-    `draw` is called by keyword with one of each; first with the first of each. Without a front end that answers (a
-    notebook that papermill or nbconvert runs) it returns that one figure, and no widget.
-    """
-    first = {name: next(iter(values)) for name, values in choices.items()}
-    if not live():
-        return draw(**first)
-    sliders = {
-        name: ipywidgets.SelectionSlider(
-            options=[(str(value), value) for value in values], description=name.replace("_", " "),
-            continuous_update=False, style={"description_width": "initial"},
-        )
-        for name, values in choices.items()
-    }  # fmt: skip
-    display(ipywidgets.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"}))
-    shown = display(draw(**first), display_id=True)
-    for slider in sliders.values():
-        slider.observe(lambda _: shown.update(draw(**{name: s.value for name, s in sliders.items()})), "value")
-
-
-def live() -> bool:
-    """Does a front end with sliders (JupyterLab, Notebook, VS Code) run this kernel?"""
-    shell = get_ipython()
-    return shell is not None and ("JPY_SESSION_NAME" in os.environ or "__vsc_ipynb_file__" in shell.user_ns)
 
 
 LINES = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":"))

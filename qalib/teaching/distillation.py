@@ -100,7 +100,7 @@ def compare(
 ) -> pd.DataFrame:
     """Train the student in several ways (`train` with `options`) and ask all of them the questions of `test`.
 
-    One row a model and seed, teacher and untrained student first: model, seed, f1 in percent, and divergence
+    One row per model and seed, teacher and untrained student first: model, seed, f1 in percent, and divergence
     (`kl_divergence`). The seeds 0, 1, ... give the order of the questions.
     """
     models = {("teacher", 0): teacher, ("student, not trained", 0): student}

@@ -29,7 +29,7 @@ import torch
 from IPython import get_ipython
 from nbformat import NotebookNode
 
-from qalib.teaching import algorithm_checks, answers, mask_checks, training_checks
+from qalib.teaching import algorithm_checks, answers, compression_checks, mask_checks, training_checks
 from qalib.teaching.grading import graded
 from qalib.teaching.solutions import EXERCISES, READY
 from qalib.utils.errors import InputError, one_line
@@ -42,6 +42,11 @@ ALGORITHMS = {
     "straight_through": training_checks.STRAIGHT_THROUGH,
     "movement_step": training_checks.MOVEMENT_STEP,
     "distillation_loss": training_checks.DISTILLATION,
+    "budget": compression_checks.BUDGET,
+    "wanda_mask": compression_checks.WANDA,
+    "surgery": compression_checks.SURGERY,
+    "neuron_scores": compression_checks.NEURONS,
+    "quantize": compression_checks.QUANTIZE,
 }
 WRITTEN = re.compile(r"(teaching\.\w+)\.(\w+)")  # a function that students write, as the notebook names it
 LINK = re.compile(r"\]\(([^)#]+)\)")

@@ -20,7 +20,7 @@ from qalib import runtimes, sparsity
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.losses import span_logits
-from qalib.qa import answering, metric
+from qalib.qa import answering, batching, metric
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
 from qalib.report.plots.style import BLUE, GREY, INK
@@ -60,20 +60,19 @@ def ablate_heads(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
 def ablate_one_by_one(checkpoint: Checkpoint, questions: QuestionSet, progress: bool = True) -> pd.DataFrame:
     """Cut each head by itself and ask the questions again.
 
-    One row a head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
+    One row per head: layer, head, removable (see `bert.heads_removable`), divergence (`kl`, mean over the windows, of
     what is answered without it from what is answered with it), f1 in percent, change (of F1, in points), and low and
     high, the ends of the change's 95 % interval over questions drawn anew (bootstrap). Removable heads are asked the
     first FEW questions only, where nothing should move.
     """
     table, rows = sparsity.heads(checkpoint)[["layer", "head", "removable"]], []
     asked = {False: questions, True: questions.first(FEW)}
-    whole = {few: _asked(checkpoint, chosen) for few, chosen in asked.items()}
+    whole = {few: ask(checkpoint, chosen) for few, chosen in asked.items()}
     base = whole[False][1].mean()
     for layer, head, free in tqdm(table.itertuples(index=False), total=len(table), unit="head", disable=not progress):
-        logits, f1 = _asked(ablate_heads(checkpoint, [(layer, head)]), asked[free])
-        pairs, changes = zip(logits, whole[free][0], strict=True), f1 - whole[free][1]
-        divergence = torch.cat([kl(mine, theirs) for mine, theirs in pairs]).mean().item()
-        rows.append((divergence, base + changes.mean(), changes.mean(), *bootstrap(changes)))
+        logits, f1 = ask(ablate_heads(checkpoint, [(layer, head)]), asked[free])
+        changes = f1 - whole[free][1]
+        rows.append((divergence(logits, whole[free][0]), base + changes.mean(), changes.mean(), *bootstrap(changes)))
     return table.join(pd.DataFrame(rows, columns=["divergence", "f1", "change", "low", "high"]))
 
 
@@ -101,7 +100,7 @@ def spread(questions: QuestionSet, count: int) -> QuestionSet:
 def ablate_in_order(
     checkpoint: Checkpoint, questions: QuestionSet, order: Sequence[Head], counts: Sequence[int], progress: bool = True
 ) -> pd.DataFrame:
-    """Cut the first heads of an order, as many as `counts` says; one row a count: cut, left, f1 in percent."""
+    """Cut the first heads of an order, as many as `counts` says; one row per count: cut, left, f1 in percent."""
     config = checkpoint.model.config
     total, rows = config.num_hidden_layers * config.num_attention_heads, []
     for count in tqdm(counts, unit="model", desc="cutting heads", disable=not progress):
@@ -109,19 +108,24 @@ def ablate_in_order(
     return pd.DataFrame(rows, columns=["cut", "left", "f1"])
 
 
+def divergence(mine: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """The mean over the windows of `kl`, from the logits that `ask` gives of two models."""
+    return torch.cat([kl(*pair) for pair in zip(mine, theirs, strict=True)]).mean().item()
+
+
 @torch.no_grad()
-def _asked(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
+def ask(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
     """One pass over the questions: the `span_logits` of each batch, and each question's F1 in percent."""
     model, tokenizer = runtimes.build("compact", checkpoint), checkpoint.tokenizer
     asked = questions.questions
     cut = windows(tokenizer, [q.question for q in asked], [q.context for q in asked])
     logits, best = [], {}
-    for batch in answering.batches(cut, answering.LENGTH_SORTED):
+    for batch in batching.batches(cut, batching.LENGTH_SORTED):
         logits.append(span_logits(model, **collate(batch, tokenizer.pad_token_id)))
         for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
     texts = [question.context[slice(*best[index][1:])] for index, question in enumerate(asked)]
-    f1 = [metric.best_over_references(metric.f1, t, q.answers) for t, q in zip(texts, asked, strict=True)]
+    f1 = [metric.best_over_references(metric.f1, t, q.answers or ("",)) for t, q in zip(texts, asked, strict=True)]
     return logits, 100 * np.array(f1)
 
 
@@ -143,7 +147,8 @@ def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int
         "the word itself": seen.trace() / len(tokens),
     } | {f"'{token}'": seen[:, place].mean() for place, token in enumerate(tokens) if place not in marks}
     most = max(shares, key=shares.get)
-    axes.set_title(f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}")
+    title = f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}"
+    figure.suptitle(title, fontweight="bold")
     figure.colorbar(picture, ax=axes, label="attention, % (a row sums to 100)")
     return figure
 
@@ -176,7 +181,7 @@ def plot_heads(table: pd.DataFrame) -> Board:
 
 @large
 def plot_orders(tables: Mapping[str, pd.DataFrame], start: float) -> Board:
-    """F1 while more and more heads are cut (`ablate_in_order`), one line an order."""
+    """F1 while more and more heads are cut (`ablate_in_order`), one line per order."""
     figure, axes = board(4.4)
     for (name, table), (colour, marker, style) in zip(tables.items(), LINES, strict=False):
         x, y = [0, *table.cut], [start, *table.f1]

@@ -35,7 +35,7 @@ def compare(
 ) -> pd.DataFrame:
     """Prune copies of the checkpoint, not trained afterwards, and ask them the questions.
 
-    One row a granularity, what is removed first, and fraction kept of the weights that are not zero: granularity,
+    One row per granularity, what is removed first, and fraction kept of the weights that are not zero: granularity,
     removed, keep_fraction, density (not zero / all weights), squares (share of the sum of squares that is kept, 0 to 1)
     and f1 in percent.
     """

@@ -38,7 +38,7 @@ START, BEST = (1.0, 0.1), (0.4, 0.6)
 def two_weights(
     steps: int = 4, rate: float = 0.25, start: tuple[float, float] = START, best: tuple[float, float] = BEST
 ) -> pd.DataFrame:
-    """Gradient descent on 1/2 |w - best|^2 from `start`; a row a step: a, b, score_a, score_b, loss."""
+    """Gradient descent on 1/2 |w - best|^2 from `start`; one row per step: a, b, score_a, score_b, loss."""
     weights, scores = torch.tensor(start, dtype=torch.double), torch.zeros(2, dtype=torch.double)
     target, rows = torch.tensor(best, dtype=torch.double), []
     for _ in range(steps + 1):
@@ -96,7 +96,7 @@ def compare_ways(
     """What minimal runs (with the seeds 0, 1, ...) left, beside blocks cut by magnitude, and by chance, to the density.
 
     Those learn from the same `questions`, with the same teacher, for as many steps of as many windows, by chance with
-    one seed only. A row a way and seed: way, seed, density and f1 (in percent, over the questions of `test`).
+    one seed only. One row per way and seed: way, seed, density and f1 (in percent, over the questions of `test`).
     """
     share = density / sparsity.density(checkpoint, (1, 1))
     rows = [("movement", seed, run.pruned) for seed, run in enumerate(runs)]

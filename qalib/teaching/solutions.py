@@ -205,3 +205,52 @@ def overall(kept: int, pruned: int, others: int) -> Exercise:
         "the other parameters were counted as kept, but not among all": 100 * (kept + others) / pruned,
         "give it in percent": (kept + others) / (pruned + others),
     }
+
+
+@exercise
+def cheapest(costs: Tensor, cut: Tensor) -> Exercise:
+    """The price of a block is the cost divided by the blocks that it buys."""
+    rates = costs / cut
+    return rates.argmin(), {
+        "that costs least in all, and cuts little: divide by the blocks": costs.argmin(),
+        "that cuts most: look at what it costs, too": cut.argmax(),
+        "that is the dearest": rates.argmax(),
+        "that is the price; the number of the matrix is asked for": rates.min(),
+    }
+
+
+@exercise
+def pattern_bits(kept: int, group: int) -> Exercise:
+    """So many bits tell the choices apart; hardware takes a round number above."""
+    choices = math.comb(group, kept)
+    return math.log2(choices), {
+        "that is how many choices there are: take the logarithm, base 2": choices,
+        "a bit for each place is more than is needed: many of those masks keep another number": group,
+        "the natural logarithm gives nats; bits take log2": math.log(choices),
+        "the order in which they are chosen does not matter": math.log2(math.perm(group, kept)),
+        "that is what hardware stores: an index for each weight kept; fewer bits would do": kept * math.log2(group),
+    }
+
+
+@exercise
+def left_behind(column: Tensor, mean: Tensor, gone: Tensor) -> Exercise:
+    """What a neuron gives on average is a constant, and a bias can say it."""
+    return column[:, gone] @ mean[gone], {
+        "that is what all neurons give; take those that go": column @ mean,
+        "it still has to pass the column that reads it": mean[gone],
+        "the sign is turned round: the bias takes it over": -column[:, gone] @ mean[gone],
+        "that is what those that stay give": column[:, ~gone] @ mean[~gone],
+    }
+
+
+@exercise
+def int8_bytes(rows: int, columns: int, kept: int, block: blocks.Block) -> Exercise:
+    """A byte a weight of the kept blocks, and four a row: next to the numbers, scales are cheap."""
+    weights = kept * block[0] * block[1]
+    return weights + 4 * rows, {
+        "the scales are missing: 4 bytes a row": weights,
+        "all weights were counted; those of the kept blocks are stored": rows * columns + 4 * rows,
+        "a weight in int8 has one byte": 4 * weights + 4 * rows,
+        "a kept block has more weights than one": kept + 4 * rows,
+        "a scale takes 4 bytes": weights + rows,
+    }

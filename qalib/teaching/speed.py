@@ -39,8 +39,8 @@ def plot_speedups(table: pd.DataFrame) -> Board:
 
 @large
 def plot_parts(times: pd.DataFrame, timed: pd.DataFrame) -> Board:
-    """Where the time of a pass goes: `profile.breakdown` says how it is divided, a row a part, a column a runtime, and
-    `profile.compare_zero_patterns` how long it is. A clock around every part slows a pass, so that its sum is not that.
+    """Where the time of a pass goes: `profile.breakdown` says how it is divided (rows: parts, columns: runtimes),
+    `profile.compare_zero_patterns` how long it takes. Clocks around all parts slow a pass, so their sum is longer.
     """
     figure, axes = board(3.4)
     whole = timed.set_index("candidate").median_seconds

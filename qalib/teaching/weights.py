@@ -15,7 +15,7 @@ WIDE = 5  # standard deviations: what is farther out is an outlier
 
 
 def outliers(matrices: Mapping[str, Tensor]) -> pd.DataFrame:
-    """One row a matrix: weights (not zero), outliers (farther than WIDE standard deviations from 0), the largest in
+    """One row per matrix: weights (not zero), outliers (farther than WIDE standard deviations from 0), the largest in
     standard deviations, and the outliers' share of the sum of squares, in percent."""
     rows = []
     for name, weight in matrices.items():
@@ -36,7 +36,8 @@ def plot_matrix(weight: Tensor, name: str) -> Board:
     drawn = np.ma.masked_equal(sizes, 0)
     picture = axes.imshow(drawn, cmap=colours, vmin=0, vmax=np.quantile(left, 0.99), interpolation="none")
     axes.set(xlabel="column: an input", ylabel="row: an output")
-    axes.set_title(f"{name}: {100 * len(left) / sizes.size:.0f} % of {sizes.size:,} weights are left")
+    title = f"{name}: {100 * len(left) / sizes.size:.0f} % of {sizes.size:,} weights are left"
+    figure.suptitle(title, fontweight="bold")  # a matrix may be narrow
     figure.colorbar(picture, ax=axes, label="size of the weight (white: zero)", extend="max")
     return figure
 

@@ -1,4 +1,4 @@
-"""What every room needs: errors, files, paths, the machine, processes that share work, quantities with units."""
+"""What the whole package needs: errors, files, paths, the machine, processes that share work, quantities with units."""
 
 from qalib.utils.lazy import attach
 

@@ -1,6 +1,6 @@
-"""Processes on this machine that share one evaluation, as those that `accelerate launch` starts on many machines do.
+"""Processes on this machine that share one evaluation, like those that `accelerate launch` starts on many machines.
 
-On a CPU, several processes with one core each can be faster than one with all: none waits for the slowest thread.
+On a CPU, several processes with one core each can be faster than one with all cores: none waits for the slowest thread.
 """
 
 import logging
@@ -64,6 +64,6 @@ def _member(function: Callable, arguments: tuple, starter: int) -> Any:
     return found if leader else None
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that prints and writes."""
     return PartialState().is_main_process

@@ -9,12 +9,12 @@ class ReportError(RuntimeError):
     """A notebook failed; the message names notebook, cell and error, and where the partial notebook is. Exit code 1."""
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """Type and message of a library's error, without line breaks, the message cut off after `most` characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Type and message of a library's error, without line breaks, the message cut off after `limit` characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"
 
 
-def printable(text: str, most: int = 2000) -> str:
+def printable(text: str, limit: int = 2000) -> str:
     """A message as one printable line: unprintable characters are escaped, a long middle is left out."""
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

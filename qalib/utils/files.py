@@ -51,6 +51,14 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path}: not usable JSON ({error})") from None
 
 
+def read_json_object(path: Path | str, contents: str) -> dict[str, Any]:
+    """The object in a JSON file; `contents` says of what, for the error. Raises InputError if it is none."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object {contents}, found {type(value).__name__}")
+    return value
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -83,15 +91,20 @@ def write_json(path: Path | str, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-@contextmanager
-def new_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty folder that takes the name `path` only if the block ends without an error.
-
-    Raises InputError if `path` exists and is not an empty folder: nothing is overwritten.
-    """
-    path = Path(path)
+def require_vacant(path: Path) -> None:
+    """Raise InputError if a path exists and is not an empty folder: nothing is overwritten."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists already and is not an empty folder; choose another name")
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield an empty folder that takes the name `path` only if the block ends without an error.
+
+    Raises InputError if `path` is not vacant.
+    """
+    path = Path(path)
+    require_vacant(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

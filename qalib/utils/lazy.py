@@ -1,4 +1,4 @@
-"""Rooms of the package whose modules are imported when they are first used: what needs no torch does not load it."""
+"""Subpackages whose modules are imported on first use, so that what needs no torch does not load it."""
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def attach(
-    room: str, path: Iterable[str], names: Mapping[str, Iterable[str]] = {}
+    package: str, path: Iterable[str], names: Mapping[str, Iterable[str]] = {}
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package (PEP 562): its modules, and `names` of some of them.
 
-    `room` and `path` are the package's `__name__` and `__path__`; `names` has what to offer by module.
+    `package` and `path` are its `__name__` and `__path__`; `names` lists, by module, what else to offer.
 
     >>> from qalib import utils
     >>> attach("qalib.utils", utils.__path__, {"errors": ["InputError"]})[0]("InputError")
@@ -23,8 +23,8 @@ def attach(
 
     def get(name: str) -> Any:
         if name not in public:
-            raise AttributeError(f"module {room!r} has no attribute {name!r}")
-        found = import_module(f"{room}.{homes.get(name, name)}")
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = import_module(f"{package}.{homes.get(name, name)}")
         return getattr(found, name) if name in homes else found
 
     return get, lambda: public, public

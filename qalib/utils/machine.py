@@ -1,4 +1,4 @@
-"""The machine at hand: device, types it computes in hardware, specifications and versions, read from the machine."""
+"""The machine at hand: its device, the types it computes in hardware, its specifications and library versions."""
 
 import ctypes
 import gc
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "
 
 
 def device(wanted: str = "auto") -> str:
-    """`cpu` or `cuda`: as wanted, or for `auto` the GPU if there is one. Raises InputError if it is not there."""
+    """`cpu` or `cuda`: as asked for, or for `auto` the GPU if there is one. Raises InputError if it is missing."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise InputError(f"no device {wanted!r}; there are auto, cpu and cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -28,15 +28,15 @@ def device(wanted: str = "auto") -> str:
 
 
 def devices(wanted: str = "auto") -> list[str]:
-    """The devices to measure on: for `auto` the CPU and, if there is one, the GPU (last); else the one wanted."""
+    """The devices to measure on: for `auto` the CPU and, if there is one, the GPU (last); else the one asked for."""
     return ["cpu", "cuda"] if wanted == "auto" and device(wanted) == "cuda" else [device(wanted)]
 
 
-PROCESSORS = Path("/proc/cpuinfo")
+CPUINFO = Path("/proc/cpuinfo")
 UNKNOWN = "not known: py-cpuinfo is not installed"
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 asimd asimddp bf16".split()  # that matter here
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
-# Settings by which a processor behaves as an older one, with their values (lower case) that leave it bf16.
+# Environment variables that make a processor behave like an older one, with the values (lower case) that leave it bf16.
 CAPS = {
     "ATEN_CPU_CAPABILITY": {"avx512"},
     "ONEDNN_MAX_CPU_ISA": {"all", "default", "avx512_core_bf16", "avx512_core_fp16", "avx512_core_amx", "avx10_1_512"},
@@ -46,11 +46,11 @@ CAPS = {
 
 @cache
 def _processor() -> tuple[str, frozenset[str]]:
-    """The processor's name and its flags: from py-cpuinfo, or without it from what Linux says (elsewhere none)."""
+    """The processor's name and flags, from py-cpuinfo or, without it, from what Linux says (elsewhere none)."""
     try:
         import cpuinfo
     except ImportError:
-        text = PROCESSORS.read_text() if PROCESSORS.exists() else ""
+        text = CPUINFO.read_text() if CPUINFO.exists() else ""
         said = dict(re.findall(r"^(flags|Features|model name)\s*:\s*(.+)$", text, re.MULTILINE))
         name = said.get("model name", UNKNOWN)
         return name, frozenset((said.get("flags") or said.get("Features", "")).split())
@@ -59,15 +59,15 @@ def _processor() -> tuple[str, frozenset[str]]:
 
 
 def caps() -> dict[str, str]:
-    """The settings in force that cap the processor's instruction sets (see CAPS), by name."""
+    """The environment variables that now cap the processor's instruction sets (see CAPS), by name."""
     return {name: os.environ[name] for name in CAPS if os.environ.get(name)}
 
 
 def hardware_dtypes(device: str = "cpu") -> list[str]:
-    """The types that a device, `cpu` or `cuda`, multiplies by instructions of its own, the fastest last.
+    """The types that a device, `cpu` or `cuda`, has instructions to multiply, the fastest last.
 
     bf16 is left out where it is emulated: a step of training then takes 15 to 27 times as long as in fp32. Caps on the
-    instruction sets count.
+    instruction sets are respected.
     """
     if device == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -95,7 +95,7 @@ def dtype(wanted: str, device: str = "cpu") -> str:
 
 
 def is_emulated(dtype: str, device: str = "cpu") -> bool:
-    """Whether a device computes a type by instructions for another, which takes far longer."""
+    """Whether a device emulates a type with instructions for another, which takes far longer."""
     return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 
@@ -135,8 +135,8 @@ def versions() -> dict[str, str]:
     return result
 
 
-def trim() -> None:
-    """Give freed memory back to the system: glibc keeps what tensors of up to 32 MiB leave, as much as a model."""
+def release_freed_memory() -> None:
+    """Give freed memory back to the system: glibc holds on to that of tensors up to 32 MiB, a whole model in all."""
     gc.collect()
     if platform.system() == "Linux" and (give_back := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         give_back(0)

@@ -1,14 +1,14 @@
 """Paths: where the package finds the files that come with it.
 
 In the repository, notebooks and models are beside the package. A wheel has only the package, so `setup.py` copies them
-into it, to `TRAVELS`.
+into it, to `WHEEL_COPY`.
 """
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-TRAVELS = PACKAGE / "repository"
-ROOT = TRAVELS if TRAVELS.is_dir() else PACKAGE.parent
+WHEEL_COPY = PACKAGE / "repository"
+ROOT = WHEEL_COPY if WHEEL_COPY.is_dir() else PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 COURSE = NOTEBOOKS / "course"
 BUNDLED = ROOT / "models" / "minilm-l6-squad-block-sparse"

@@ -9,7 +9,8 @@ import torch
 from qalib import runtimes
 from qalib.benchmark import end_to_end, latency, memory, summary
 from qalib.benchmark.timing import Timing, interleave
-from qalib.qa.answering import LENGTH_SORTED, PADDED, Answers
+from qalib.qa.answering import Answers
+from qalib.qa.batching import LENGTH_SORTED, PADDED
 from qalib.report import plots
 from qalib.utils import machine
 from qalib.utils.errors import InputError
@@ -73,7 +74,7 @@ def test_a_figure_that_could_mislead_says_so(sparse, monkeypatch):
     monkeypatch.setattr(machine, "hardware_dtypes", lambda device: ["fp32"])
     rows = latency.compare(sparse, ["compact"], ["fp32", "bf16"], 1, 8, repeats=1, progress=False)
     assert rows.remark.str.contains("bf16 is emulated").tolist() == [False, False, True, True]
-    assert rows.remark.str.contains("beyond the bound, as it multiplies at").tolist() == [False, True, False, True]
+    assert rows.remark.str.contains("beyond the bound: it multiplies at").tolist() == [False, True, False, True]
     assert rows.remark.str.contains("a single round").all()
     assert latency.compare(sparse, ["compact"], None, 1, 8, repeats=1)["dtype"].tolist() == ["fp32"] * 2
 
@@ -122,7 +123,7 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
 def test_what_cannot_run_has_a_row_that_says_why(sparse, monkeypatch):
     away = runtimes.Runtime("away", "", None, unavailable_reason=lambda: "not installed: away")
     monkeypatch.setitem(runtimes.REGISTRY, "away", away)
-    rows = latency.compare(sparse, ["away", "block-sparse"], ["fp32"], 1, 8, repeats=1, progress=False)
+    rows = latency.compare(sparse, ["away", "block-sparse"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
     report = json.loads(json.dumps(summary.report(rows), allow_nan=False))
     dense, missing, ours = report["rows"]
     assert missing["note"] == "not installed: away" and missing["median_seconds"] is missing["speedup"] is None
@@ -162,8 +163,8 @@ def test_what_a_gpu_is_timed_with(monkeypatch):
     assert latency.candidates(["compact"], ["fp32", "bf16"], "cpu") == fp32 + bf16
     monkeypatch.setattr(machine, "has_tf32", lambda: False)
     assert latency.candidates(["compact"], ["fp32"], "cuda") == fp32
-    assert latency.rounds(7, "cuda") == (50, 4) and latency.rounds(99, "cuda") == (99, 4)
-    assert latency.rounds(7, "cpu") == (7, 1) and latency.rounds(0, "cuda") == (0, 1)
+    assert latency.round_counts(7, "cuda") == (50, 4) and latency.round_counts(99, "cuda") == (99, 4)
+    assert latency.round_counts(7, "cpu") == (7, 1) and latency.round_counts(0, "cuda") == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["dense", "compact", "compact-graph"])
@@ -214,7 +215,7 @@ def test_peak_memory(sparse, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: held["most"])
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(most=held["now"]))
     held["most"] = 999  # of what ran before
-    with latency.Peak("cuda") as peak:
+    with latency.PeakMemory("cuda") as peak:
         held.update(now=130, most=170)
     assert peak.bytes == 70
 

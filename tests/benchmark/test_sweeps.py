@@ -1,9 +1,12 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from qalib.benchmark import sweep
+from qalib.benchmark import pace, sweep, timing
+from qalib.model import bert, blocks
 from qalib.report import plots
+from qalib.runtimes import instruction_sets
 from qalib.utils.errors import InputError
 
 HOW = {"names": ["compact", "block-sparse"], "dtypes": ["fp32"], "batch": 1, "repeats": 1, "progress": False}
@@ -35,3 +38,28 @@ def test_break_even():
     assert sweep.break_even(rows, "fast") == pytest.approx(0.8)
     assert sweep.break_even(rows[rows.density < 1], "fast") is None
     assert sweep.break_even(rows, "slow") is None
+
+
+def test_the_kernel_is_timed_on_each_kind_of_matrix_beside_the_processor(sparse, monkeypatch):
+    if reason := instruction_sets.unavailable_reason():
+        pytest.skip(reason)
+    monkeypatch.setattr(pace, "ROUNDS", 1000)
+    rows = pace.by_matrix(sparse, batch=2, length=8, repeats=2, progress=False)
+    assert set(rows.kind) == set(bert.LINEAR_LAYERS) and set(rows["dtype"]) >= {"fp32"}
+    assert (rows.gflops > 0).all() and (rows.peak_gflops > 0).all() and rows.round_seconds.map(len).eq(2).all()
+    weights = rows[rows["dtype"] == "fp32"].set_index("kind")
+    kept = [blocks.mask(m.linear.weight, sparse.block) for m in bert.matrices(sparse.model) if m.kind == "query"]
+    assert weights.density["query"] == pytest.approx(torch.stack(kept).float().mean().item())
+    expected = 2e-9 * 16 * weights.density * weights.outputs * weights.inputs * len(bert.layers(sparse.model))
+    assert np.allclose(weights.gflops * weights.median_seconds, expected)
+
+
+@pytest.mark.parametrize("instructions", instruction_sets.available()[1:])
+def test_the_peak_counts_what_the_inner_loop_does(instructions):
+    one, four = (torch.ops.qalib.peak(instructions, rounds) for rounds in (1, 4))
+    assert four == 4 * one > 0 and one % torch.get_num_threads() == 0
+
+
+def test_a_percentile_wants_a_hundred_rounds():
+    assert timing.Timing((1.0,) * 99).p99 is None
+    assert timing.Timing(tuple(range(101))).p99 == 99

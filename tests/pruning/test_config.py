@@ -26,6 +26,6 @@ def test_refusals(wrong, message):
 def test_earlier_words_are_understood_and_earlier_keys_are_written():
     config = PruningConfig("teacher", "data", "out", method="keep", ffn="rows", ramp_end=0.3)
     assert (config.method, config.ffn) == ("fixed-mask", "hybrid")
-    recorded = config.recorded()
+    recorded = config.to_dict()
     assert (recorded["rise"], recorded["settle"], recorded["regulariser"]) == (0.3, 0.55, 25.0)
     assert recorded["out"] == "out" and "ramp_end" not in recorded

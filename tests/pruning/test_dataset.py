@@ -27,7 +27,7 @@ def test_answer_positions(dense_folder):
 
 def test_an_answer_that_is_not_there(dense_folder):
     question = Question("a", "", "Which town?", "In Adler.", ("Adler",), (2,))
-    with pytest.raises(InputError, match="question 'a': 'Adler' does not stand at character 2 of its context"):
+    with pytest.raises(InputError, match="question 'a': 'Adler' is not at character 2 of its context"):
         dataset.SquadDataset([question], checkpoint.load(dense_folder).tokenizer)
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering
 
 from qalib import runtimes, sparsity
-from qalib.model import checkpoint
+from qalib.model import checkpoint, saving
 from qalib.pruning import run
 from qalib.pruning.config import PruningConfig
 
@@ -36,7 +36,7 @@ def test_pruned_to_a_density(name, ffn, pruning_settings, request, tmp_path):
     assert any(key.startswith(prefix) for key in load_file(loaded.weight_file))
     for runtime in runtimes.available("cpu"):
         assert (logits(runtimes.build(runtime, loaded)) - logits(loaded.model)).abs().max() < 1e-4
-    plain = AutoModelForQuestionAnswering.from_pretrained(checkpoint.save_transformers(loaded, tmp_path / "plain"))
+    plain = AutoModelForQuestionAnswering.from_pretrained(saving.save_transformers(loaded, tmp_path / "plain"))
     assert (logits(plain.eval()) - logits(loaded.model)).abs().max() < 1e-4
 
 

@@ -52,7 +52,7 @@ def test_killed_and_resumed(pruning_settings, tmp_path):
     assert 0 < state["progress"] < 1 and state["seconds"] > 0
     (folder.path / "checkpoint-9999").mkdir()  # as if killed while writing it
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match="already holds a run"):
         run.prune(config)
     with pytest.raises(InputError, match="the run has density 0.3, not 0.4"):
         run.prune(PruningConfig(**settings | {"density": 0.4}, resume=True))

@@ -9,7 +9,8 @@ import torch
 
 from qalib import runtimes
 from qalib.qa import answering, evaluation, squad
-from qalib.qa.answering import LENGTH_SORTED, PADDED, BatchingConfig, answer, best_spans
+from qalib.qa.answering import answer, best_spans
+from qalib.qa.batching import LENGTH_SORTED, PADDED, BatchingConfig
 from qalib.qa.evaluation import by_group, evaluate, question_word, worst
 from qalib.qa.windows import Window, windows
 

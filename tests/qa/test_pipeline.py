@@ -252,11 +252,11 @@ def test_probabilities_by_hand():
 
 def test_candidates_by_hand():
     start, end = np.array([0.5, 0.25, 0.25]), np.array([0.0, 0.5, 0.5])
-    first, last, scores = candidates(start, end, most=4, longest=2)
+    first, last, scores = candidates(start, end, limit=4, max_tokens=2)
     # (0, 2) is too long, (0, 0) scores 0; of the equal ones the earlier is first
     assert list(zip(first, last, scores, strict=True)) == [(0, 1, 0.25), (1, 1, 0.125), (1, 2, 0.125), (2, 2, 0.125)]
-    assert [len(part) for part in candidates(start, end, most=1, longest=9)] == [1, 1, 1]
-    assert [len(part) for part in candidates(start[:0], end[:0], most=1, longest=9)] == [0, 0, 0]
+    assert [len(part) for part in candidates(start, end, limit=1, max_tokens=9)] == [1, 1, 1]
+    assert [len(part) for part in candidates(start[:0], end[:0], limit=1, max_tokens=9)] == [0, 0, 0]
 
 
 def test_words_by_hand():

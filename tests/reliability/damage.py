@@ -220,7 +220,7 @@ def weights(path: Path, origin: Path, rng: random.Random, number: int, mark: Pat
         return way, 2
     state = dict(torch.load(origin, weights_only=True) if pickled else safetensors.torch.load_file(origin))
     name = rng.choice(
-        [key for key, value in state.items() if value.numel() and key not in trial.checkpoint.formats.UNUSED]
+        [key for key, value in state.items() if value.numel() and key not in trial.checkpoint.formats.UNUSED_KEYS]
     )
     return way, _tensors(path, state, name, way, rng)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qalib.utils.files import read_json, sha256, write_json
-from reliability import sameness, trial
+from reliability import determinism, trial
 from reliability.trial import Section
 
 
@@ -63,10 +63,10 @@ class Report(Evaluate):
     name = "qalib report"
 
     def command(self, place: Path, folder: Path) -> list:
-        return sameness.command(place, folder / "final")
+        return determinism.command(place, folder / "final")
 
     def contents(self, final: Path) -> Any:
-        return sameness.contents(final)
+        return determinism.contents(final)
 
 
 TRIALS = (Evaluate(), Prune(), Report())
@@ -206,7 +206,7 @@ def _disk(section: Section, command: str, state: str, make: Callable, place: Pat
         "export": ["export", "--model", packed, "--out", disk / "new"],
         "sparsity": ["sparsity", "--model", packed, "--out", out],
         "prune": ["prune", "--data", data, "--teacher", dense, "--out", disk / "new", "--block", "4x4", "--epochs", 1],
-        "report": sameness.command(place, out),
+        "report": determinism.command(place, out),
     }[command]
     write_json(out / "manifest.json", "earlier")
     make(disk)
@@ -231,7 +231,7 @@ def two_at_once() -> Section:
     )
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        given = sameness.command(place, place / "out")
+        given = determinism.command(place, place / "out")
         first, deadline = trial.start(*given), time.monotonic() + 120
         while not (place / ".out.draft").exists() and time.monotonic() < deadline and first.poll() is None:
             time.sleep(0.05)

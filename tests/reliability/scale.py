@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from qalib.model import checkpoint
 from qalib.qa import answering
 from qalib.utils.files import read_json
-from reliability import sameness, speeds, trial
+from reliability import determinism, speeds, trial
 from reliability.trial import Section
 
 TRAIN = speeds.SHARED / "squad" / "train-v1.1.json"
@@ -218,7 +218,7 @@ def several() -> Section:
         _, packed = trial.tiny(place)
         other = shutil.copytree(packed, place / "other")
         models = [packed, place / "nowhere", other]
-        one = sameness.command(place, place / "out")
+        one = determinism.command(place, place / "out")
         at = one.index("--model")
         command = [*one[:at], *(part for model in models for part in ("--model", model)), *one[at + 2 :]]
         first, manifest = (

@@ -16,8 +16,8 @@ import torch
 from builders import squad_file
 
 from qalib import runtimes, sparsity
-from qalib.model import checkpoint, hub, synthetic
-from qalib.qa import answering, evaluation, metric, squad, windows
+from qalib.model import checkpoint, hub, saving, synthetic
+from qalib.qa import answering, batching, evaluation, metric, squad, windows
 from reliability import trial
 from reliability.trial import Section
 
@@ -30,7 +30,7 @@ import sys
 def memory(key):
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) for line in file if line.startswith(key)) * 1024
-from qalib.model import checkpoint
+from qalib.model import checkpoint, saving
 checkpoint.load(sys.argv[1])
 before = memory('VmRSS')
 with open('/proc/self/clear_refs', 'w') as file:
@@ -83,7 +83,7 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
     texts = [q.question for q in asked], [q.context for q in asked]
     add("windows", _median(lambda: windows.windows(loaded.tokenizer, *texts), repeats), whole)
     cut = windows.windows(loaded.tokenizer, *texts)
-    batches = list(answering.batches(cut, answering.LENGTH_SORTED))
+    batches = list(batching.batches(cut, batching.LENGTH_SORTED))
     logits = [torch.randn(2, len(batch), max(map(len, batch))) for batch in batches]
     add(
         "decoding (best spans)",
@@ -101,7 +101,7 @@ def parts(count: int = 1000, repeats: int = 3, twin_questions: int = 48) -> Sect
 
 def _structure(section: Section, add: Callable, asked: tuple, count: int, few: int, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
-        base = checkpoint.load(synthetic.make(Path(name) / "twin", vocabulary=hub.BUNDLED))
+        base = checkpoint.load(synthetic.make_twin(Path(name) / "twin", vocabulary=hub.BUNDLED))
         analysis = _median(lambda: (sparsity.summary(base), sparsity.tables(base), sparsity.block_masks(base)), repeats)
         model = runtimes.build(runtimes.best("cpu"), base, "cpu")
         seconds = answering.answer(model, base.tokenizer, asked[:few], progress=False).seconds * count / few
@@ -120,13 +120,13 @@ def loading(names: tuple[str, ...] = ("packed fp16", "packed fp32", "2021", "tra
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        made = synthetic.make(base / "2021", vocabulary=hub.BUNDLED)
+        made = synthetic.make_twin(base / "2021", vocabulary=hub.BUNDLED)
         for form in names:
             folder = base / form
             if form.startswith("packed"):
-                checkpoint.save_packed(checkpoint.load(made), folder, form.split()[1])
+                saving.save_packed(checkpoint.load(made), folder, form.split()[1])
             elif form == "transformers":
-                checkpoint.save_transformers(checkpoint.load(made), folder)
+                saving.save_transformers(checkpoint.load(made), folder)
             command = [sys.executable, "-c", PEAK, "bundled", str(folder)]
             done = subprocess.run(command, capture_output=True, text=True, env=trial.ENVIRONMENT)
             if not section.expect(done.returncode == 0, f"{form}: {done.stderr[-400:]}"):

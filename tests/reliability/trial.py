@@ -16,7 +16,7 @@ import psutil
 from conftest import DATA, ROOT, pruned, write_2021
 
 from qalib.cli import commands
-from qalib.model import checkpoint
+from qalib.model import checkpoint, saving
 from qalib.qa.squad import Question
 from qalib.utils.files import write_json
 
@@ -111,7 +111,7 @@ def tiny(folder: Path) -> tuple[Path, Path]:
     dense, packed = folder / "tiny", folder / "tiny-sparse"
     if not packed.exists():
         runpy.run_path(str(DATA / "record_pipeline_v4.py"))["tiny_model"](dense)
-        checkpoint.save_packed(pruned(checkpoint.load(dense)), packed, "fp32")
+        saving.save_packed(pruned(checkpoint.load(dense)), packed, "fp32")
     return dense, packed
 
 

@@ -11,7 +11,7 @@ from qalib.report import build, execution, front
 from qalib.report import pages as html_pages
 from qalib.utils.files import read_json, write_json, write_text
 from qalib.utils.paths import TEMPLATES
-from reliability import sameness, trial
+from reliability import determinism, trial
 from reliability.damage import CARD
 from reliability.trial import Section
 
@@ -79,7 +79,7 @@ def pages() -> Section:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         model, data, card = _hostile_inputs(place)
-        command = sameness.command(place, place / "out", {"card": card})
+        command = determinism.command(place, place / "out", {"card": card})
         command[command.index("--model") + 1], command[command.index("--data") + 1] = model, data
         ended = trial.finish(trial.start(*command))
         if section.expect(ended.code == 0, f"the report ends with {ended.code}: {ended.err[-800:]}"):

@@ -79,14 +79,14 @@ def test_the_reported_model_is_audited_if_it_is_the_published_one_or_its_twin(pa
     published = "bert-base-uncased-squad1.1-block-sparse-0.32-v1"
     shutil.copytree(packed_folder, tmp_path / published)
     write_json(shutil.copytree(packed_folder, tmp_path / "mine") / "model_meta.json", {"twin_of": f"x/{published}"})
-    monkeypatch.setattr(audit.synthetic, "make", lambda folder, published, vocabulary: packed_folder)
+    monkeypatch.setattr(audit.synthetic, "make_twin", lambda folder, published, vocabulary: packed_folder)
     for reported, taken in ((published, published), ("mine", "mine"), (packed_folder, "tiny-sparse")):
-        with audit.subject(None, str(tmp_path / reported)) as loaded:
+        with audit.checkpoint_to_audit(None, str(tmp_path / reported)) as loaded:
             assert loaded.name == taken
-    with audit.subject(str(packed_folder), str(tmp_path / published)) as loaded:
+    with audit.checkpoint_to_audit(str(packed_folder), str(tmp_path / published)) as loaded:
         assert loaded.name == "tiny-sparse"
     with pytest.raises(InputError, match="the card is for another, and no twin of that can be made; name its"):
-        with audit.subject(None, str(tmp_path / published), {"model": "madlag/another"}):
+        with audit.checkpoint_to_audit(None, str(tmp_path / published), {"model": "madlag/another"}):
             pass
 
 

@@ -51,7 +51,7 @@ def test_a_card_of_an_earlier_version_is_shown_as_it_is(report):
 
 
 def test_each_figure_stands_there_once_with_what_to_see_and_where_it_comes_from(report):
-    for name in story.STEPS:
+    for name in story.SECTIONS:
         write_text(report / "notebooks" / f"{name}.html", "")
     page = front.index(report)
     figures = re.findall(r'<figure><a href="(?:card|figures)/(\w+)\.svg">.*?<figcaption>(.*?)</figcaption>', page, re.S)
@@ -91,6 +91,6 @@ def test_every_figure_and_table_of_the_notebooks_has_its_place():
     """What the notebooks keep and what the story knows of are the same."""
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         source = path.read_text()
-        step = story.STEPS[path.stem]
+        step = story.SECTIONS[path.stem]
         assert set(re.findall(r'\.figure\(\\"(\w+)\\"', source)) == step.figures.keys(), path.stem
         assert set(re.findall(r'\.table\(\\"(\w+)\\"', source)) == set(step.tables), path.stem

@@ -12,7 +12,7 @@ from qalib.utils import paths
 
 @pytest.fixture
 def drawn(sparse):
-    tables, shares = sparsity.tables(sparse), sparsity.fills(sparse)
+    tables, shares = sparsity.tables(sparse), sparsity.block_fill(sparse)
     rows = evaluation.evaluate(sparse.model, sparse.tokenizer, squad.load("sample").first(8), progress=False).rows
     times = pd.DataFrame(
         {"runtime": ["dense", "compact"], "dtype": "fp32", "device": "cpu", "batch": 2, "length": 8, "rounds": 3,
@@ -59,7 +59,7 @@ def test_a_speedup_is_over_the_fastest_dense_and_says_what_could_mislead(drawn):
 
 
 def test_the_chart_stands_alone(sparse):
-    tables, shares = sparsity.tables(sparse), sparsity.fills(sparse)
+    tables, shares = sparsity.tables(sparse), sparsity.block_fill(sparse)
     page = plots.sparsity.density_chart(tables["matrices"], shares)
     assert page == plots.sparsity.density_chart(tables["matrices"], shares)
     assert page.count("data:image/png;base64,") == 12 and "layer 1, FFN out" in page

@@ -4,7 +4,7 @@ import shutil
 
 import nbformat
 import pytest
-from reliability.sameness import TIMED, TIMES
+from reliability.determinism import TIMED, TIMES
 
 from qalib.model import checkpoint
 from qalib.report import build, card, execution, front, results

@@ -41,8 +41,8 @@ def test_no_value_needs_a_reason(tmp_path):
 
 def test_what_must_not_be_shown_is_not_kept(tmp_path):
     kept = Results(tmp_path, "01")
-    assert kept.unless("") is kept
-    withheld = kept.unless("needs weights")
+    assert kept.withheld_if("") is kept
+    withheld = kept.withheld_if("needs weights")
     withheld.number("f1", 80.0, "%", "mean overlap")
     assert withheld.table("t", pd.DataFrame({"a": [1]})) == withheld.figure("f", Figure()) == "needs weights"
     assert results.read(tmp_path)["f1"].value is None and results.read(tmp_path)["f1"].note == "needs weights"

@@ -12,7 +12,8 @@ from qalib.utils import paths
 from qalib.utils.errors import InputError
 
 TINY = {"questions": 4, "keep_fractions": [0.9, 0.6], "batch": 1, "length": 16, "repeats": 1, "layer": 1, "steps": 2,
-        "train": 4, "counts": [2], "seeds": 2}  # fmt: skip
+        "train": 4, "counts": [2], "seeds": 2, "measured": 4, "lots": 20}  # fmt: skip
+MOST_BYTES = 1.5e6  # of a page
 TEACHING = sorted(paths.COURSE.glob("[0-9]*.ipynb"))
 
 
@@ -22,7 +23,7 @@ def made(packed_folder, asked_file, tmp_path_factory):
     pytest.importorskip("pdoc", reason="pdoc, which makes the API reference, is not installed")
     given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site, "broken", lambda folder: [])  # the pages of the other notebooks are not there
+        patch.setattr(site, "broken_links", lambda folder: [])  # the pages of the other notebooks are not there
         return site.make(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
 
 
@@ -30,17 +31,30 @@ def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
     for path in TEACHING:
         page = (made / "course" / f"{path.stem}.html").read_text()
         checks = [c for c in nbformat.read(path, as_version=4).cells if "check" in c.metadata.get("tags", [])]
-        assert page.count("<strong>Right:</strong>") == len(checks), path.name
+        answers = (made / "course" / f"{path.stem}_answers.html").read_text()
+        assert answers.count("<strong>Right:</strong>") == len(checks) == page.count(">The answer<"), path.name
+        assert "<strong>Right:</strong>" not in page, path.name
         figures = re.findall(r'<img alt="([^"]+)" src="data:image/svg', page)
+        figures += re.findall(r'<img alt="([^"]+)" src="data:image/webp;base64,[^"]+">', page)
         assert len(figures) >= 2 and all(len(text) > 20 for text in figures), path.name
+        slides = (made / "course" / f"{path.stem}_slides.html").read_text()
+        assert slides.count("<section") == len(figures) + 2 or path.stem.startswith("08"), path.name
         assert "widget-view" not in page, path.name
         assert 'media="(prefers-color-scheme: dark)"' in page and "width=device-width" in page
 
 
+def test_pages_are_light_and_have_titles(made):
+    pages = sorted(made.glob("course/*.html"))
+    assert len(pages) == 3 * len(TEACHING) + 1
+    assert {path.name: path.stat().st_size for path in pages if path.stat().st_size >= MOST_BYTES} == {}
+    titles = [re.search(r"<title>(.+?)</title>", path.read_text())[1] for path in made.rglob("course/*.html")]
+    assert len(set(titles)) == len(titles)
+
+
 def test_links_lead_to_pages_and_names(made):
     absent = {f"{path.stem}.html" for path in site.ROOT.glob("notebooks/[0-9]*.ipynb")}
-    others = [problem for problem in site.broken(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
-    assert others == [] and len(site.broken(made)) >= len(absent)
+    others = [problem for problem in site.broken_links(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
+    assert others == [] and len(site.broken_links(made)) >= len(absent)
     assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
     assert 'href="api/qalib/model/blocks.html#split"' in (made / "glossary.html").read_text()
     assert 'href="../glossary.html"' in (made / "course" / "01_weights.html").read_text()
@@ -49,7 +63,7 @@ def test_links_lead_to_pages_and_names(made):
 def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     page = '<body><a href="../qalib/runtimes/compact.py"><code>compact.cut</code></a>'
     glossary = site.ROOT / "notebooks" / "glossary.md"
-    turned = site.relinked(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
+    turned = site.relink(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
     assert 'href="api/qalib/runtimes/compact.html#cut"' in turned
 
 
@@ -64,7 +78,7 @@ def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
 )
 def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, found):
     (tmp_path / "pyproject.toml").write_text(f"[project]\n[project.urls]\n{urls}\n")
-    assert site.repository(tmp_path) == found
+    assert site.repository_url(tmp_path) == found
     notebook = shutil.copytree(site.ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
     site._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
     page = (tmp_path / "site" / "course" / "01_weights.html").read_text()
@@ -75,7 +89,7 @@ def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, f
 def test_what_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<body id="x"><a href="b.html#y">b</a><a href="#x">x</a><a href="c.html">c</a>')
     (tmp_path / "b.html").write_text('<body><img src="https://example.org/a.png"><a href="https://example.org">e</a>')
-    assert site.broken(tmp_path) == [
+    assert site.broken_links(tmp_path) == [
         "a.html: b.html#y", "a.html: c.html", "b.html fetches https://example.org/a.png",
     ]  # fmt: skip
 
@@ -114,7 +128,8 @@ def browser():
 
 def test_the_site_in_a_browser(made, browser):
     pages = ["index.html", "glossary.html", "api/qalib/model/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
-    pages += [f"course/{path.stem}.html" for path in TEACHING]
+    pages += [f"course/{path.stem}{kind}.html" for path in TEACHING for kind in ("", "_slides", "_answers")]
+    pages += ["course/lecturer.html"]
     for name in pages:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                 {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
@@ -136,6 +151,45 @@ def test_the_site_in_a_browser(made, browser):
         sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         urls = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
         assert urls and all(url.startswith(("file:", "data:")) for url in urls), name
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_has_no_serious_finding(made, browser, scheme):
+    """Of accessibility, as axe-core sees it, on a phone; the course's pages are made alike, so that three will do."""
+    axe = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe-core is not there: npm ci --prefix web")
+    names = ["index.html", "glossary.html", "api/index.html", "api/qalib/model/blocks.html", "course/lecturer.html"]
+    names += [f"reports/{site.REPORTS[0]}/index.html", "course/03_speed_answers.html"]
+    names += [f"course/{name}.html" for name in ("01_weights", "07_model_card", "12_int8", "12_int8_slides")]
+    found = {}
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    for name in names:
+        browser.get((made / name).as_uri())
+        browser.execute_script(axe.read_text())
+        seen = browser.execute_async_script(
+            "axe.run(document, {resultTypes: ['violations']}).then((r) => arguments[0](r.violations.map("
+            "(v) => [v.impact, v.id, v.nodes[0].html])))"
+        )
+        found |= {f"{name}: {rule}": html for impact, rule, html in seen if impact in ("serious", "critical")}
+    assert found == {}
+
+
+def test_a_slider_is_moved_by_the_keyboard(made, browser):
+    browser.get((made / "course" / "04_movement.html").as_uri())
+    (slider,) = browser.find_elements("css selector", ".frames input")
+    seen = []
+    for key in ("", "\ue014", "\ue014", "\ue012"):  # the right arrow, and the left one
+        slider.send_keys(key)
+        shown = [i for i in browser.find_elements("css selector", ".frames img") if i.is_displayed()]
+        (said,) = [image.get_attribute("alt").split(" step")[0] for image in shown]
+        label = browser.find_element("css selector", ".frames span").text
+        assert said == f"After {slider.get_attribute('aria-valuetext')}" == f"After {label}"
+        seen.append(label)
+    assert seen == ["4", "6", "8", "6"]
 
 
 def test_the_repository_says_how(made):

@@ -1,5 +1,6 @@
 """Cards of other wordings: `data/cards` has what some state, each with its source."""
 
+import dataclasses
 import re
 
 import pytest
@@ -87,6 +88,10 @@ def test_a_card_of_squad_v2_is_not_held_against_v1(sparse, asked):
     table = audit.audit(wordings.read(SQUAD_V2), sparse, asked, None, "cpu", 2, progress=False).set_index("claim")
     for name in ("exact match", "F1", "original F1", "train samples", "eval samples"):
         assert table.verdict[name] == "not checkable" and "over SQuAD 2.0, ours over" in table.explanation[name]
+    of_v2 = dataclasses.replace(asked, version="2.0")
+    table = audit.audit(wordings.read(SQUAD_V2), sparse, of_v2, None, "cpu", 2, progress=False).set_index("claim")
+    assert not table.explanation.str.contains("ours over").any()
+    assert "needs all 11,873 questions of SQuAD v2.0" in table.explanation["eval samples"]
     # nn_pruning's template subtracts 83.83 where it prints 82.83
     assert table.verdict["exact match over the original"] == "differs"
     assert table.ours["exact match over the original"] == "-3.13"

@@ -7,7 +7,8 @@ from qalib import runtimes
 from qalib.benchmark.end_to_end import WARMUP
 from qalib.benchmark.gpu.settings import Rows, Settings, model_of, tried
 from qalib.qa import evaluation, squad
-from qalib.qa.answering import PADDED, Answers, BatchingConfig, answer
+from qalib.qa.answering import Answers, answer
+from qalib.qa.batching import PADDED, BatchingConfig
 
 CARDS_BATCHING = BatchingConfig(batch_size=16, sort_by_length=False, pad_to=PADDED.pad_to)
 

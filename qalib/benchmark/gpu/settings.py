@@ -85,7 +85,7 @@ def model_of(kind: str, settings: Settings) -> Iterator[Checkpoint]:
         return
     with tempfile.TemporaryDirectory() as folder:
         masks = settings.masks if kind == "real" else None
-        yield checkpoint.load(synthetic.make(Path(folder) / kind, masks=masks, vocabulary=BUNDLED))
+        yield checkpoint.load(synthetic.make_twin(Path(folder) / kind, masks=masks, vocabulary=BUNDLED))
 
 
 def missing(part: str, settings: Settings) -> str | None:

@@ -65,7 +65,7 @@ def density(matrices: pd.DataFrame) -> Figure:
 
 @styled
 def patterns(shares: dict[tuple[int, str], Tensor]) -> Figure:
-    """What is left of every encoder matrix (`sparsity.fills`), at one scale: the darker a block, the more is left.
+    """What is left of every encoder matrix (`sparsity.block_fill`), at one scale: the darker a block, the more is left.
 
     FFN in is drawn transposed, so that a neuron is one column both there and in FFN out.
     """
@@ -157,7 +157,7 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
 
 
 def of_sparsity(tables: dict[str, pd.DataFrame], shares: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
-    """The figures of `sparsity.tables` and `sparsity.fills`, by name."""
+    """The figures of `sparsity.tables` and `sparsity.block_fill`, by name."""
     return {
         "heads": heads(tables["heads"]),
         "density": density(tables["matrices"]),

@@ -1,0 +1,87 @@
+"""Describing a checkpoint: what it is, and what its model_meta.json says about its training."""
+
+from dataclasses import dataclass
+
+from qalib.model import bert
+from qalib.model.checkpoint import Checkpoint
+from qalib.model.tokenizers import has_tokenizer
+from qalib.utils.paths import BUNDLED
+from qalib.utils.quantity import measure
+
+# What model_meta.json may say about a checkpoint: unit, definition, and the path of keys to it.
+META_FIELDS = {
+    "license": ("text", "licence of the weights (SPDX name)", ("license",)),
+    "notice": ("text", "what the weights derive from, with licences", ("notice",)),
+    "base_model": ("text", "model that training started from", ("base_model",)),
+    "method": ("text", "how it was pruned", ("method",)),
+    "teacher": ("text", "model it was distilled from", ("teacher", "name")),
+    "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
+    "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
+    "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
+    "train_data": ("text", "question set it was trained on", ("data", "name")),
+    "train_data_version": ("text", "SQuAD version of the training set", ("data", "version")),
+    "train_questions": ("count", "questions in the training set", ("data", "questions")),
+    "train_windows": ("count", "windows in the training set", ("data", "windows")),
+    "windows_seen": ("count", "windows seen in training, repeats counted", ("windows_seen",)),
+    "training_seconds": ("s", "wall-clock time of the training", ("training_seconds",)),
+    "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
+    "twin_structure": ("text", "which parts of the structure are that model's and which were drawn", ("structure",)),
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint is, for a report."""
+
+    model_name: str = measure("text", "name of the checkpoint: its folder, or its id on the hub")
+    model_source: str = measure("text", "name to load it by")
+    model_format: str = measure(
+        "text",
+        "file format: transformers (full size), 2021 (heads cut out), resized (smaller) or packed (kept blocks)",
+    )
+    model_revision: str = measure("text", "commit on the hub")
+    model_sha256: str = measure("text", "SHA-256 of the weight file")
+    architecture: str = measure("text", "kind of model: BERT, RoBERTa or DistilBERT")
+    letter_case: str = measure("text", "whether the tokenizer tells English from english: cased or uncased")
+    block: str = measure("text", "rows x columns of the blocks in which weights are stored and multiplied")
+    layers: int = measure("count", "encoder layers")
+    hidden_size: int = measure("count", "width of the encoder, unpruned")
+    intermediate_size: int = measure("count", "FFN neurons per layer, unpruned")
+    heads_per_layer: int = measure("count", "attention heads per layer, unpruned")
+
+
+def describe(checkpoint: Checkpoint) -> Description:
+    """The facts of a loaded checkpoint."""
+    config = checkpoint.model.config
+    return Description(
+        model_name=checkpoint.name,
+        model_source="bundled" if checkpoint.folder == BUNDLED else checkpoint.name,
+        model_format=checkpoint.format,
+        model_revision=checkpoint.revision or "not from the hub",
+        model_sha256=checkpoint.sha256,
+        architecture=checkpoint.architecture.name,
+        letter_case=_letter_case(checkpoint),
+        block="x".join(map(str, checkpoint.block)),
+        layers=config.num_hidden_layers,
+        hidden_size=config.num_attention_heads * bert.head_size(checkpoint.model),
+        intermediate_size=config.intermediate_size,
+        heads_per_layer=config.num_attention_heads,
+    )
+
+
+def _letter_case(checkpoint: Checkpoint) -> str:
+    if not has_tokenizer(checkpoint.folder):
+        return "unknown without a tokenizer"
+    upper, lower = (checkpoint.tokenizer.tokenize(word) for word in ("English", "english"))
+    return "uncased" if upper == lower else "cased"
+
+
+def meta_fields(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
+    """What model_meta.json says about the training, by the names in META_FIELDS; None where it says nothing."""
+    found = {}
+    for name, (_, _, path) in META_FIELDS.items():
+        value = checkpoint.meta
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        found[name] = value if isinstance(value, str | int | float) else None
+    return found
