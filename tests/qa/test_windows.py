@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qalib.qa import squad
-from qalib.qa.answering import LENGTH_SORTED, padded
+from qalib.qa.batching import LENGTH_SORTED, padded
 from qalib.qa.windows import collate, count_2019, windows
 
 
