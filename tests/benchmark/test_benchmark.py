@@ -167,6 +167,25 @@ def test_what_a_gpu_is_timed_with(monkeypatch):
     assert latency.round_counts(7, "cpu") == (7, 1) and latency.round_counts(0, "cuda") == (0, 1)
 
 
+@pytest.mark.parametrize("name", ["dense", "compact", "compact-graph"])
+def test_no_candidate_has_a_mask(sparse, monkeypatch, name):
+    """What is timed has no padding; a mask would keep attention from the flash kernel."""
+    masks, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(query, key, value, attn_mask=None, **more):
+        masks.append(attn_mask)
+        return attention(query, key, value, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    module = runtimes.REGISTRY[name].build(sparse, torch.device("cpu"), torch.float32).eval()
+    inputs = latency.random_inputs(sparse, 2, 32)
+    latency.forward(module, inputs)
+    assert len(masks) >= 2 and all(mask is None for mask in masks)
+    masks.clear()
+    latency.forward(module, inputs | {"attention_mask": torch.tensor([[1] * 32, [1] * 20 + [0] * 12])})
+    assert masks and all(mask is not None for mask in masks)  # the test sees masks where there are some
+
+
 def test_tf32_is_on_during_the_pass_only(sparse):
     with pytest.raises(InputError, match="runtime dense: tf32 is a type of GPUs"):
         runtimes.build("dense", sparse, dtype="tf32")

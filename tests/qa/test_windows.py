@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from qalib.qa import squad
+from qalib.qa.batching import LENGTH_SORTED, padded
 from qalib.qa.windows import collate, count_2019, windows
 
 
@@ -46,6 +47,13 @@ def test_collate_pads(sparse):
     assert batch["attention_mask"].sum(1).tolist() == [len(w) for w in cut]
     assert torch.equal(batch["token_type_ids"][0], torch.from_numpy(cut[0].types).long())
     assert collate(cut, pad_id=0, length=20)["input_ids"].shape == (2, 20)
+
+
+def test_only_a_batch_with_padding_has_a_mask(sparse):
+    cut = windows(sparse.tokenizer, ["a b", "a", "a"], ["c " * 27, "c " * 28, "c"])
+    alike, padding = padded(cut[:2], 0, LENGTH_SORTED), padded(cut[1:], 0, LENGTH_SORTED)
+    assert alike["input_ids"].shape == (2, 32) and "attention_mask" not in alike
+    assert padding["attention_mask"].sum(1).tolist() == [32, len(cut[2])]
 
 
 def test_windows_of_2019_by_hand(sparse):
