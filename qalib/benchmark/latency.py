@@ -48,7 +48,7 @@ def compare(
       runtime does multiply);
     - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
-    - bound (the speedup if only the multiply-adds of kept blocks and heads counted) and bound_reached (speedup /
+    - bound (the multiply-add ratio: the speedup if only those of kept blocks and heads counted) and bound_reached (speedup /
       bound, of runtimes that skip zeros);
     - weight_bytes (of parameters and buffers, where torch holds them), peak_bytes (on a GPU, of the memory allocated
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
@@ -170,7 +170,7 @@ def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
-    """The rows with a remark where a figure could mislead: an emulated type, a speedup beyond its bound, few rounds."""
+    """The rows with a remark where a figure could mislead: an emulated type, a speedup beyond what zeros give, few rounds."""
     pace = {row["dtype"]: row.gflops for _, row in rows[rows.runtime == "dense"].iterrows()}
     remarks = []
     for _, row in rows.iterrows():
@@ -180,8 +180,8 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
                 said.append(f"{row['dtype']} is emulated on this device")
             if runtimes.REGISTRY[row.runtime].sparse and row.speedup > row.bound:
                 said.append(
-                    f"beyond the bound: it multiplies at {row.gflops:.0f} GFLOP/s, dense {row['dtype']} only at "
-                    f"{pace[row['dtype']]:.0f}"
+                    f"beyond the multiply-add ratio: it multiplies at {row.gflops:.0f} GFLOP/s, dense {row['dtype']} "
+                    f"only at {pace[row['dtype']]:.0f}"
                 )
             if 1 < row.rounds < repeats:
                 said.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")

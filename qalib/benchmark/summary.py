@@ -17,7 +17,7 @@ class Headline:
     timed: str = measure("text", "what the forward-pass speedups time")
     rounds: int = measure("count", "timed rounds, after one of warm-up")
     baseline: str = measure("text", "the fastest dense way of this run that keeps the answers, of any type")
-    bound: float = measure("x", "multiply-adds dense / sparse: the speedup if nothing else took time")
+    bound: float = measure("x", "the multiply-add ratio, dense / sparse: the speedup if nothing else took time")
     compact_dtype: str | None = measure("text", "the type in which compact is fastest")
     compact_speedup: float | None = measure("x", "baseline / compact, median seconds of one forward pass")
     compact_speedup_same_type: float | None = measure("x", "dense of the same type / compact, median seconds")

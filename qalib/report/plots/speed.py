@@ -13,7 +13,7 @@ from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bla
 def speedup(rows: pd.DataFrame) -> Figure:
     """Speedup over the fastest dense runtime (`latency.compare`), and beside it that over dense of the same type.
 
-    The mark is the bound by multiply-adds, at the pace of dense of the same type. A runtime that could not run here has
+    The mark is the multiply-add ratio, at the pace of dense of the same type. A runtime that could not run here has
     a row but no bar. An asterisk refers to a remark below.
     """
     remarks = dict.fromkeys(remark for remark in rows.remark if remark)
@@ -38,7 +38,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     marked = [place for place in places if sparse[place]]
     axes.scatter(
         bounds.iloc[marked], marked, marker="|", s=220, color=ORANGE, linewidth=2.2, zorder=3,
-        label="bound by multiply-adds",
+        label="multiply-add ratio",
     )  # fmt: skip
     axes.set(
         yticks=places,
@@ -77,14 +77,14 @@ UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens"
 
 @styled
 def sweep(rows: pd.DataFrame, over: str) -> Figure:
-    """Speedup over dense of the same type against a column of a table of `sweep`, with the bound by multiply-adds."""
+    """Speedup over dense of the same type against a column of a table of `sweep`, with the multiply-add ratio."""
     figure, axes = blank(3.2)
     lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
     looks = zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True)
     for ((runtime, dtype), part), (colour, marker) in zip(lines, itertools.cycle(looks), strict=False):
         axes.plot(part[over], part.speedup, color=colour, marker=marker, markersize=5, label=f"{runtime} {dtype}")
     bound = rows[rows.bound > 1].drop_duplicates(over)
-    axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="bound by multiply-adds")
+    axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="multiply-add ratio")
     axes.axhline(1, color=GREY, zorder=1)
     first = rows.iloc[0]
     shape = {"batch": first.batch, "length": first.length} | ({over: "any"} if over == "length" else {})
