@@ -48,8 +48,8 @@ def compare(
       runtime does multiply);
     - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
-    - bound (the multiply-add ratio: the speedup if only those of kept blocks and heads counted) and bound_reached (speedup /
-      bound, of runtimes that skip zeros);
+    - bound (the multiply-add ratio: the speedup if only multiply-adds of kept blocks and heads counted) and bound_reached
+      (speedup / bound, of runtimes that skip zeros);
     - weight_bytes (of parameters and buffers, where torch holds them), peak_bytes (on a GPU, of the memory allocated
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
       is none), kernel (what multiplies blocks),
@@ -170,7 +170,7 @@ def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
-    """The rows with a remark where a figure could mislead: an emulated type, a speedup beyond what zeros give, few rounds."""
+    """The rows with a remark where a figure could mislead: emulated types, speedups beyond the ratio, few rounds."""
     pace = {row["dtype"]: row.gflops for _, row in rows[rows.runtime == "dense"].iterrows()}
     remarks = []
     for _, row in rows.iterrows():
