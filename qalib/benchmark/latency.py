@@ -48,7 +48,7 @@ def compare(
       runtime does multiply);
     - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
       fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
-    - bound (the multiply-add ratio: the speedup if only multiply-adds of kept blocks and heads counted) and bound_reached
+    - bound (the multiply-add ratio: the speedup if only those of kept blocks and heads counted) and bound_reached
       (speedup / bound, of runtimes that skip zeros);
     - weight_bytes (of parameters and buffers, where torch holds them), peak_bytes (on a GPU, of the memory allocated
       from before the module is made to the end of its first pass, less what was there before; peak_note says why there
