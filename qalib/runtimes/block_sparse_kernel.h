@@ -130,12 +130,18 @@ int64_t peak(int64_t rounds) {
   vec sum[ROWS][WIDE] = {};
   weight some[LANES * WIDE] = {};
   decltype(fetch(some)) row[WIDE];
-  UNROLL for (int v = 0; v < WIDE; v++) row[v] = fetch(some + v * LANES);
+  UNROLL for (int v = 0; v < WIDE; v++) {
+    row[v] = fetch(some + v * LANES);
+    asm volatile("" : REGISTER(row[v]));  // or it is known to be zero
+  }
+  UNROLL for (int t = 0; t < ROWS; t++)  // or one sum would do for all, which are the same
+    UNROLL for (int v = 0; v < WIDE; v++) asm volatile("" : REGISTER(sum[t][v]));
   for (int64_t round = 0; round < rounds; round++) {
     auto token = spread(item(round & 1));
-    asm volatile("" : REGISTER(token));  // or nothing would be computed twice
-    UNROLL for (int t = 0; t < ROWS; t++)
+    UNROLL for (int t = 0; t < ROWS; t++) {
+      asm volatile("" : REGISTER(token));  // or what is the same for all tokens would be computed once
       UNROLL for (int v = 0; v < WIDE; v++) add(sum[t][v], token, row[v]);
+    }
   }
   UNROLL for (int t = 0; t < ROWS; t++)
     UNROLL for (int v = 0; v < WIDE; v++) asm volatile("" : REGISTER(sum[t][v]));
