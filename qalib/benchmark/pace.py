@@ -1,5 +1,6 @@
 """Pace: how many multiply-adds a second the block-sparse kernel does, beside the most that the processor can do."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -61,11 +62,7 @@ def _of_type(
     rows = []
     for kind, matrices in kinds.items():
         weights = [matrix.linear.weight for matrix in matrices]
-        kept = (
-            sum(int(blocks.mask(w, checkpoint.block).sum()) for w in weights)
-            * checkpoint.block[0]
-            * checkpoint.block[1]
-        )
+        kept = math.prod(checkpoint.block) * sum(int(blocks.mask(w, checkpoint.block).sum()) for w in weights)
         gflops = 2e-9 * tokens * kept / timings[kind].median
         rows.append(
             {

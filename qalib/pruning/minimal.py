@@ -15,6 +15,7 @@ from tqdm import tqdm
 from qalib import runtimes
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
+from qalib.pruning import attention
 from qalib.pruning.controller import DensityController
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import teacher_logits, training_losses
@@ -59,7 +60,7 @@ def prune_minimal(
     """Prune a copy of the model further, to `density`, with the model itself as the teacher; `layer` is watched."""
     torch.manual_seed(seed)
     model, teacher = copy.deepcopy(checkpoint.model), runtimes.build("compact", checkpoint)
-    model.set_attn_implementation("eager")  # the faster one backwards
+    model.set_attn_implementation(attention.NAME)
     model.bert.embeddings.word_embeddings.weight.requires_grad_(False)  # half of all weights, and not what is pruned
     pruner = Pruner(model, checkpoint.block)
     _put_zeros_last(pruner, checkpoint)
