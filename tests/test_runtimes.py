@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from qalib import runtimes
-from qalib.model import bert, checkpoint
-from qalib.runtimes import bsr, compact
+from qalib.model import bert, checkpoint, quantization
+from qalib.runtimes import bsr, compact, onnx_masked
 from qalib.utils.errors import InputError
 
 INPUTS = {
@@ -122,3 +122,16 @@ def test_a_neuron_that_is_zero_by_chance_does_not_move_the_blocks(tmp_path):
     loaded.model.bert.encoder.layer[0].intermediate.dense.weight.data[3] = 0
     after = bert.layers(compact.cut(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
     assert before == after
+
+
+def test_the_page_stores_int8_where_that_loses_nothing():
+    weight = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+    values, scales = onnx_masked.stored(weight)
+    assert values.dtype == torch.float16 and scales is None
+    exact = quantization.dequantize(*quantization.quantize(weight))
+    values, scales = onnx_masked.stored(exact)
+    assert values.dtype == torch.int8 and torch.allclose(
+        quantization.dequantize(values, scales), exact, rtol=1e-5, atol=0
+    )
+    embedding, ids = onnx_masked.StoredEmbedding(exact[0]), torch.tensor([[2, 0]])
+    assert torch.allclose(embedding(ids), exact[0][ids], rtol=1e-5, atol=0)

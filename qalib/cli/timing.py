@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def benchmark(
     model: Model = "bundled",
     runtimes: Annotated[
-        str, typer.Option(help="Names, separated by commas, or 'all'; dense is always included.")
+        str, typer.Option(help="Names, separated by commas, or 'all' for the device; dense is always included.")
     ] = "dense,compact,block-sparse",
     dtype: Annotated[
         str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
@@ -44,13 +44,14 @@ def benchmark(
     if pace:
         _pace(loaded, batch, length, repeats, out, as_json)
         return
-    place = device.value
-    names = list(REGISTRY) if runtimes == "all" else runtimes.split(",")
+    place = machine.device(device.value)
+    for_device = [name for name, kind in REGISTRY.items() if place in kind.devices]
+    names = for_device if runtimes == "all" else runtimes.split(",")
     how = {
         "names": names,
         "dtypes": None if dtype == "auto" else dtype.split(","),
         "batch": batch,
-        "device": machine.device(place),
+        "device": place,
         "repeats": repeats,
     }
     how |= {} if sweep is Sweep.length else {"length": length}

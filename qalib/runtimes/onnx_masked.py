@@ -3,19 +3,28 @@
     mask.LAYER.KIND    float32    (rows/height, columns/width), the rows and columns of blocks of the matrix
 
 A block is multiplied by its number before the matrix is used, so that 0 prunes it and 1 leaves it. Weights are stored
-as in the packed form: kept blocks only, in float16, and so are the embeddings.
+as in the packed form: kept blocks only, in int8 with a scale per row where the model was packed so, which loses
+nothing, else in float16; and so are the embeddings.
 """
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from qalib.model import bert, blocks
+from qalib.model import bert, blocks, quantization
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import onnx_graph
 from qalib.runtimes.onnx_graph import AXES, INPUTS
+
+
+def stored(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A weight as int8 values and the scales of its rows if it was made from such, else in float16, and None."""
+    weight = weight.detach()
+    values, scales = quantization.quantize(weight)
+    if torch.allclose(quantization.dequantize(values, scales), weight, rtol=1e-5, atol=0):
+        return values, scales
+    return weight.half(), None
 
 
 class MaskedLinear(nn.Module):
@@ -29,28 +38,36 @@ class MaskedLinear(nn.Module):
         super().__init__()
         kept, weight = blocks.mask(linear.weight, block), linear.weight.detach()
         self.block, self.bias = block, linear.bias
-        self.register_buffer("values", blocks.split(weight, block)[kept].half())
+        values, scales = stored(blocks.split(weight, block)[kept])
+        self.register_buffer("values", values)
+        self.register_buffer("scales", scales)
         self.register_buffer("places", kept.flatten().nonzero()[:, 0])
         self.register_buffer("mask", torch.ones(kept.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` of shape `(..., columns)` to `(..., rows)`, float32."""
-        tiles = self.values.new_zeros(self.mask.numel(), *self.block).index_put((self.places,), self.values)
-        tiles = tiles.float().unflatten(0, self.mask.shape).permute(1, 3, 0, 2)
+        count, (height, width) = self.mask.numel(), self.block
+        tiles = self.values.new_zeros(count, height, width).index_put((self.places,), self.values).float()
+        if self.scales is not None:
+            tiles = tiles * self.scales.new_zeros(count, height).index_put((self.places,), self.scales)[..., None]
+        tiles = tiles.unflatten(0, self.mask.shape).permute(1, 3, 0, 2)
         weight = tiles * self.mask.T[:, None, :, None]
         return x @ weight.flatten(2).flatten(0, 1) + self.bias
 
 
-class HalfEmbedding(nn.Module):
-    """An embedding stored in float16 whose rows are float32."""
+class StoredEmbedding(nn.Module):
+    """An embedding stored in int8 or float16 (see `stored`) whose rows are float32."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        self.register_buffer("weight", weight.detach().half())
+        values, scales = stored(weight)
+        self.register_buffer("weight", values)
+        self.register_buffer("scales", scales)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Numbers of any shape to rows, shape `(..., columns)`."""
-        return functional.embedding(ids, self.weight).float()
+        rows = self.weight[ids].float()
+        return rows if self.scales is None else rows * self.scales[ids][..., None]
 
 
 class Masked(nn.Module):
@@ -66,7 +83,7 @@ class Masked(nn.Module):
             model.set_submodule(matrix.name, MaskedLinear(matrix.linear, checkpoint.block))
         for name, part in list(model.bert.embeddings.named_children()):
             if isinstance(part, nn.Embedding):
-                setattr(model.bert.embeddings, name, HalfEmbedding(part.weight))
+                setattr(model.bert.embeddings, name, StoredEmbedding(part.weight))
         self.logits = onnx_graph.Logits(model)
         self.names = [mask_name(matrix) for matrix in matrices]
         self.places = [f"model.{matrix.name}.mask" for matrix in matrices]

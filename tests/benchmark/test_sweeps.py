@@ -1,11 +1,15 @@
+import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from qalib.benchmark import pace, sweep, timing
+from qalib import runtimes
+from qalib.benchmark import latency, pace, sweep, timing
+from qalib.cli import app
 from qalib.model import bert, blocks
 from qalib.report import plots
 from qalib.runtimes import instruction_sets
@@ -64,6 +68,15 @@ def test_the_peak_counts_what_the_inner_loop_does(instructions):
     done = torch.ops.qalib.peak(instructions, 1_000_000) / (time.perf_counter() - started) / torch.get_num_threads()
     step = instruction_sets.layout(instructions, (32, 32))[1]
     assert done / numbers / step < 1.2e10, "more than two instructions a cycle: the compiler left some out"
+
+
+def test_all_runtimes_are_those_of_the_device(packed_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(latency, "compare", lambda *_, names, **rest: asked.extend(names) or sys.exit(0))
+    CliRunner().invoke(app, ["benchmark", "--model", str(packed_folder), "--runtimes", "all", "--device", "cpu"])
+    assert (
+        asked == [name for name, kind in runtimes.REGISTRY.items() if "cpu" in kind.devices] != list(runtimes.REGISTRY)
+    )
 
 
 def test_a_percentile_wants_a_hundred_rounds():
