@@ -77,7 +77,7 @@ def test_values_that_are_not_numbers_stay_so():
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (HALF, 0.5)])
 def test_the_bundled_model_has_the_logits_of_dense(dtype, most):
     loaded = checkpoint.load("bundled")
-    model = compact.cut(checkpoint.load("bundled").model, loaded.block).to(dtype).eval()
+    model = compact.shrink(checkpoint.load("bundled").model, loaded.block).to(dtype).eval()
     tile = Tile(64, 32, 64, 4, 4)
     model = block_sparse.replace(
         model,

@@ -101,7 +101,7 @@ def test_a_model_with_the_kernel_has_the_logits_of_dense(sparse, norm, monkeypat
         return made[-1]
 
     monkeypatch.setattr(add_norm, "fastest", fastest)
-    small = compact.cut(copy.deepcopy(sparse.model), sparse.block).eval()
+    small = compact.shrink(copy.deepcopy(sparse.model), sparse.block).eval()
     device = types.SimpleNamespace(type="cuda")
     monkeypatch.setattr(type(small), "device", property(lambda self: device))
     model = block_sparse_gpu.convert(small)

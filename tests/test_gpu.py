@@ -85,7 +85,7 @@ def test_the_library_is_given_the_kept_blocks(linear, library):
 def test_the_bundled_model_through_the_library(library):
     loaded = checkpoint.load("bundled")
     assert pytorch_block_sparse.unavailable_reason() is None
-    model = compact.cut(checkpoint.load("bundled").model, loaded.block)
+    model = compact.shrink(checkpoint.load("bundled").model, loaded.block)
     bert.layers(model)[0].output.dense.weight.data[:] = 0
     bert.layers(loaded.model)[0].output.dense.weight.data[:] = 0
     pytorch_block_sparse.convert(model, loaded.block)

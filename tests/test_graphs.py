@@ -125,11 +125,11 @@ def test_forward_has_no_mask_without_padding_and_the_logits_of_transformers(spar
     assert masks[0] is None and masks[1].tolist() == [[[[True] * 3 + [False] * 13]]]
 
 
-@pytest.mark.parametrize("room", [None, block_sparse_gpu.no_room])
-def test_block_sparse_layers_can_be_compiled(sparse, room):
+@pytest.mark.parametrize("workspace", [None, block_sparse_gpu.no_workspace])
+def test_block_sparse_layers_can_be_compiled(sparse, workspace):
     """In one graph: the workspace of a thread does not break it."""
     model = block_sparse_gpu.block_sparse.replace(
-        compact.cut(copy.deepcopy(sparse.model), sparse.block), block_sparse_gpu.DenseLinear, room=room
+        compact.shrink(copy.deepcopy(sparse.model), sparse.block), block_sparse_gpu.DenseLinear, workspace=workspace
     )
     compiled = torch.compile(Forward(model.eval()), backend="eager", fullgraph=True, dynamic=False)
     assert difference(compiled, sparse.model, batch(2, 16)) < 1e-4
@@ -139,7 +139,7 @@ def test_block_sparse_layers_can_be_compiled(sparse, room):
 @pytest.mark.parametrize(("kind", "unit"), [(torch.float32, 8), (torch.bfloat16, 16)])
 def test_on_a_gpu_neurons_are_multiples_of_what_its_units_take(sparse, kind, unit):
     sparse.model.bert.encoder.layer[0].intermediate.dense.weight.data[:19] = 0
-    assert compact.unit(torch.device("cuda"), kind) == unit and compact.unit(CPU, kind) == 1
-    small = compact.cut(copy.deepcopy(sparse.model), multiple_of=unit)
+    assert compact.alignment(torch.device("cuda"), kind) == unit and compact.alignment(CPU, kind) == 1
+    small = compact.shrink(copy.deepcopy(sparse.model), multiple_of=unit)
     assert all(layer.intermediate.dense.out_features % unit == 0 for layer in small.bert.encoder.layer)
     assert difference(small, sparse.model, batch(2, 16)) < 1e-4

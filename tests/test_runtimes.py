@@ -94,8 +94,8 @@ def test_unknown_names(sparse):
 
 @pytest.mark.parametrize("block", [None, (8, 8), (32, 16)])
 def test_a_cut_model_grows_back(sparse, block):
-    small = compact.cut(copy.deepcopy(sparse.model), block)
-    whole = compact.grow(small, copy.deepcopy(sparse.model), block)
+    small = compact.shrink(copy.deepcopy(sparse.model), block)
+    whole = compact.expand(small, copy.deepcopy(sparse.model), block)
     assert (logits(whole) - logits(sparse.model)).abs().max() < 1e-4
     for now, before in zip(bert.matrices(whole), bert.matrices(sparse.model), strict=True):
         assert not now.linear.weight[before.linear.weight == 0].any()
@@ -118,9 +118,9 @@ def test_neurons_pruned_one_by_one_do_not_fill_blocks(tmp_path):
 
 def test_a_neuron_that_is_zero_by_chance_does_not_move_the_blocks(tmp_path):
     loaded = checkpoint.load(family.KINDS["full block"]().write(tmp_path / "made"))
-    before = bert.layers(compact.cut(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
+    before = bert.layers(compact.shrink(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
     loaded.model.bert.encoder.layer[0].intermediate.dense.weight.data[3] = 0
-    after = bert.layers(compact.cut(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
+    after = bert.layers(compact.shrink(copy.deepcopy(loaded.model), (8, 8)))[0].intermediate.dense.weight.shape
     assert before == after
 
 

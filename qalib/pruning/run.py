@@ -198,7 +198,7 @@ def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
     """The pruner for a method; with a fixed mask it trains the model cut to size, which is faster."""
     if config.method == "fixed-mask":
         sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(student.model)]
-        small = compact.cut(copy.deepcopy(student.model), config.block)
+        small = compact.shrink(copy.deepcopy(student.model), config.block)
         pruner = Pruner(small, config.block, dense_sizes=sizes)
         pruner.fix_nonzero()
         return pruner
@@ -211,7 +211,7 @@ def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
 def _finished(pruner: Pruner, student: Checkpoint, block: tuple[int, int]) -> nn.Module:
     """The pruner's model, grown to the student's size if it was cut."""
     made = pruner.apply_masks()
-    return made if made is student.model else compact.grow(made.cpu(), student.model.cpu(), block).eval()
+    return made if made is student.model else compact.expand(made.cpu(), student.model.cpu(), block).eval()
 
 
 def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:

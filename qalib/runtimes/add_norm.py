@@ -111,5 +111,5 @@ def fastest(norm: nn.Module, time: Time = tuning.milliseconds, table: Path = TAB
         return [] if slower else size and [size.rows, size.warps]
 
     with torch.inference_mode():
-        found = tuning.kept(table, f"{tuning.place(weight)}, norm of {len(weight)}", find)
+        found = tuning.cached(table, f"{tuning.device_key(weight)}, norm of {len(weight)}", find)
     return FusedAddNorm(norm, Size(*found)) if found else AddNorm(norm)

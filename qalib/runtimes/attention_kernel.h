@@ -46,24 +46,24 @@ INLINE float softmax(float* scores, int64_t strips, int64_t apart, float scale) 
 }
 
 template <class T>
-void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room) {
+void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace) {
   constexpr int64_t STRIP = WIDE * LANES;
   const int64_t size = h.size, apart = h.heads * size, row = 3 * apart, lanes = size % STRIP ? LANES : STRIP;
   const int64_t keys = (h.length + STRIP - 1) / STRIP * STRIP, strips = std::max(keys / STRIP, size / lanes);
   const T *query = qkv + head * size, *key = query + apart, *value = key + apart;
 
-  float *added = room.take<float>(0, keys), *nothing = room.take<float>(1, size);
-  int32_t *starts = room.take<int32_t>(2, strips + 1), *columns = room.take<int32_t>(3, strips);
+  float *added = workspace.take<float>(0, keys), *nothing = workspace.take<float>(1, size);
+  int32_t *starts = workspace.take<int32_t>(2, strips + 1), *columns = workspace.take<int32_t>(3, strips);
   for (int64_t i = 0; i < keys; i++) added[i] = i >= h.length ? -1e30f : bias ? bias[i] : 0;
   std::fill(nothing, nothing + size, 0.0f);
   for (int64_t i = 0; i <= strips; i++) starts[i] = i;
   std::fill(columns, columns + strips, 0);
 
-  item* lefts = room.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
+  item* lefts = workspace.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
   std::memset(lefts + (keys - STRIP) * size / STEP, 0, STRIP * size / STEP * sizeof(item));
   for (int64_t k = 0; k < h.length; k += STRIP)
     pack(items(key + k * row), size / STEP, row / STEP, std::min(STRIP, h.length - k), lefts + k * size / STEP, STRIP);
-  item* rights = room.take<item>(5, keys * size / STEP);  // values, [strip][keys / STEP][lanes]
+  item* rights = workspace.take<item>(5, keys * size / STEP);  // values, [strip][keys / STEP][lanes]
   for (int64_t d = 0; d < size; d += lanes)
     for (int64_t k = 0; k < keys; k += STEP) {
       const T* from = value + k * row + d;
@@ -78,8 +78,8 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
   const Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
   const Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
 
-  item *panel = room.take<item>(6, size / STEP * ROWS), *weights = room.take<item>(7, keys / STEP * ROWS);
-  float *scores = room.take<float>(8, keys * ROWS), *sums = room.take<float>(9, ROWS * STRIP), shares[ROWS];
+  item *panel = workspace.take<item>(6, size / STEP * ROWS), *weights = workspace.take<item>(7, keys / STEP * ROWS);
+  float *scores = workspace.take<float>(8, keys * ROWS), *sums = workspace.take<float>(9, ROWS * STRIP), shares[ROWS];
   const int64_t panels = (h.length + ROWS - 1) / ROWS;
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = h.length * p / panels, count = h.length * (p + 1) / panels - first, strip = count * STRIP;

@@ -98,12 +98,12 @@ void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<No
   int64_t tiles = (tokens + fit - 1) / fit;
   tiles = std::min(tokens, (tiles + threads - 1) / threads * threads);
   parallel_for(tiles, [&](int64_t begin, int64_t end) {
-    static thread_local Room room;
+    static thread_local Workspace workspace;
     for (int64_t i = begin; i < end; i++) {
       const int64_t first = tokens * i / tiles, last = tokens * (i + 1) / tiles;
       Norm here = norm.value_or(Norm{});
       if (norm) here.residual = static_cast<const T*>(norm->residual) + first * w.outputs;
-      tile(w, norm ? &here : nullptr, x + first * w.inputs, y + first * w.outputs, last - first, room);
+      tile(w, norm ? &here : nullptr, x + first * w.inputs, y + first * w.outputs, last - first, workspace);
     }
   });
 }
@@ -170,10 +170,10 @@ template <class T>
 void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
   const int64_t step = h.length * h.heads * h.size;
   parallel_for(batch * h.heads, [&](int64_t begin, int64_t end) {
-    static thread_local Room room;
+    static thread_local Workspace workspace;
     for (int64_t i = begin; i < end; i++) {
       const int64_t b = i / h.heads;
-      attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, room);
+      attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, workspace);
     }
   });
 }

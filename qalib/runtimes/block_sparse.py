@@ -17,11 +17,8 @@ from qalib.model.blocks import Block
 from qalib.runtimes.add_norm import AddNorm
 from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
-Workspace = Callable[..., Tensor | None]
-"""Called with a name, a tensor of the wanted type and a shape, it gives memory for a result, or None: make it."""
 
-
-class Room(threading.local):
+class Workspace(threading.local):
     """Memory for results that are used up before the next one of the same name is asked for.
 
     Fresh memory costs page faults: about a third of the time of a linear layer (measured on a 2-core Zen 4).
@@ -44,6 +41,7 @@ class BlockSparseLayer(nn.Module):
 
     `sparse(weight, bias, gelu=False)` makes one of those, with `outputs` and an argument `out` as BlockSparseLinear;
     `products(heads, size)` makes what is between those of attention, `normed(norm)` what adds the residual and norms.
+    `workspace`, called as a `Workspace` is, gives memory for a result, or None: it is made then.
     """
 
     def __init__(
@@ -51,14 +49,14 @@ class BlockSparseLayer(nn.Module):
         layer: BertLayer,
         sparse: Callable[..., nn.Module],
         products: Callable[..., AttentionProducts],
-        room: Workspace,
+        workspace: Callable[..., Tensor | None],
         normed: Callable[[nn.Module], AddNorm] = AddNorm,
     ):
         super().__init__()
         attention = layer.attention
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
         self.products = products(attention.self.num_attention_heads, attention.self.attention_head_size)
-        self.room = room
+        self.workspace = workspace
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
         self.outputs_norm = normed(attention.output.LayerNorm)
@@ -72,9 +70,9 @@ class BlockSparseLayer(nn.Module):
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
         x = hidden_states
         qkv = self._into("qkv", self.inputs, x)
-        context = self._room("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
+        context = self._memory("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
         context = self.products(qkv, attention_mask, context)
-        x = self._normed(self.outputs, self.outputs_norm, context, x, self._room("middle", x, *x.shape))
+        x = self._normed(self.outputs, self.outputs_norm, context, x, self._memory("middle", x, *x.shape))
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
         return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
@@ -85,11 +83,11 @@ class BlockSparseLayer(nn.Module):
         return last(linear(x, out), residual)
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
-        return linear(x, self._room(name, x, *x.shape[:-1], linear.outputs))
+        return linear(x, self._memory(name, x, *x.shape[:-1], linear.outputs))
 
-    def _room(self, name: str, like: Tensor, *shape: int) -> Tensor | None:
+    def _memory(self, name: str, like: Tensor, *shape: int) -> Tensor | None:
         """From the workspace; none while torch.compile looks, which plans memory itself."""
-        return None if torch.compiler.is_compiling() else self.room(name, like, *shape)
+        return None if torch.compiler.is_compiling() else self.workspace(name, like, *shape)
 
 
 def is_gelu(layer: BertLayer) -> bool:
@@ -103,13 +101,13 @@ def replace(
     model: BertForQuestionAnswering,
     sparse: Callable[..., nn.Module],
     products: Callable[..., AttentionProducts] = AttentionProducts,
-    room: Workspace | None = None,
+    workspace: Callable[..., Tensor | None] | None = None,
     normed: Callable[[nn.Module], AddNorm] = AddNorm,
 ) -> BertForQuestionAnswering:
     """The model itself with its encoder layers replaced by block-sparse ones, of parts as `BlockSparseLayer` says."""
-    room = room or Room()
+    workspace = workspace or Workspace()
     for number, layer in enumerate(bert.layers(model)):
-        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, room, normed)
+        model.bert.encoder.layer[number] = BlockSparseLayer(layer, sparse, products, workspace, normed)
     return model
 
 

@@ -96,7 +96,7 @@ def fastest_linear(
             tile = tuning.fastest(make, panels.tiles(block, weight.dtype), x, expected, time)
             return tile and asdict(tile)
 
-        found = tuning.kept(table, f"{kind(weight, block, gelu, density)}, {count} tokens", find)
+        found = tuning.cached(table, f"{kind(weight, block, gelu, density)}, {count} tokens", find)
         sparse = found and make(Tile(**found))
         layers[count] = sparse if sparse and time(sparse, x) < time(dense, x) else dense
     chosen = {getattr(layer, "tile", None) for layer in layers.values()}
@@ -107,10 +107,10 @@ def kind(weight: Tensor, block: Block, gelu: bool, density: float) -> str:
     """What matrices that share a kernel's sizes have in common: card, torch, type, blocks, about size and density."""
     sides = "x".join(str(-(-side // 512) * 512) for side in weight.shape)
     after = ", GELU" * gelu
-    return f"{tuning.place(weight)}, {block[0]}x{block[1]}, to {sides}, {density:.1f} kept{after}"
+    return f"{tuning.device_key(weight)}, {block[0]}x{block[1]}, to {sides}, {density:.1f} kept{after}"
 
 
-def no_room(*_) -> None:
+def no_workspace(*_) -> None:
     """In place of a workspace: the GPU's allocator is quick, and a graph has its own memory."""
 
 
@@ -122,4 +122,4 @@ def convert(
     On a GPU residual and LayerNorm are one kernel where that is faster.
     """
     normed = add_norm.fastest if model.device.type == "cuda" else AddNorm
-    return block_sparse.replace(model, linear, room=no_room, normed=normed)
+    return block_sparse.replace(model, linear, workspace=no_workspace, normed=normed)

@@ -264,11 +264,11 @@ void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* resid
 #include "packing_kernel.h"
 
 template <class T>
-void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Room& room) {
+void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace) {
   const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
-  item *packed = room.take<item>(0, tokens * size), *rows = room.take<item>(1, ROWS * size + LANES);
-  number* sums = room.take<number>(2, ROWS * w.lanes + LANES);
-  float *scales = room.take<float>(3, tokens), *sum = room.take<float>(4, w.outputs + LANES);
+  item *packed = workspace.take<item>(0, tokens * size), *rows = workspace.take<item>(1, ROWS * size + LANES);
+  number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
+  float *scales = workspace.take<float>(3, tokens), *sum = workspace.take<float>(4, w.outputs + LANES);
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
     pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first);

@@ -101,7 +101,7 @@ def tuned(linear: BsrLinear, table: Path = TABLE, time: Time = tuning.millisecon
     values = linear.weight.values()
     kind = str(values.dtype).removeprefix("torch.")
     key = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {values.shape[1]}x{values.shape[2]}, {kind}"
-    return Meta(**tuning.kept(table, key, lambda: asdict(tune(linear, time))))
+    return Meta(**tuning.cached(table, key, lambda: asdict(tune(linear, time))))
 
 
 def convert(model: BertForQuestionAnswering, block: Block) -> BertForQuestionAnswering:

@@ -15,7 +15,9 @@ from qalib.model import bert, blocks
 from qalib.model.blocks import Block
 
 
-def cut(model: BertForQuestionAnswering, block: Block | None = None, multiple_of: int = 1) -> BertForQuestionAnswering:
+def shrink(
+    model: BertForQuestionAnswering, block: Block | None = None, multiple_of: int = 1
+) -> BertForQuestionAnswering:
     """The model itself, with its removable heads and FFN neurons cut out.
 
     With `block` what is left can be divided into blocks, and is not nothing. Neurons that were pruned one by one stand
@@ -33,19 +35,19 @@ def build(
     model: BertForQuestionAnswering, device: torch.device, dtype: torch.dtype, block: Block | None = None
 ) -> BertForQuestionAnswering:
     """A cut copy of the model, on a device and in a type; neurons left suit the matrix units of a GPU."""
-    return cut(copy.deepcopy(model), block, unit(device, dtype)).to(device, dtype)
+    return shrink(copy.deepcopy(model), block, alignment(device, dtype)).to(device, dtype)
 
 
-def unit(device: torch.device, dtype: torch.dtype) -> int:
+def alignment(device: torch.device, dtype: torch.dtype) -> int:
     """How many neurons the matrix units of a device take at a time; 1 for a CPU."""
     return 1 if device.type == "cpu" else 16 if dtype == torch.bfloat16 else 8
 
 
 @torch.no_grad()
-def grow(
+def expand(
     small: BertForQuestionAnswering, model: BertForQuestionAnswering, block: Block | None = None
 ) -> BertForQuestionAnswering:
-    """The inverse of `cut`: `model`, not cut yet, takes the weights of `small`, and zeros where it was cut."""
+    """The inverse of `shrink`: `model`, of full size, takes the weights of `small`, and zeros where it was cut."""
     weights = small.state_dict()
     for number, layer in enumerate(bert.layers(model)):
         heads, neurons = _removed(layer, model.config.num_attention_heads, block)

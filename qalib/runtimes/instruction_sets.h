@@ -28,7 +28,7 @@ struct Norm {
 };
 
 // Memory of a thread that is kept for the next call: numbered pieces, each begins a cache line.
-class Room {
+class Workspace {
  public:
   template <class T>
   T* take(int number, int64_t count) {
@@ -48,11 +48,11 @@ struct Heads {
   float scale;
 };
 template <class T>
-using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Room& room);
+using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace);
 
 // y, shape (tokens, outputs), from x, shape (tokens, inputs); `norm` may be null.
 template <class T>
-using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Room& room);
+using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace);
 
 enum class Stored { single, half, int8 };
 

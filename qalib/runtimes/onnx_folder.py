@@ -22,7 +22,7 @@ def save(loaded: Checkpoint, out: Path | str, cut: bool = False, int8: bool = Fa
     """
     if absent := not_installed(*onnx_graph.PACKAGES)():
         raise InputError(f"export to ONNX: {absent}")
-    model = compact.cut(copy.deepcopy(loaded.model)) if cut else loaded.model
+    model = compact.shrink(copy.deepcopy(loaded.model)) if cut else loaded.model
     with atomic_folder(out) as draft:
         graph = onnx_graph.write(model, draft / "onnx" / "model.onnx")
         differs = onnx_graph.check(graph, loaded.model)

@@ -18,7 +18,7 @@ Size = TypeVar("Size")
 Time = Callable[[nn.Module, Tensor], float]
 
 
-def kept(table: Path, key: str, find: Callable[[], Any]) -> Any:
+def cached(table: Path, key: str, find: Callable[[], Any]) -> Any:
     """The value of a key in a table, a JSON file; found where there is none yet, and unless it is None kept."""
     known = read_json(table) if table.exists() else {}
     if key in known:
@@ -29,7 +29,7 @@ def kept(table: Path, key: str, find: Callable[[], Any]) -> Any:
     return found
 
 
-def place(like: Tensor) -> str:
+def device_key(like: Tensor) -> str:
     """What every key begins with: card, torch and the type of a tensor."""
     card = torch.cuda.get_device_name() if like.is_cuda else "no GPU"
     return f"{card}, torch {torch.__version__}, {str(like.dtype).removeprefix('torch.')}"

@@ -72,7 +72,7 @@ def train(
     `alpha` is the share of distillation in the loss, from 0 to 1; the rest is cross-entropy with the answers.
     """
     torch.manual_seed(seed)
-    small = compact.cut(copy.deepcopy(student.model), student.block)
+    small = compact.shrink(copy.deepcopy(student.model), student.block)
     small.bert.embeddings.requires_grad_(False)
     pruner, knowing = Pruner(small, student.block), partial(teacher_logits, runtimes.build("compact", teacher))
     pruner.fix_nonzero()
@@ -85,7 +85,7 @@ def train(
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    grown = compact.grow(pruner.apply_masks(), copy.deepcopy(student.model), student.block)
+    grown = compact.expand(pruner.apply_masks(), copy.deepcopy(student.model), student.block)
     return replace(student, model=grown.eval()), pd.Series(losses, name="loss")
 
 

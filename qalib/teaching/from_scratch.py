@@ -66,7 +66,7 @@ def threshold_for(scores, density):
     return order[kept].item() if kept < len(order) else -math.inf
 
 
-class Steering:
+class DensityController:
     """Threshold and regularization of each step: the published threshold, held near the density that is asked for."""
 
     def __init__(self, masks, config):
@@ -112,13 +112,13 @@ def teacher_logits(teacher, batch):
     return logits.masked_fill(batch["attention_mask"][:, None] == 0, torch.finfo(torch.float32).min)
 
 
-def total_loss(model, teacher, batch, masks, steering, config):
+def total_loss(model, teacher, batch, masks, controller, config):
     """Teacher and answers, mixed, and the regularization."""
     logits = span_logits(model, batch)
     answers = functional.cross_entropy(logits.flatten(0, 1), batch["positions"].flatten())
     taught = distillation_loss(logits, teacher_logits(teacher, batch), config.temperature)
     pull = torch.cat([torch.sigmoid(mask.scores).flatten() for mask in masks]).mean()
-    return config.alpha * taught + (1 - config.alpha) * answers + steering.regularization * pull
+    return config.alpha * taught + (1 - config.alpha) * answers + controller.regularization * pull
 
 
 # ---- the run
@@ -134,21 +134,21 @@ def prune(loaded, questions, config):
     weights = [p for name, p in model.named_parameters() if p.requires_grad and not name.endswith("scores")]
     groups = [{"params": weights, "lr": 0.0}, {"params": [mask.scores for mask in masks], "lr": 0.0}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    data, steering = SquadDataset(questions.questions, loaded.tokenizer), Steering(masks, config)
+    data, controller = SquadDataset(questions.questions, loaded.tokenizer), DensityController(masks, config)
     steps = math.ceil(config.epochs * len(data) / config.batch)
     batches = LengthGroupedSampler(data.lengths, config.batch, config.seed).batches(steps)
     for step, indices in enumerate(batches):
-        steering.update(step / steps)
+        controller.update(step / steps)
         before = max(0, step - 1) / steps  # learning rates are set when the step before ends
         up, down = between(before, 0, config.warmup), between(before, config.freeze_at, 1)
         of_weights, of_scores = optimizer.param_groups
         of_weights["lr"] = config.weight_lr * up * (1 - down)
         of_scores["lr"] = config.score_lr * (1 - between(before, config.ramp_end, config.freeze_at))
         optimizer.zero_grad()
-        total_loss(model, teacher, data.collate(indices), masks, steering, config).backward()
+        total_loss(model, teacher, data.collate(indices), masks, controller, config).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-    steering.update(1.0)
+    controller.update(1.0)
     for linear in [m for m in model.modules() if parametrize.is_parametrized(m, "weight")]:
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
     return model
