@@ -65,8 +65,8 @@ void linear(const Path& path, Tile<T> tile, const std::string& type, bool gelu, 
   const Weight w{values, starts.data(), columns.data(), bias.data(), scales.data(), offsets.data(),
                  OUTPUTS / lanes, lanes, BLOCK, INPUTS, OUTPUTS, gelu};
   const Norm norm{residual.data(), gain.data(), shift.data(), 1e-12f};
-  Room room;
-  tile(w, normed ? &norm : nullptr, x.data(), y.data(), TOKENS, room);
+  Workspace workspace;
+  tile(w, normed ? &norm : nullptr, x.data(), y.data(), TOKENS, workspace);
 
   double error = 0, largest = 0, widest = 0;
   for (int64_t t = 0; t < TOKENS; t++) {
@@ -101,10 +101,10 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
   const int64_t row = 3 * h.heads * h.size;
   std::vector<T> qkv(h.length * row), out(h.length * h.heads * h.size);
   for (T& value : qkv) value = rounded<T>(2 * number());
-  Room room;
+  Workspace workspace;
   double error = 0;
   for (int64_t head = 0; head < h.heads; head++) {
-    attend(h, head, qkv.data(), nullptr, out.data(), room);
+    attend(h, head, qkv.data(), nullptr, out.data(), workspace);
     const auto at = [&](int64_t token, int64_t part, int64_t i) {
       return double(widen(qkv[token * row + (part * h.heads + head) * h.size + i]));
     };
