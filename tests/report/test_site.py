@@ -64,7 +64,7 @@ def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     page = '<body><a href="../qalib/runtimes/compact.py"><code>compact.shrink</code></a>'
     glossary = site.ROOT / "notebooks" / "glossary.md"
     turned = site.relink(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
-    assert 'href="api/qalib/runtimes/compact.html#cut"' in turned
+    assert 'href="api/qalib/runtimes/compact.html#shrink"' in turned
 
 
 @pytest.mark.parametrize(
