@@ -33,6 +33,20 @@ def test_pack_and_back(rows, columns, height, width, density, seed):
     assert torch.equal(blocks.join(blocks.split(weight, (height, width))), weight)
 
 
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1), st.integers(0, 9999)
+)
+def test_lines_of_zeros_and_back(rows, columns, height, width, density, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows * height, columns * width, generator=generator)
+    weight *= torch.rand(weight.shape[0], 1, generator=generator) < density
+    weight *= torch.rand(1, weight.shape[1], generator=generator) < density
+    small, left, across = blocks.remove_zero_lines(weight, (height, width))
+    assert torch.equal(left, (weight != 0).any(1)) and torch.equal(across, (weight != 0).any(0))
+    assert small.shape == (-(-int(left.sum()) // height) * height, -(-int(across.sum()) // width) * width)
+    assert torch.equal(blocks.insert_zero_lines(small, left, across), weight)
+
+
 def test_a_block_must_divide():
     with pytest.raises(ValueError, match="a 4x6 weight cannot be cut into 4x4 blocks"):
         blocks.split(torch.zeros(4, 6), (4, 4))

@@ -106,10 +106,57 @@ def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
         checkpoint.load(path.parent)
 
 
+@pytest.fixture
+def without_neurons(sparse):
+    """A checkpoint with single neurons pruned in its first layer, which stand in every block."""
+    layer = bert.layers(sparse.model)[0]
+    with torch.no_grad():
+        removed = torch.arange(sparse.model.config.intermediate_size) % 4 != 0
+        layer.intermediate.dense.weight[removed] = 0
+        layer.output.dense.weight[:, removed] = 0
+    return sparse
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_neurons_pruned_one_by_one_are_not_stored(without_neurons, tmp_path, dtype):
+    path = saving.save_packed(without_neurons, tmp_path / "packed", dtype) / formats.PACKED
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "qalib-packed-3"}
+        assert len([key for key in file.keys() if key.endswith((".rows", ".columns"))]) == 4  # noqa: SIM118
+    stored = sum(len(v) for k, v in safetensors.torch.load_file(path).items() if k.endswith(".blocks"))
+    kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) for m in bert.matrices(without_neurons.model))
+    assert stored < kept
+    again = checkpoint.load(path.parent)
+    for matrix, found in zip(bert.matrices(without_neurons.model), bert.matrices(again.model), strict=True):
+        assert torch.equal(matrix.linear.weight != 0, found.linear.weight != 0), matrix.name
+        tolerance = 0 if dtype == "fp32" else matrix.linear.weight.abs().max() / 127
+        assert (matrix.linear.weight - found.linear.weight).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda state, key: state.pop(f"{key}.rows"), "{key}: one of rows and columns is there"),
+        (lambda state, key: state.update({f"{key}.rows": state[f"{key}.rows"][:1]}), "{key}: a bitmap of 1 bytes does"),
+        (lambda state, key: state[f"{key}.rows"].fill_(0), "{key}: a bitmap of"),
+        (lambda state, key: state.update({f"{key}.columns": torch.ones(2)}), "{key}: a bitmap of 2 bytes does not"),
+    ],
+)
+def test_rows_and_columns_that_do_not_fit(without_neurons, tmp_path, damage, message):
+    key = "bert.encoder.layer.0.intermediate.dense.weight"
+    path = saving.save_packed(without_neurons, tmp_path / "packed", "fp32") / formats.PACKED
+    state = safetensors.torch.load_file(path)
+    damage(state, key)
+    safetensors.torch.save_file(state, path, metadata={"format": "qalib-packed-3"})
+    with pytest.raises(InputError, match=re.escape(message.format(key=key))):
+        checkpoint.load(path.parent)
+
+
 def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
     path = saving.save_packed(sparse, tmp_path / "later", "fp32") / formats.PACKED
-    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata={"format": "qalib-packed-3"})
-    with pytest.raises(InputError, match='"qalib-packed-3".*; formats supported: .qalib-packed. or .qalib-packed-2.'):
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata={"format": "qalib-packed-4"})
+    known = "'qalib-packed', 'qalib-packed-2', 'qalib-packed-3'"
+    with pytest.raises(InputError, match=f'"qalib-packed-4".*; formats supported: {known}'):
         checkpoint.load(path.parent)
 
 

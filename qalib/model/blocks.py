@@ -8,9 +8,12 @@ A weight of shape `(rows, columns)` in blocks of `(height, width)` is a grid of 
 tensor([[ True, False]])
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Block = tuple[int, int]
 
@@ -51,29 +54,54 @@ def expand(kept: Tensor, block: Block) -> Tensor:
 def pack(weight: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """The kept blocks and where they stood.
 
-    Returns the block values, shape `(kept, height, width)`, in row-major order of the grid, and a bitmap of
-    the grid (uint8, eight blocks per byte, first block in the highest bit, last byte padded with zeros).
+    Returns the block values, shape `(kept, height, width)`, in row-major order of the grid, and its `bitmap`.
     """
     kept = mask(weight, block)
-    bitmap = torch.from_numpy(np.packbits(kept.flatten().cpu().numpy()))
-    return split(weight, block)[kept].contiguous(), bitmap
+    return split(weight, block)[kept].contiguous(), bitmap(kept)
 
 
-def unpack(values: Tensor, bitmap: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The inverse of `pack`: a weight of `shape` with zeros where no block was kept.
+def unpack(values: Tensor, kept: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The inverse of `pack`: a weight of `shape` with zeros where no block was kept; `kept` is the bitmap.
 
     Raises ValueError if bitmap, values and shape do not fit together.
     """
     if values.ndim != 3:
         raise ValueError(f"block values have shape {tuple(values.shape)}, not (kept, height, width)")
     block = (values.shape[1], values.shape[2])
-    grid = grid_shape(shape, block)
-    count = grid[0] * grid[1]
-    if bitmap.dtype != torch.uint8 or bitmap.numel() != -(-count // 8):
-        raise ValueError(f"a bitmap of {bitmap.numel()} bytes does not describe {count} blocks")
-    kept = torch.from_numpy(np.unpackbits(bitmap.numpy(), count=count)).bool().view(grid)
+    kept = from_bitmap(kept, grid_shape(shape, block), "blocks")
     if kept.sum() != len(values):
         raise ValueError(f"the bitmap marks {int(kept.sum())} blocks, but {len(values)} are stored")
     weight = values.new_zeros(shape)  # only after the checks: a file may claim a shape too large for memory
     split(weight, block)[kept] = values
     return weight
+
+
+def remove_zero_lines(weight: Tensor, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+    """The weight without its zero rows and columns, filled up with zeros to whole blocks; and which were not zero.
+
+    The two masks are bool, shapes `(rows,)` and `(columns,)`. Neurons that were pruned one by one stand in every block:
+    without them, those left fill fewer.
+    """
+    rows, columns = (weight != 0).any(1), (weight != 0).any(0)
+    small = weight[rows][:, columns]
+    return functional.pad(small, (0, -small.shape[1] % block[1], 0, -small.shape[0] % block[0])), rows, columns
+
+
+def insert_zero_lines(small: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The inverse of `remove_zero_lines`."""
+    weight = small.new_zeros(len(rows), len(columns))
+    weight[rows.nonzero(), columns.nonzero().T] = small[: int(rows.sum()), : int(columns.sum())]
+    return weight
+
+
+def bitmap(kept: Tensor) -> Tensor:
+    """A mask as uint8, eight entries per byte, the first in the highest bit, the last byte filled up with zeros."""
+    return torch.from_numpy(np.packbits(kept.flatten().cpu().numpy()))
+
+
+def from_bitmap(packed: Tensor, shape: tuple[int, ...], entries: str) -> Tensor:
+    """The inverse of `bitmap`. Raises ValueError, which calls the entries so, if it is not one of that shape."""
+    count = math.prod(shape)
+    if packed.dtype != torch.uint8 or packed.numel() != -(-count // 8):
+        raise ValueError(f"a bitmap of {packed.numel()} bytes does not describe {count} {entries}")
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).bool().view(shape)

@@ -7,8 +7,9 @@
 | `resized`      | the same, smaller than config.json says    | smaller matrices, see `restore`                 |
 | `packed`       | `model.packed.safetensors`                 | only the kept blocks of the encoder matrices    |
 
-A packed file has version 1 (`X.weight.blocks`, `X.weight.bitmap`, floating point) or 2 (int8 blocks and embeddings,
-each with `.scales`, see `quantization`); its header says which, and both can be read.
+A packed file has version 1 (`X.weight.blocks`, `X.weight.bitmap`, floating point), 2 (int8 blocks and embeddings, each
+with `.scales`, see `quantization`) or 3 (rows and columns of zeros left out of some matrices, `X.weight.rows` and
+`X.weight.columns`; with `.scales` or without); its header says which, and all can be read.
 
 Nothing in a checkpoint is ever executed, and no weight is made up: a missing, unexpected or mismatched key is an error.
 """
@@ -31,7 +32,7 @@ from qalib.model.settings import NO_NORM
 from qalib.utils.errors import InputError, one_line
 
 PACKED, SAFETENSORS, PICKLED = "model.packed.safetensors", "model.safetensors", "pytorch_model.bin"
-PACKED_VERSIONS = {"qalib-packed": 1, "qalib-packed-2": 2}  # by the format that the file's header states
+PACKED_VERSIONS = {1: "qalib-packed", 2: "qalib-packed-2", 3: "qalib-packed-3"}  # what the file's header says
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Keys in files of 2019-2021 that BertForQuestionAnswering has no use for; the last two are left over from CoFi's
 # training.
@@ -89,8 +90,8 @@ def unpack(
     """The tensors of a packed file, encoder matrices at full size. Raises InputError if anything does not fit."""
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata() or {}
-    if header.get("format") not in PACKED_VERSIONS:
-        known = " or ".join(map(repr, PACKED_VERSIONS))
+    if header.get("format") not in PACKED_VERSIONS.values():
+        known = ", ".join(map(repr, PACKED_VERSIONS.values()))
         raise InputError(f"{path}: its header says {json.dumps(header)}; formats supported: {known}")
     state = dict(state)
     for key in [name.removesuffix(".scales") for name in state if name.endswith(".scales")]:
@@ -103,16 +104,30 @@ def unpack(
         for kind, suffix in bert.LINEAR_LAYERS.items():
             key = f"bert.encoder.layer.{layer}.{suffix}.weight"
             if f"{key}.blocks" in state and f"{key}.bitmap" in state:  # if not, `build_model` names it
-                values, bitmap = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
                 try:
-                    state[key] = blocks.unpack(values, bitmap, bert.matrix_shape(kind, config, width))
-                    if values.shape[1:] != block:
-                        raise ValueError(
-                            f"blocks of {tuple(values.shape[1:])}, but config.json says block_size {block}"
-                        )
+                    state[key] = _unpacked(state, key, bert.matrix_shape(kind, config, width), block)
                 except ValueError as error:
                     raise InputError(f"{path}: {architecture.from_bert(key)}: {error}") from None
     return state
+
+
+def _unpacked(state: dict[str, Tensor], key: str, shape: tuple[int, int], block: blocks.Block) -> Tensor:
+    """An encoder matrix of this shape, from the tensors that hold it, which are taken out of `state`."""
+    values, kept = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
+    lines = [state.pop(f"{key}.{name}", None) for name in ("rows", "columns")]
+    if all(packed is None for packed in lines):
+        weight = blocks.unpack(values, kept, shape)
+    elif any(packed is None for packed in lines):
+        raise ValueError("one of rows and columns is there, the other is missing")
+    else:
+        rows, columns = (
+            blocks.from_bitmap(packed, (side,), "lines") for packed, side in zip(lines, shape, strict=True)
+        )
+        small = [-(-int(left.sum()) // by) * by for left, by in zip((rows, columns), block, strict=True)]
+        weight = blocks.insert_zero_lines(blocks.unpack(values, kept, tuple(small)), rows, columns)
+    if values.shape[1:] != block:
+        raise ValueError(f"blocks of {tuple(values.shape[1:])}, but config.json says block_size {block}")
+    return weight
 
 
 def build_model(

@@ -6,6 +6,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from qalib.model import bert, blocks, formats, quantization, settings
 from qalib.model.checkpoint import Checkpoint
@@ -21,8 +22,10 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16, fp32 or int8.
 
     Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
-    (see `blocks.pack`). In int8, blocks and embeddings have one scale per row, `X.scales` (see `quantization`). Raises
-    InputError if `out` is not empty or a weight does not fit the type.
+    (see `blocks.pack`). Where fewer blocks are left without the rows and columns of zeros, those are taken out first,
+    and `X.weight.rows` and `X.weight.columns` say which are not zero (see `blocks.remove_zero_lines`). In int8, blocks
+    and embeddings have one scale per row, `X.scales` (see `quantization`). Raises InputError if `out` is not empty or a
+    weight does not fit the type.
     """
     if dtype not in PACKED_DTYPES:
         raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(PACKED_DTYPES)}")
@@ -31,7 +34,7 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     many = {name(key) for key in state if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
     for matrix in bert.matrices(checkpoint.model):
         key = name(f"{matrix.name}.weight")
-        state[f"{key}.blocks"], state[f"{key}.bitmap"] = blocks.pack(state.pop(key), checkpoint.block)
+        state |= _packed(key, state.pop(key), checkpoint.block)
         many.add(f"{key}.blocks")
     for key, value in list(state.items()):
         if dtype == "int8" and key in many:
@@ -41,9 +44,21 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
             if not state[key].isfinite().all():
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with atomic_folder(out) as draft:
-        _save_tensors(state, draft / formats.PACKED, "qalib-packed-2" if dtype == "int8" else "qalib-packed")
+        without_lines = any(key.endswith(".rows") for key in state)
+        version = 3 if without_lines else 2 if dtype == "int8" else 1  # the least that can be read
+        _save_tensors(state, draft / formats.PACKED, formats.PACKED_VERSIONS[version])
         save_config_and_tokenizer(checkpoint, draft)
     return Path(out)
+
+
+def _packed(key: str, weight: Tensor, block: blocks.Block) -> dict[str, Tensor]:
+    """The tensors of a packed file that hold an encoder matrix."""
+    small, rows, columns = blocks.remove_zero_lines(weight, block)
+    whole, lines = blocks.mask(weight, block).sum(), {}
+    if blocks.mask(small, block).sum() < whole:
+        weight, lines = small, {f"{key}.rows": blocks.bitmap(rows), f"{key}.columns": blocks.bitmap(columns)}
+    values, kept = blocks.pack(weight, block)
+    return {f"{key}.blocks": values, f"{key}.bitmap": kept} | lines
 
 
 def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:
@@ -69,7 +84,7 @@ def not_for_transformers(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def _save_tensors(state: dict[str, torch.Tensor], path: Path, form: str) -> None:
+def _save_tensors(state: dict[str, Tensor], path: Path, form: str) -> None:
     try:
         safetensors.torch.save_file(state, path, metadata={"format": form})  # one only: the order of several varies
     except safetensors.SafetensorError as error:  # a full disk, say
