@@ -127,6 +127,8 @@ def test_neurons_pruned_one_by_one_are_not_stored(without_neurons, tmp_path, dty
     kept = sum(int(blocks.mask(m.linear.weight, (8, 8)).sum()) for m in bert.matrices(without_neurons.model))
     assert stored < kept
     again = checkpoint.load(path.parent)
+    header = again.file_bytes - sparsity.file_sizes(again).set_index("form").bytes[f"packed {dtype}"]
+    assert 0 < header < 30_000
     for matrix, found in zip(bert.matrices(without_neurons.model), bert.matrices(again.model), strict=True):
         assert torch.equal(matrix.linear.weight != 0, found.linear.weight != 0), matrix.name
         tolerance = 0 if dtype == "fp32" else matrix.linear.weight.abs().max() / 127

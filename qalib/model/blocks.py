@@ -94,6 +94,18 @@ def insert_zero_lines(small: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return weight
 
 
+def pack_tightly(weight: Tensor, block: Block) -> dict[str, Tensor]:
+    """A weight as `blocks` and `bitmap`, of `pack`; without its zero rows and columns if fewer blocks are left so.
+
+    Then `rows` and `columns` are the bitmaps of those that are not zero (see `remove_zero_lines`).
+    """
+    small, rows, columns = remove_zero_lines(weight, block)
+    if mask(small, block).sum() == mask(weight, block).sum():
+        return dict(zip(("blocks", "bitmap"), pack(weight, block), strict=True))
+    packed = dict(zip(("blocks", "bitmap"), pack(small, block), strict=True))
+    return packed | {"rows": bitmap(rows), "columns": bitmap(columns)}
+
+
 def bitmap(kept: Tensor) -> Tensor:
     """A mask as uint8, eight entries per byte, the first in the highest bit, the last byte filled up with zeros."""
     return torch.from_numpy(np.packbits(kept.flatten().cpu().numpy()))

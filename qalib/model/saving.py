@@ -22,9 +22,8 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     """Write the kept blocks only, with config, tokenizer and model_meta.json; `dtype` is fp16, fp32 or int8.
 
     Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
-    (see `blocks.pack`). Where fewer blocks are left without the rows and columns of zeros, those are taken out first,
-    and `X.weight.rows` and `X.weight.columns` say which are not zero (see `blocks.remove_zero_lines`). In int8, blocks
-    and embeddings have one scale per row, `X.scales` (see `quantization`). Raises InputError if `out` is not empty or a
+    and where it helps `X.weight.rows` and `X.weight.columns` (see `blocks.pack_tightly`). In int8, blocks and
+    embeddings have one scale per row, `X.scales` (see `quantization`). Raises InputError if `out` is not empty or a
     weight does not fit the type.
     """
     if dtype not in PACKED_DTYPES:
@@ -34,7 +33,8 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
     many = {name(key) for key in state if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
     for matrix in bert.matrices(checkpoint.model):
         key = name(f"{matrix.name}.weight")
-        state |= _packed(key, state.pop(key), checkpoint.block)
+        packed = blocks.pack_tightly(state.pop(key), checkpoint.block)
+        state |= {f"{key}.{name}": tensor for name, tensor in packed.items()}
         many.add(f"{key}.blocks")
     for key, value in list(state.items()):
         if dtype == "int8" and key in many:
@@ -49,16 +49,6 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
         _save_tensors(state, draft / formats.PACKED, formats.PACKED_VERSIONS[version])
         save_config_and_tokenizer(checkpoint, draft)
     return Path(out)
-
-
-def _packed(key: str, weight: Tensor, block: blocks.Block) -> dict[str, Tensor]:
-    """The tensors of a packed file that hold an encoder matrix."""
-    small, rows, columns = blocks.remove_zero_lines(weight, block)
-    whole, lines = blocks.mask(weight, block).sum(), {}
-    if blocks.mask(small, block).sum() < whole:
-        weight, lines = small, {f"{key}.rows": blocks.bitmap(rows), f"{key}.columns": blocks.bitmap(columns)}
-    values, kept = blocks.pack(weight, block)
-    return {f"{key}.blocks": values, f"{key}.bitmap": kept} | lines
 
 
 def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:

@@ -44,15 +44,17 @@ def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
 def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row per way to store the weights: form, bytes and definition. Only the first counts file headers.
 
+    Packed are the kept blocks, and one bit per block says which those are; see `blocks.pack_tightly`.
     `matrices` is the table from `per_matrix`, if you have it already.
     """
     matrices = per_matrix(checkpoint) if matrices is None else matrices
     parts = parameters(checkpoint, matrices).set_index("part")
     total = int(parts.parameters.sum())
     kept = int(parts.kept.drop("encoder matrices").sum())
-    in_blocks = int(matrices.kept_blocks.sum()) * math.prod(checkpoint.block)
+    packed = [blocks.pack_tightly(matrix.linear.weight, checkpoint.block) for matrix in bert.matrices(checkpoint.model)]
+    in_blocks = sum(matrix["blocks"].numel() for matrix in packed)
     kept += in_blocks
-    bitmaps = sum(-(-count // 8) for count in matrices.blocks)
+    bitmaps = sum(t.numel() for matrix in packed for name, t in matrix.items() if name != "blocks")
     embeddings = [module.weight for module in checkpoint.model.modules() if isinstance(module, nn.Embedding)]
     quantized = in_blocks + sum(weight.numel() for weight in embeddings)
     rows = in_blocks // checkpoint.block[1] + sum(map(len, embeddings))
@@ -66,8 +68,8 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),
-            ("packed fp32", 4 * kept + bitmaps, "kept blocks, 4 bytes per parameter, plus one bit per block"),
-            ("packed fp16", 2 * kept + bitmaps, "kept blocks, 2 bytes per parameter, plus one bit per block"),
+            ("packed fp32", 4 * kept + bitmaps, "kept blocks, 4 bytes per parameter, plus the bitmaps"),
+            ("packed fp16", 2 * kept + bitmaps, "kept blocks, 2 bytes per parameter, plus the bitmaps"),
             (
                 "packed int8",
                 2 * kept - quantized + 4 * rows + bitmaps,
