@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     __path__,
     {
+        "bert_base": ["over_bert_base"],
         "end_to_end": ["evaluation_time"],
         "latency": ["compare", "random_inputs"],
         "pace": ["by_matrix"],

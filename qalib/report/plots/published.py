@@ -4,7 +4,9 @@ import itertools
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
+from qalib.report.frontier import RUN, THIS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
 from qalib.sparsity import Summary
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS
@@ -39,6 +41,41 @@ def published(models: dict[str, tuple[float, float | None, float | None]]) -> Fi
         axes.set_axisbelow(True)
     title = f"EM and F1 over density, among {len(table)} published checkpoints"
     figure.suptitle(title, fontsize=10, fontweight="bold")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7.5
+    )
+    return figure
+
+
+@styled
+def frontier(rows: pd.DataFrame) -> Figure:
+    """F1 over density, and over speedup (`frontier.frontier`): hollow as published, filled what was run here."""
+    figure, panels = blank(4.2, 1, 2)
+    here = rows.group.str.startswith((THIS, RUN))
+    marks = {group: mark for group, mark in zip(rows.group[~here].unique(), "os^v", strict=False)}
+    looks = {group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()}
+    filled = zip(itertools.cycle("DsPX"), itertools.cycle((GREEN, PURPLE, GREY, INK)), strict=False)
+    for group, (mark, colour) in zip(rows.group[here & (rows.group != THIS)].unique(), filled, strict=False):
+        looks[group] = {"marker": mark, "facecolor": colour, "edgecolor": INK, "zorder": 3}
+    looks[THIS] = {"marker": "*", "facecolor": ORANGE, "edgecolor": INK, "s": 170, "zorder": 4}
+    drawn = rows.group[rows.f1.notna()].unique()
+    for axes, column in zip(panels, ("linear_density_percent", "speedup"), strict=True):
+        for group, look in ((group, look) for group, look in looks.items() if group in drawn):
+            part = rows[(rows.group == group) & rows[column].notna() & rows.f1.notna()]
+            hardware = ", ".join(rows.hardware[rows.group == group].dropna().unique())
+            label = f"{group} ({hardware})" if hardware else group
+            axes.scatter(part[column], part.f1, label=label, **({"s": 22, "linewidth": 0.8} | look))
+            if group == THIS:
+                for x, y in zip(part[column], part.f1, strict=True):
+                    axes.annotate(f"{y:.1f}", (x, y), (8, 4), textcoords="offset points", fontweight="bold")
+        axes.grid(color="#EEEEEE")
+        axes.set_axisbelow(True)
+    panels[0].set(xlabel="encoder weights left, %", ylabel="F1 on SQuAD v1.1 dev, %", title="Over density")
+    panels[1].set(xlabel="speed over dense BERT-base, same hardware", title="Over speed", xscale="log")
+    panels[1].xaxis.set_major_formatter("{x:g}x")
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
+    ticks = [1, 2, 4, 8, 16, 32, 64]
+    panels[1].set_xticks([tick for tick in ticks if tick < 1.5 * rows.speedup.max()])
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=7.5
     )

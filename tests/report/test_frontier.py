@@ -1,0 +1,46 @@
+"""The frontier: what stands in its table, where it comes from, and what is drawn."""
+
+import pytest
+
+from qalib.report import frontier, plots
+from qalib.report.frontier import RUN, THIS
+from qalib.utils.files import write_json
+from qalib.utils.quantity import Number
+
+RUN_META = {
+    "arguments": {"method": "keep"}, "density": 1.0, "windows_seen": 6144,
+    "scores": {"model": {"exact_match": 60.0, "f1": 70.0}, "teacher": {"exact_match": 61.0, "f1": 71.0}},
+}  # fmt: skip
+
+
+def numbers(**values):
+    return {name: Number(name, value, "1", "", "04", "" if value else "not run") for name, value in values.items()}
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_model_among_its_runs_and_published_ones(sparse):
+    sparse.meta = {"scores": {"model": {"f1": 80.0}}}
+    write_json(sparse.folder / "runs" / "short-dense.json", RUN_META)
+    known = numbers(linear_density_percent=30.0, bert_base_speedup=20.0, machine_cpu="Zen 4")
+    rows = frontier.frontier(sparse, known)
+    ours, run = rows.iloc[0], rows.iloc[1]
+    assert (ours.group, ours.linear_density_percent, ours.f1, ours.speedup) == (THIS, 30, 80, 20)
+    assert (run.group, run.linear_density_percent, run.f1) == (f"{RUN}: dense, 6k windows", 100, 70)
+    assert run.source == "runs/short-dense.json" and rows.speedup.isna()[1]
+    published = rows[2:]
+    assert published.f1.between(80, 92).all() and published[["speedup", "hardware", "source"]].notna().all(None)
+    figure = plots.published.frontier(rows)
+    assert f"{THIS} (Zen 4)" in labels(figure) and len(labels(figure)) == published.group.nunique() + 2
+    starred = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert starred == ["80.0", "80.0"]
+
+
+@pytest.mark.parametrize("meta", [{}, {"scores": "none"}, {"twin_of": "a model"}])
+def test_a_model_without_scores_is_not_drawn(sparse, meta):
+    sparse.meta = meta
+    rows = frontier.frontier(sparse, numbers(linear_density_percent=30.0, bert_base_speedup=None))
+    assert rows.f1.isna()[0]
+    assert not any(label.startswith(THIS) for label in labels(plots.published.frontier(rows)))
