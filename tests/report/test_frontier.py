@@ -1,5 +1,7 @@
 """The frontier: what stands in its table, where it comes from, and what is drawn."""
 
+from dataclasses import replace
+
 import pytest
 
 from qalib.report import frontier, plots
@@ -21,9 +23,9 @@ def labels(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_model_among_its_runs_and_published_ones(sparse):
-    sparse.meta = {"scores": {"model": {"f1": 80.0}}}
-    write_json(sparse.folder / "runs" / "short-dense.json", RUN_META)
+def test_a_model_among_its_runs_and_published_ones(sparse, tmp_path):
+    sparse = replace(sparse, folder=tmp_path, meta={"scores": {"model": {"f1": 80.0}}})
+    write_json(tmp_path / "runs" / "short-dense.json", RUN_META)
     known = numbers(linear_density_percent=30.0, bert_base_speedup=20.0, machine_cpu="Zen 4")
     rows = frontier.frontier(sparse, known)
     ours, run = rows.iloc[0], rows.iloc[1]
@@ -40,7 +42,6 @@ def test_a_model_among_its_runs_and_published_ones(sparse):
 
 @pytest.mark.parametrize("meta", [{}, {"scores": "none"}, {"twin_of": "a model"}])
 def test_a_model_without_scores_is_not_drawn(sparse, meta):
-    sparse.meta = meta
-    rows = frontier.frontier(sparse, numbers(linear_density_percent=30.0, bert_base_speedup=None))
+    rows = frontier.frontier(replace(sparse, meta=meta), numbers(linear_density_percent=30.0, bert_base_speedup=None))
     assert rows.f1.isna()[0]
     assert not any(label.startswith(THIS) for label in labels(plots.published.frontier(rows)))
