@@ -4,11 +4,11 @@ import pandas as pd
 
 from qalib.model import description
 from qalib.model.checkpoint import Checkpoint
-from qalib.report.plots.training import read_runs
+from qalib.report.plots.training import OWN, read_runs
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS, PUBLISHED_SPEEDS
 from qalib.utils.quantity import Number
 
-THIS, RUN = "this model", "run"
+THIS, RUN = OWN, "run"
 
 
 def frontier(checkpoint: Checkpoint, numbers: dict[str, Number]) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def frontier(checkpoint: Checkpoint, numbers: dict[str, Number]) -> pd.DataFrame
         "source": "density and speed: this report; F1: its model_meta.json",
     }
     runs = read_runs(checkpoint.folder)
-    rows = [ours] if runs is None else [ours, *map(_run, runs.itertuples())]
+    rows = [ours] if runs is None else [ours, *map(_run, runs.query("run != @OWN").itertuples())]
     cards = pd.read_csv(PUBLISHED_CHECKPOINTS).query("base == 'bert-base-uncased'")
     cards = cards[["linear_density_percent", "f1", "speedup"]].assign(
         group="nn_pruning, BERT-base", hardware="RTX 3090", source="cards on the hub (published_checkpoints.csv)"
@@ -38,9 +38,8 @@ def frontier(checkpoint: Checkpoint, numbers: dict[str, Number]) -> pd.DataFrame
 
 
 def _run(run) -> dict[str, object]:
-    method = "dense" if run.density == 100 else run.method
     return {
-        "group": f"{RUN}: {method}, {run.windows / 1000:.0f}k windows",
+        "group": f"{RUN}: {run.method}, {run.windows / 1000:.0f}k windows",
         "linear_density_percent": run.density,
         "f1": run.f1,
         "source": f"runs/{run.run}.json",

@@ -34,6 +34,11 @@ def test_runs_are_told_of_as_they_state_themselves(tmp_path):
     (row,) = plots.training.read_runs(tmp_path).to_dict("records")
     assert row == {"run": "longer", "method": "fixed-mask", "density": 30, "windows": 150, "exact_match": 60, "f1": 70,
                    "teacher_f1": 71}  # fmt: skip
+    write_json(tmp_path / "model_meta.json", {"license": "MIT"})  # of no run
+    assert len(plots.training.read_runs(tmp_path)) == 1
+    write_json(tmp_path / "model_meta.json", meta | {"density": 1.0})
+    own = plots.training.read_runs(tmp_path).iloc[-1]
+    assert (own.run, own.method, own.density) == (plots.training.OWN, "dense", 100)
     assert (
         "150" in str(plots.training.read_runs(tmp_path).windows[0])
         and plots.training.runs(plots.training.read_runs(tmp_path)).axes

@@ -1,5 +1,6 @@
 """Figures of pruning runs, and reading the logs that they are drawn from."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from qalib.pruning.config import EARLIER_WORDS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank, styled
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
+
+OWN = "this model"  # the run that made it
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
@@ -33,14 +36,20 @@ def read_log(folder: Path | str) -> pd.DataFrame | None:
 def read_runs(folder: Path | str) -> pd.DataFrame | None:
     """The pruning runs recorded in a model's folder, one row each, by their own account; None if there are none.
 
-    Reads `runs/*.json`, each the model_meta.json of a run with scores. Columns: run, method, density (%), windows
-    (seen, including those of its student), exact_match, f1, and teacher_f1 over the same questions.
+    Reads `runs/*.json`, each the model_meta.json of a run with scores, and the model's own, whose run is OWN. Columns:
+    run, method, density (%), windows (seen, including those of its student), exact_match, f1, and teacher_f1 over the
+    same questions. A run at full density is called dense.
     """
-    metas = {path.stem: read_json(path) for path in sorted((Path(folder) / "runs").glob("*.json"))}
+    folder = Path(folder)
+    metas = {path.stem: read_json(path) for path in sorted((folder / "runs").glob("*.json"))}
+    if not metas:
+        return None
+    if (own := folder / "model_meta.json").exists() and {"arguments", "scores"} <= (meta := read_json(own)).keys():
+        metas[OWN] = meta
     rows = [
         {
             "run": run,
-            "method": EARLIER_WORDS["method"].get(meta["arguments"]["method"], meta["arguments"]["method"]),
+            "method": _method(meta),
             "density": 100 * meta["density"],
             "windows": meta["windows_seen"],
             **meta["scores"]["model"],
@@ -48,7 +57,12 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
         }
         for run, meta in metas.items()
     ]
-    return pd.DataFrame(rows) if rows else None
+    return pd.DataFrame(rows)
+
+
+def _method(meta: dict) -> str:
+    method = meta["arguments"]["method"]
+    return "dense" if meta["density"] == 1 else EARLIER_WORDS["method"].get(method, method)
 
 
 @styled
@@ -56,14 +70,16 @@ def runs(table: pd.DataFrame) -> Figure:
     """F1 over density of pruning runs (`read_runs`) and their teacher: one line per method and length."""
     figure, axes = blank(3.6)
     axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
-    looks = dict(zip(("magnitude", "movement", "fixed-mask"), ((GREY, "s"), (ORANGE, "D"), (BLUE, "o")), strict=True))
+    looks = {"magnitude": (GREY, "s"), "movement": (ORANGE, "D"), "fixed-mask": (BLUE, "o"), "dense": (GREEN, "^")}
+    sides = itertools.cycle([{"xytext": (7, -3)}, {"xytext": (-7, -3), "ha": "right"}])  # or labels of equals overlap
     for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
         colour, marker = looks[method]
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
         name = "movement, then trained further" if method == "fixed-mask" else method
         axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
+        side = next(sides)
         for row in rows.itertuples():
-            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), (7, -3), textcoords="offset points", fontsize=8)
+            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), textcoords="offset points", fontsize=8, **side)
     axes.set(
         xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)
     )
