@@ -86,6 +86,17 @@ def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp
     assert same_weights(packed, checkpoint.load(again))  # packing twice loses nothing more
 
 
+def assert_refused(path, damage, message):
+    """A packed file whose tensors are damaged so is refused with this message."""
+    with safetensors.safe_open(path, "pt") as file:
+        header = file.metadata()
+    state = safetensors.torch.load_file(path)
+    damage(state)
+    safetensors.torch.save_file(state, path, metadata=header)
+    with pytest.raises(InputError, match=re.escape(message)):
+        checkpoint.load(path.parent)
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -99,11 +110,7 @@ def test_packed_in_int8_is_off_by_half_a_step_and_keeps_every_weight(sparse, tmp
 def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
     key = "bert.embeddings.word_embeddings.weight"
     path = saving.save_packed(sparse, tmp_path / "int8", "int8") / formats.PACKED
-    state = safetensors.torch.load_file(path)
-    damage(state, key)
-    safetensors.torch.save_file(state, path, metadata={"format": "qalib-packed-2"})
-    with pytest.raises(InputError, match=re.escape(message.format(key=key))):
-        checkpoint.load(path.parent)
+    assert_refused(path, lambda state: damage(state, key), message.format(key=key))
 
 
 @pytest.fixture
@@ -147,11 +154,7 @@ def test_neurons_pruned_one_by_one_are_not_stored(without_neurons, tmp_path, dty
 def test_rows_and_columns_that_do_not_fit(without_neurons, tmp_path, damage, message):
     key = "bert.encoder.layer.0.intermediate.dense.weight"
     path = saving.save_packed(without_neurons, tmp_path / "packed", "fp32") / formats.PACKED
-    state = safetensors.torch.load_file(path)
-    damage(state, key)
-    safetensors.torch.save_file(state, path, metadata={"format": "qalib-packed-3"})
-    with pytest.raises(InputError, match=re.escape(message.format(key=key))):
-        checkpoint.load(path.parent)
+    assert_refused(path, lambda state: damage(state, key), message.format(key=key))
 
 
 def test_a_packed_file_of_a_later_version_is_refused(sparse, tmp_path):
