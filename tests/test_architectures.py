@@ -5,10 +5,11 @@ import shutil
 import family
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, BertConfig
 
 from qalib import pipeline, runtimes
 from qalib.model import bert, checkpoint, description
+from qalib.model.architectures import NoTokenTypes
 from qalib.qa import answering, evaluation, squad
 from qalib.qa.batching import BatchingConfig
 from qalib.qa.windows import windows
@@ -87,3 +88,10 @@ def test_a_tokenizer_with_more_token_types_than_the_model(packed_folder, tmp_pat
 def test_a_card_says_what_it_is(name, title, request):
     found = description.describe(checkpoint.load(request.getfixturevalue(name)))
     assert found.architecture == title and found.letter_case == ("cased" if name == "roberta" else "uncased")
+
+
+@pytest.mark.parametrize("name", ["past_key_values_length", "cache_length"])
+def test_embeddings_of_distilbert_take_what_bert_passes_in_any_version(name):
+    embeddings = NoTokenTypes(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2)).eval()
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(embeddings(ids, **{name: 0}), embeddings(ids))

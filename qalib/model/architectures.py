@@ -52,9 +52,12 @@ class NoTokenTypes(Embeddings):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        past_key_values_length: int = 0,
+        **of_decoders: int,
     ) -> Tensor:
-        """Like BertEmbeddings: token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`."""
+        """Like BertEmbeddings: token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`.
+
+        What encoders have no use for has another name in every other version of transformers.
+        """
         return super().forward(input_ids, inputs_embeds, position_ids)
 
 
