@@ -29,6 +29,7 @@ from qalib.runtimes import (
     bsr,
     compact,
     compiled,
+    deepsparse,
     graphs,
     instruction_sets,
     panels,
@@ -239,6 +240,19 @@ def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch
 )
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return baselines.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
+
+
+_DEEPSPARSE = _PEER | {"sparse": True, "dtypes": ("fp32",), "unavailable_reason": deepsparse.unavailable_reason}
+
+
+@runtime("deepsparse", "DeepSparse, which skips single zeros, in an environment of its own", **_DEEPSPARSE)
+def _deepsparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return deepsparse.build(copy.deepcopy(checkpoint.model), int8=False)
+
+
+@runtime("deepsparse-int8", "DeepSparse, static int8, in an environment of its own", exact=False, **_DEEPSPARSE)
+def _deepsparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return deepsparse.build(copy.deepcopy(checkpoint.model), int8=True)
 
 
 @runtime(
