@@ -44,7 +44,7 @@ def write(model: BertForQuestionAnswering, out: Path) -> Path:
     names = (*INPUTS, *OUTPUTS)
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            Plain(model).eval(), example(), out, dynamo=False, opset_version=OPSET, input_names=INPUTS, output_names=OUTPUTS,
-            dynamic_axes={name: {0: "batch_size", 1: "sequence_length"} for name in names},
+            Plain(model).eval(), example(), out, dynamo=False, opset_version=OPSET, input_names=INPUTS,
+            output_names=OUTPUTS, dynamic_axes={name: {0: "batch_size", 1: "sequence_length"} for name in names},
         )  # fmt: skip
     return out
