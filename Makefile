@@ -44,6 +44,15 @@ older: install  ## run the kernels' tests and the main job as on a processor wit
 peers: install  ## add the other libraries that the benchmark can be run against
 	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test,peers]'
 
+# The last version, for Python 3.8 to 3.11, wants older packages than the rest. Its licence allows evaluation only.
+DEEPSPARSE_PYTHON ?= python3.11
+.venv-deepsparse/installed:
+	$(DEEPSPARSE_PYTHON) -m venv .venv-deepsparse
+	.venv-deepsparse/bin/pip install --quiet 'deepsparse==1.8.0' 'numpy<2'
+	@touch $@
+
+deepsparse: peers .venv-deepsparse/installed  ## add DeepSparse to the peers, in an environment of its own (evaluation only)
+
 gpu: install  ## measure on the GPU at hand, write reports/benchmarks/NAME-OF-THE-GPU (OPTIONS='--masks FILE --parts twin')
 	$(BIN)/python -m qalib.benchmark.gpu reports/benchmarks $(OPTIONS)
 
@@ -80,6 +89,6 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 	$(BIN)/python -m qalib.report.site site
 
 clean:  ## remove .venv and what tools leave behind
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-deepsparse build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install report test older peers gpu reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test older peers deepsparse gpu reliability sanitize lab exercises live docs site clean

@@ -182,3 +182,20 @@ def test_help_names_every_command():
     done = qalib("--help")
     for name in "report answer evaluate score sparsity benchmark export prune twin audit".split():
         assert f" {name} " in done.stdout
+
+
+def test_the_first_answer_comes_soon():
+    """No part of the package for reports, notebooks or training is imported, and the model takes little to load."""
+    code = (
+        "import json, sys, time, transformers.models.bert.modeling_bert; from qalib.cli import app;"
+        "started = time.process_time();"
+        "app(['answer', 'Who wrote for piano?', 'Chopin wrote for piano.'], standalone_mode=False);"
+        "print(json.dumps([time.process_time() - started, sorted({name.partition('.')[0] for name in sys.modules})]))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    answer, last = done.stdout.splitlines()
+    seconds, modules = json.loads(last)
+    assert answer.startswith("Chopin") and seconds < 2  # of the processor; 0.3 on a Zen 4
+    heavy = {"altair", "datasets", "IPython", "matplotlib", "nbformat", "pandas", "papermill", "pyarrow"}
+    assert not heavy & set(modules)

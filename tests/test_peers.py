@@ -7,6 +7,7 @@ from qalib import runtimes
 from qalib.benchmark import latency
 
 PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao-int8": ("bf16", 1.0)}
+PEERS |= {"deepsparse": ("fp32", 1e-3), "deepsparse-int8": ("fp32", 1.0)}
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -15,6 +16,7 @@ def test_a_peer_gives_the_logits_of_dense(sparse, name):
     if reason := runtimes.unavailable_reason(name, "cpu", dtype):
         pytest.skip(reason)
     inputs = latency.random_inputs(sparse, 3, 21)
+    inputs["attention_mask"] = torch.ones(3, 21, dtype=torch.long)
     inputs["attention_mask"][1, 7:] = 0
     expected = latency.forward(runtimes.build("dense", sparse), inputs)
     found = latency.forward(runtimes.build(name, sparse, dtype=dtype), inputs)

@@ -6,7 +6,7 @@ import torch
 
 from qalib import runtimes
 from qalib.model import bert, checkpoint, quantization
-from qalib.runtimes import bsr, compact, onnx_masked
+from qalib.runtimes import bsr, compact, instruction_sets, onnx_masked
 from qalib.utils.errors import InputError
 
 INPUTS = {
@@ -75,6 +75,18 @@ def test_a_runtime_that_cannot_run_here_says_why_and_is_not_offered(sparse, monk
         runtimes.build("fast", sparse)
     missing[0] = None
     assert "fast" in runtimes.available("cpu") and runtimes.build("slow", sparse)
+
+
+@pytest.mark.skipif(instruction_sets.best_int8() is None, reason=str(instruction_sets.int8_unavailable_reason()))
+def test_int8_takes_small_blocks_in_larger_ones(sparse):
+    sparse.block = (1, 4)
+    module = runtimes.build("block-sparse-int8", sparse)
+    assert module.remark.startswith("multiplies blocks of (16, 4), which hold those of (1, 4)")
+    difference = (logits(module) - logits(sparse.model)).abs().max()
+    assert 0 < difference < 0.5
+    sparse.block = (3, 4)  # 48 rows do not divide heads of 16
+    with pytest.raises(InputError, match=r"block-sparse-int8: \w+ is not for blocks of \(3, 4\); whole 16 rows"):
+        runtimes.build("block-sparse-int8", sparse)
 
 
 def test_bf16(sparse):

@@ -108,6 +108,18 @@ def test_other_masks_are_taken_exactly(tmp_path):
         assert loaded.model(torch.arange(1, 9)[None]).start_logits.isfinite().all()
 
 
+def test_a_twin_in_other_blocks(tmp_path):
+    loaded = checkpoint.load(synthetic.make_twin(tmp_path / "twin", density=0.2, block=(1, 4)))
+    assert loaded.block == (1, 4) and sparsity.density(loaded, (1, 4)) == pytest.approx(0.2, abs=1e-4)
+    fours = [blocks.split(m.linear.weight, (1, 4)) != 0 for m in bert.matrices(loaded.model)]
+    assert all(torch.equal(one.all((-1, -2)), one.any((-1, -2))) for one in fours)
+    assert sparsity.density(loaded, (32, 32)) > 0.6  # scattered
+    with pytest.raises(InputError, match=r"block_size \[5, 4\] does not divide hidden_size 768"):
+        synthetic.make_twin(tmp_path / "other", block=(5, 4))
+    with pytest.raises(InputError, match=r"block \(1, 4\): hybrid-filled-0.26 says itself which weights are kept"):
+        synthetic.make_twin(tmp_path / "other", "hybrid-filled-0.26", block=(1, 4))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

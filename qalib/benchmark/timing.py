@@ -39,6 +39,10 @@ class Timing:
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[98] if len(self.seconds) >= 100 else None
 
 
+class Seconds(float):
+    """What a candidate returns that has timed itself, in a process of its own: this counts, not how long it took."""
+
+
 def interleave(
     candidates: dict[Key, Callable[[], object]],
     repeats: int = 7,
@@ -49,7 +53,7 @@ def interleave(
     """Time the candidates in turn: `warmup` rounds that do not count, then `repeats` that do. Seconds.
 
     A candidate whose last warm-up took more than `slow` times as long as the first candidate's sits out all rounds but
-    two: it would take most of the run's time.
+    two: it would take most of the run's time. One that returns `Seconds` took those.
 
     Raises InputError for fewer than one repeat.
     """
@@ -65,8 +69,9 @@ def interleave(
                     continue
                 bar.set_postfix_str(f"round {round_number + warmup + 1} of {warmup + repeats}: {name}")
                 started = time.perf_counter()
-                candidates[name]()
-                seconds[name].append(time.perf_counter() - started)
+                found = candidates[name]()
+                passed = time.perf_counter() - started
+                seconds[name].append(float(found) if isinstance(found, Seconds) else passed)
                 bar.update()
             if round_number == -1:
                 brief = {name for name in order if seconds[name][-1] > slow * seconds[next(iter(candidates))][-1]}

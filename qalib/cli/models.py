@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qalib.cli.console import Format, Json, Model, show
-from qalib.cli.options import options_of
+from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
 from qalib.utils.errors import InputError
 
@@ -87,8 +87,13 @@ def twin(
     seed: Annotated[int, typer.Option(help="Seed for the weights and the places of blocks.")] = 0,
     format: Annotated[str, typer.Option(help="2021, packed or transformers.")] = "2021",
     vocabulary: Annotated[Path | None, typer.Option(help="Folder with tokenizer files to copy.")] = None,
+    block: Annotated[str | None, typer.Option(help="Blocks of other than the published size, as 1x4.")] = None,
 ) -> None:
     """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
     from qalib.model import synthetic
 
-    print(synthetic.make_twin(out, published, masks, density, seed, format, vocabulary))
+    print(
+        synthetic.make_twin(
+            out, published, masks, density, seed, format, vocabulary, block and parse_block("--block", block)
+        )
+    )

@@ -23,7 +23,7 @@ def options_of(settings: type, names: Mapping[str, Sequence[str]]) -> Callable[[
 
     def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            command(settings(**given | {name: _pair(name, given[name]) for name in pairs}))
+            command(settings(**given | {name: parse_block(f"--{name}", given[name]) for name in pairs}))
 
         run.__signature__ = inspect.Signature(_parameters(settings, types, names))
         run.__name__ = command.__name__
@@ -57,8 +57,9 @@ def field_docstrings(settings: type) -> dict[str, str]:
     }
 
 
-def _pair(name: str, text: str) -> tuple[int, int]:
+def parse_block(option: str, text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH as two numbers. Raises InputError for anything else."""
     height, x, width = text.partition("x")
     if not (height.isdecimal() and x and width.isdecimal()):
-        raise InputError(f"--{name} {text}: expected HEIGHTxWIDTH, as 32x32")
+        raise InputError(f"{option} {text}: expected HEIGHTxWIDTH, as 32x32")
     return int(height), int(width)

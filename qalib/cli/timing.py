@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qalib.cli.console import Device, Json, Model, Sweep, print_json
+from qalib.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from qalib.model.checkpoint import Checkpoint
+
+SHOWN = [
+    "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms", "speedup_over_best", "speedup", "bound_reached",
+    "note", "remark",
+]  # fmt: skip
+EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
 
 
 def benchmark(
@@ -26,6 +35,9 @@ def benchmark(
     sweep: Annotated[
         Sweep | None, typer.Option(help="Time at several densities, lengths or numbers of threads.")
     ] = None,
+    values: Annotated[
+        str | None, typer.Option(help="Those of the sweep, separated by commas, as 0.1,0.2 or 64,128,384.")
+    ] = None,
     pace: Annotated[
         bool, typer.Option(help="Instead, time the kernel on each kind of matrix, beside the processor's peak.")
     ] = False,
@@ -40,6 +52,7 @@ def benchmark(
     from qalib.runtimes import REGISTRY
     from qalib.utils import files, machine
 
+    chosen = _numbers(values, sweep)
     loaded = checkpoint.load(model)
     if pace:
         _pace(loaded, batch, length, repeats, out, as_json)
@@ -55,7 +68,7 @@ def benchmark(
         "repeats": repeats,
     }
     how |= {} if sweep is Sweep.length else {"length": length}
-    rows = SWEEPS[sweep.value](loaded, **how) if sweep else latency.compare(loaded, **how)
+    rows = SWEEPS[sweep.value](loaded, *chosen, **how) if sweep else latency.compare(loaded, **how)
     if out is not None:
         name, figure = (
             (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
@@ -66,22 +79,36 @@ def benchmark(
         print_json(summary.report(rows))
     else:
         print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
-        shown = [
-            "runtime",
-            "dtype",
-            "median_seconds",
-            "spread_seconds",
-            "speedup_over_best",
-            "speedup",
-            "bound_reached",
-            "note",
-            "remark",
-        ]
-        print(
-            f"speedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of the same type"
-        )
-        shown += ["p99_seconds"] if rows.p99_seconds.notna().any() else []
-        print(rows[([sweep.value] if sweep else []) + shown].to_string(index=False))
+        print(_explained(rows))
+        print(_in_milliseconds(rows)[([sweep.value] if sweep else []) + SHOWN].to_string(index=False))
+
+
+def _numbers(text: str | None, sweep: Sweep | None) -> list[list[float]]:
+    """The values of a sweep as the argument after the model, or no argument, for the sweep's own."""
+    if text is None:
+        return []
+    if sweep is None:
+        raise InputError(f"--values {text}: of which --sweep?")
+    kind = float if sweep is Sweep.density else int
+    try:
+        return [[kind(part) for part in text.split(",")]]
+    except ValueError:
+        raise InputError(f"--values {text}: expected numbers separated by commas, as {EXAMPLES[sweep]}") from None
+
+
+def _in_milliseconds(rows: "pd.DataFrame") -> "pd.DataFrame":
+    times = ("median", "spread", "p99")
+    return rows.assign(**{f"{name}_ms": 1000 * rows[f"{name}_seconds"].astype(float) for name in times}).round(3)
+
+
+def _explained(rows: "pd.DataFrame") -> str:
+    """What the columns of the table are."""
+    few = "" if rows.p99_seconds.notna().any() else ", of 100 rounds or more"
+    return (
+        f"median_ms, spread_ms (first to third quartile) and p99_ms (the 99th percentile{few}): milliseconds a batch "
+        f"over the rounds\nspeedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of "
+        "the same type"
+    )
 
 
 def _pace(loaded: "Checkpoint", batch: int, length: int, repeats: int, out: Path | None, as_json: bool) -> None:

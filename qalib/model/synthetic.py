@@ -19,6 +19,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib.model import bert, blocks, checkpoint, formats, saving, structure
+from qalib.model import settings as checks
 from qalib.model.structure import Heads, Masks
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, write_json
@@ -36,6 +37,7 @@ def make_twin(
     seed: int = 0,
     format: str = "2021",
     vocabulary: Path | str | None = None,
+    block: blocks.Block | None = None,
 ) -> Path:
     """Write a twin to the folder `out` and return it.
 
@@ -47,8 +49,10 @@ def make_twin(
         seed: Seed for the weights and for the places of blocks, heads and neurons.
         format: `2021` (heads cut out, other zeros stored, pickled), `packed` or `transformers`.
         vocabulary: Folder with tokenizer files to put beside the weights.
+        block: Height and width of the blocks instead of the published ones, as (1, 4).
 
-    Raises InputError for an unknown name, a mask file that does not fit, or a density that the heads left cannot hold.
+    Raises InputError for an unknown name, a mask file or block that does not fit, or a density that the heads left
+    cannot hold.
     """
     facts = read_json(PUBLISHED_MODELS)
     if published not in published_names():
@@ -58,13 +62,18 @@ def make_twin(
     settings = dict(facts[published]["config"])
     config = BertConfig(**{key: value for key, value in settings.items() if key != "pruned_heads"})
     generator = torch.Generator().manual_seed(seed)
+    if block is not None:
+        if masks is not None or "block_size" not in settings:
+            raise InputError(f"block {block}: {masks or published} says itself which weights are kept")
+        settings["block_size"] = list(block)
+        checks.block_size(settings, config, config.hidden_size, Path(out))
     if masks is not None:
         kept, heads, block, settings["_name_or_path"] = structure.read_masks(masks, config)
         settings["block_size"] = list(block)
         said = f"heads and kept blocks as in {Path(masks).name}"
     elif "block_size" in settings:
         block = tuple(settings["block_size"])
-        kept, heads, said = _in_blocks(facts, published, density, config, generator)
+        kept, heads, said = _in_blocks(facts, published, density, block, config, generator)
     else:
         block = (1, 1)
         kept, heads, said = _in_heads_and_neurons(facts, published, density, config, generator)
@@ -86,13 +95,17 @@ def published_names() -> list[str]:
 
 
 def _in_blocks(
-    facts: dict[str, Any], published: str, density: float | None, config: BertConfig, generator: torch.Generator
+    facts: dict[str, Any],
+    published: str,
+    density: float | None,
+    block: blocks.Block,
+    config: BertConfig,
+    generator: torch.Generator,
 ) -> tuple[Masks, Heads, str]:
     """Kept blocks and removed heads, and in words how much of this is published."""
     fact = facts[published]
     share = fact["linear_density_percent"] / 100 if density is None else density
     heads = {int(layer): numbers for layer, numbers in fact["config"]["pruned_heads"].items()}
-    block = tuple(fact["config"]["block_size"])
     kept = structure.place_blocks(facts["kept_blocks_of_0.20"], heads, share, block, config, generator)
     said = (
         f"heads as published, {100 * share:.1f} % of the linear weights kept, in blocks drawn at random; densities "

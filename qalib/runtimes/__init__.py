@@ -12,6 +12,7 @@ cannot run here, or None.
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
+from qalib.model.blocks import Block
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import (
     baselines,
@@ -29,6 +31,7 @@ from qalib.runtimes import (
     bsr,
     compact,
     compiled,
+    deepsparse,
     graphs,
     instruction_sets,
     panels,
@@ -170,12 +173,28 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     instructions = instruction_sets.best_int8()
-    if not instruction_sets.supports(instructions, checkpoint.block, dtype):
-        raise InputError(
-            f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
-            "whole 16 rows and 4 columns fit everywhere"
-        )
-    return block_sparse.convert(_cut(checkpoint, device, dtype), checkpoint.block, instructions)
+    block = _supported(instructions, checkpoint, dtype)
+    cut = compact.build(checkpoint.model, device, dtype, block)
+    module = block_sparse.convert(cut, block, instructions)
+    if block != checkpoint.block:
+        module.remark = f"multiplies blocks of {block}, which hold those of {checkpoint.block}, zeros between included"
+    return module
+
+
+def _supported(instructions: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Block:
+    """The checkpoint's block, or the smallest one of several that these instructions multiply."""
+    height, width = checkpoint.block
+    wider = (math.lcm(height, 16), math.lcm(width, 4))
+    config = checkpoint.model.config
+    sides = (config.hidden_size // config.num_attention_heads, config.intermediate_size)
+    fits = all(side % of == 0 for side in sides for of in wider)
+    for block in (checkpoint.block, *[wider] * fits):
+        if instruction_sets.supports(instructions, block, dtype):
+            return block
+    raise InputError(
+        f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
+        "whole 16 rows and 4 columns fit everywhere"
+    )
 
 
 @runtime(
@@ -239,6 +258,19 @@ def _onnxruntime_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch
 )
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return baselines.torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
+
+
+_DEEPSPARSE = _PEER | {"sparse": True, "dtypes": ("fp32",), "unavailable_reason": deepsparse.unavailable_reason}
+
+
+@runtime("deepsparse", "DeepSparse, which skips single zeros, in an environment of its own", **_DEEPSPARSE)
+def _deepsparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return deepsparse.build(copy.deepcopy(checkpoint.model), int8=False)
+
+
+@runtime("deepsparse-int8", "DeepSparse, static int8, in an environment of its own", exact=False, **_DEEPSPARSE)
+def _deepsparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return deepsparse.build(copy.deepcopy(checkpoint.model), int8=True)
 
 
 @runtime(

@@ -1,6 +1,7 @@
 """Peers: other libraries' ways to run the same model, to hold the runtimes of this project against.
 
 They are given the dense model, zeros included, as a user would: none of them knows blocks. Optional: extra `peers`.
+DeepSparse, which skips zeros, has a module of its own.
 """
 
 import importlib.util

@@ -79,6 +79,32 @@ def test_all_runtimes_are_those_of_the_device(packed_folder, monkeypatch):
     )
 
 
+def test_a_sweep_of_given_values_in_milliseconds(packed_folder, monkeypatch):
+    common = ["benchmark", "--model", str(packed_folder), "--runtimes", "compact", "--dtype", "fp32", "--device", "cpu"]
+    monkeypatch.setattr(
+        latency, "interleave", lambda passes, *_, **__: {p: timing.Timing((0.25,) * 99) for p in passes}
+    )
+    how = [*common, "--batch", "1", "--length", "16", "--sweep"]
+    found = CliRunner().invoke(app, [*how, "density", "--values", "0.5,1"]).output
+    table = [line.split() for line in found.splitlines()[-5:]]
+    assert table[0][:7] == ["density", "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms"]
+    assert [row[:7] for row in table[1::2]] == [
+        [d, "dense", "fp32", "99", "250.0", "0.0", "NaN"] for d in ("0.5", "1.0")
+    ]
+    assert "p99_ms (the 99th percentile, of 100 rounds or more)" in found
+    monkeypatch.setattr(
+        latency, "interleave", lambda passes, *_, **__: {p: timing.Timing((0.25,) * 100) for p in passes}
+    )
+    found = CliRunner().invoke(app, [*how, "length", "--values", "8,24"]).output
+    table = [line.split() for line in found.splitlines()[-4:]]
+    assert [row[0] for row in table] == ["8", "8", "24", "24"] and {row[6] for row in table} == {"250.0"}
+    for wrong, message in {"length": "as 64,128,384", "density": "as 0.1,0.2"}.items():
+        with pytest.raises(InputError, match=f"--values 0.5x: expected numbers separated by commas, {message}"):
+            CliRunner().invoke(app, [*how, wrong, "--values", "0.5x"], catch_exceptions=False)
+    with pytest.raises(InputError, match="--values 8: of which --sweep"):
+        CliRunner().invoke(app, [*common, "--values", "8"], catch_exceptions=False)
+
+
 def test_a_percentile_wants_a_hundred_rounds():
     assert timing.Timing((1.0,) * 99).p99 is None
     assert timing.Timing(tuple(range(101))).p99 == 99
