@@ -23,7 +23,7 @@ WINDOWS = 2  # of each length
 
 
 def quantise(graph: Path, vocabulary: int) -> Path:
-    """Write a float32 graph of `deepsparse_graph` in int8, calibrated on random tokens below `vocabulary`."""
+    """Write a float32 graph of `graph.write` in int8, calibrated on random tokens below `vocabulary`."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 

@@ -1,4 +1,4 @@
-"""The process that runs DeepSparse for the benchmark: `python -I deepsparse_worker.py GRAPH THREADS`.
+"""The process that runs DeepSparse for the benchmark: `python -I worker.py GRAPH THREADS`.
 
 It runs in an environment of its own (`make deepsparse`) and imports nothing of this package. Over stdin come batches,
 over stdout go results: npz files, each after its length in 8 bytes. A batch holds the inputs of `onnx_graph`, int64 of

@@ -1,11 +1,4 @@
-"""DeepSparse 1.8.0 (Neural Magic, 2024; the last version) as a peer, in an environment and a process of its own.
-
-It wants older packages than this project, so `make deepsparse` makes `.venv-deepsparse` for it, or QALIB_DEEPSPARSE
-names the python of another environment that has it. Its licence (Neural Magic DeepSparse Community License) allows
-evaluation only, not production: it is for the benchmark, and nothing depends on it.
-
-It skips zeros wherever they are in a matrix, and compiles a graph for one shape of batch: at the first batch of it.
-"""
+"""A session: DeepSparse running one graph in a process of its own."""
 
 import os
 import signal
@@ -21,8 +14,10 @@ import torch
 from torch import nn
 from transformers import BertForQuestionAnswering
 
-from qalib.runtimes import deepsparse_graph, deepsparse_int8, deepsparse_worker
 from qalib.runtimes.baselines import Session, not_installed
+from qalib.runtimes.deepsparse import worker
+from qalib.runtimes.deepsparse.graph import write
+from qalib.runtimes.deepsparse.int8 import quantise
 from qalib.runtimes.onnx_graph import OUTPUTS
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.paths import ROOT
@@ -64,7 +59,7 @@ class Remote(Session):
         self.seconds, self.remark = 0.0, ""
         self.said = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [interpreter, "-I", deepsparse_worker.__file__, str(graph), str(threads)],
+            [interpreter, "-I", worker.__file__, str(graph), str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
         )  # fmt: skip
         weakref.finalize(self, _end, self.process, self.said)
@@ -73,8 +68,8 @@ class Remote(Session):
         """Start and end logits of a batch. Raises InputError if the engine cannot do it or the process has ended."""
         try:
             self.process.send_signal(signal.SIGCONT)
-            deepsparse_worker.send(self.process.stdin, batch)
-            found = deepsparse_worker.receive(self.process.stdout)
+            worker.send(self.process.stdin, batch)
+            found = worker.receive(self.process.stdout)
         except (OSError, EOFError) as error:
             raise InputError(f"DeepSparse: {one_line(error)}: {self._last_words()}") from None
         if found is None:
@@ -105,9 +100,9 @@ def _end(process: subprocess.Popen, said: tempfile.TemporaryFile) -> None:
 def build(model: BertForQuestionAnswering, int8: bool) -> Remote:
     """DeepSparse in float32 or int8 (calibrated on random tokens), with torch's number of threads."""
     folder = tempfile.TemporaryDirectory()
-    graph = deepsparse_graph.write(model.eval(), Path(folder.name) / "plain.onnx")
+    graph = write(model.eval(), Path(folder.name) / "plain.onnx")
     if int8:
-        graph = deepsparse_int8.quantise(graph, model.config.vocab_size)
+        graph = quantise(graph, model.config.vocab_size)
     module = Remote(graph, python(), torch.get_num_threads())
     weakref.finalize(module, folder.cleanup)
     return module
