@@ -6,9 +6,10 @@ import math
 import nbformat
 import pytest
 import torch
+from safetensors import safe_open
 
 from qalib import report, sparsity
-from qalib.model import bert, checkpoint, description
+from qalib.model import bert, checkpoint, description, formats
 from qalib.pruning import schedule
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.controller import GAIN, MAX_LOG_GAIN
@@ -49,6 +50,13 @@ def saved(model):
     both = smaller["blocks, fp32"] * smaller["dense, int8, a scale a row"]
     rows, tiles = smaller["blocks, int8, a scale a row"], smaller["blocks, int8, a scale a block"]
     return 0.95 * both < rows < tiles < 1.05 * both
+
+
+def file_has_scales():
+    with safe_open(paths.BUNDLED / formats.PACKED, "pt") as file:
+        found = [key for key in file.keys() if key.endswith(".blocks")]
+        shapes = [(file.get_slice(f"{key}.scales").get_shape(), file.get_slice(key).get_shape()) for key in found]
+        return len(found) == 36 and all(scales == values[:2] for scales, values in shapes)
 
 
 def surest(model, temperature):
@@ -125,6 +133,7 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
                 int8.rounded(torch.tensor([[0.31, 0.7]]), 4, "row"), torch.tensor([[0.3, 0.7]]))),
         "an outlier, 7.0: now the scale is 1": lambda m: torch.equal(
             int8.rounded(torch.tensor([[0.31, 7.0]]), 4, "row"), torch.tensor([[0.0, 7.0]])),
+        "with a scale for each row of a block, and the bundled model comes in one": lambda m: file_has_scales(),
         "as many times smaller as the product of `blocks, fp32` and `dense, int8` says": saved,
     },
 }  # fmt: skip
