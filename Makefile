@@ -68,8 +68,8 @@ sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or c
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/test_block_sparse.py
 
-lab: install  ## open JupyterLab at the index of the notebooks
-	$(BIN)/jupyter lab notebooks/index.ipynb
+lab: exercises  ## open JupyterLab at the index of the notebooks, the students' copies beside them
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/index.ipynb
 
 exercises: install  ## write the teaching notebooks without their solutions to exercises/ (OPTIONS=--nbgrader)
 	$(BIN)/python -m qalib.teaching.exercises exercises $(OPTIONS)

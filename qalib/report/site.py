@@ -5,6 +5,7 @@
                                     course/lecturer.html, with slides and answers of the course's notebooks
     notebooks/glossary.md           glossary.html
     reports/NAME/                   reports/NAME/, with its front page
+    web/page.webp                   the same, on the front page
     web/                            live/, the live page, if npm's packages are installed
     qalib/PART/X.py                 api/qalib/PART/X.html, the API reference, an anchor at every name
 
@@ -82,6 +83,8 @@ def make(
     api.make(draft / "api")
     for name in REPORTS:
         _report(root / "reports" / name, draft)
+    (draft / "web").mkdir()
+    shutil.copy(root / "web" / "page.webp", draft / "web")  # on the front page
     if reason := live.missing():
         say(f"the live page is left out: {reason}")
     else:

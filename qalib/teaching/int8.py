@@ -78,7 +78,7 @@ def compare(checkpoint: Checkpoint, questions: QuestionSet, bits: Sequence[int],
 
 
 def sizes(checkpoint: Checkpoint) -> pd.DataFrame:
-    """What the encoder matrices take in four forms, in MB: weights, scales (4 bytes each), mask (a bit a block)."""
+    """What the encoder matrices take in several forms, in MB: weights, scales (4 bytes each), mask (a bit a block)."""
     found = [matrix.linear.weight.detach() for matrix in bert.matrices(checkpoint.model)]
     everything, rows = sum(weight.numel() for weight in found), sum(len(weight) for weight in found)
     kept = sum(int(blocks.mask(weight, checkpoint.block).sum()) for weight in found)
@@ -87,6 +87,7 @@ def sizes(checkpoint: Checkpoint) -> pd.DataFrame:
     forms = {
         "dense, fp32": (4 * everything, 0, 0),
         "dense, int8, a scale a row": (everything, 4 * rows, 0),
+        "blocks, fp32": (4 * kept * height * width, 0, tiles / 8),
         "blocks, fp16": (2 * kept * height * width, 0, tiles / 8),
         "blocks, int8, a scale a row": (kept * height * width, 4 * rows, tiles / 8),
         "blocks, int8, a scale a block": (kept * height * width, 4 * kept, tiles / 8),
