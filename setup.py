@@ -8,7 +8,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-CARRIED = ("notebooks", "models")  # beside the package in the repository, within it in a wheel
+# Beside the package in the repository, within it in a wheel.
+CARRIED = ("notebooks", "models/minilm-l6-squad-block-sparse")
 SOURCE = "qalib/runtimes/block_sparse.cpp"
 HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "packing_kernel.h", "attention_kernel.h"]
 

@@ -27,9 +27,11 @@ TIMES = (
     "evaluation_share",
     "memory_share",
     "break_even",
+    "bert_base_speedup",
 )
 TIMED = ("benchmark.csv", "evaluation_time.csv", "audit.csv", "speedup.svg", "evaluation_time.svg",
-         "parts.csv", "densities.csv", "densities.svg", "memory.csv")  # fmt: skip
+         "parts.csv", "densities.csv", "densities.svg", "memory.csv", "over_bert_base.csv", "frontier.csv",
+         "frontier.svg")  # fmt: skip
 
 
 def numbers(out: Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def card_page() -> Section:
         write_json(out / "results.json", kept)
         page = place / "card.ipynb"
         execution.execute(build.NOTEBOOKS / "05_model_card.ipynb", page, {"out": str(out)})
-        (out / "notebooks").mkdir()
+        (out / "notebooks").mkdir(exist_ok=True)  # an ignored folder of a report made there
         html_pages.render_html(page, out / "notebooks" / "05_model_card.html")
         manifest = read_json(out / "manifest.json")
         manifest["model"]["name"] = HOSTILE

@@ -83,7 +83,7 @@ def runs(table: pd.DataFrame) -> Figure:
     axes.set(
         xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)
     )
-    axes.set_xlim(0, 1.3 * table.density.max())
+    axes.set_xlim(0, min(105, 1.3 * table.density.max()))
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
