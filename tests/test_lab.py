@@ -12,6 +12,7 @@ import time
 
 import nbformat
 import pytest
+from browsers import chromium
 from conftest import ROOT
 
 from qalib.teaching import exercises
@@ -85,18 +86,9 @@ def until(true, seconds=SECONDS, step=0.1):
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    opened.set_window_size(1300, 1000)
-    yield opened
-    opened.quit()
+    with chromium() as opened:
+        opened.set_window_size(1300, 1000)
+        yield opened
 
 
 def press(browser, *keys, held=()):

@@ -2,12 +2,12 @@
 
 import functools
 import http.server
-import shutil
 import threading
 import time
 
 import pytest
 import torch
+from browsers import chromium
 
 from qalib import pipeline
 from qalib.model import bert, checkpoint
@@ -49,19 +49,9 @@ def server(page):
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    opened.set_window_size(1200, 900)
-    yield opened
-    opened.quit()
+    with chromium({"browser": "ALL"}) as opened:
+        opened.set_window_size(1200, 900)
+        yield opened
 
 
 @pytest.fixture(scope="module")

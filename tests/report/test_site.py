@@ -5,6 +5,7 @@ import time
 
 import nbformat
 import pytest
+from browsers import chromium
 from conftest import ROOT
 
 from qalib.report import pages, site
@@ -113,18 +114,8 @@ def test_a_widget_leaves_no_trace_in_a_page():
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
+    with chromium({"browser": "ALL", "performance": "ALL"}) as opened:
+        yield opened
 
 
 def test_the_site_in_a_browser(made, browser):
