@@ -25,7 +25,7 @@ class PruningConfig:
     """Settings of a pruning run. Raises InputError for an impossible value."""
 
     teacher: str
-    """Checkpoint whose logits are distilled: a folder or a hub id."""
+    """Checkpoint that is distilled: a folder or a hub id."""
 
     data: str
     """Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."""
@@ -88,6 +88,10 @@ class PruningConfig:
     temperature: float = 2.0
     """Temperature of distillation."""
 
+    hidden_weight: float = 0.0
+    """Weight in the loss of the hidden states' distance from the teacher's, layer by layer; the teacher then has the
+    student's layers and width, and is asked at every step."""
+
     dropout: float = 0.0
     """Probability of dropout in the student."""
 
@@ -135,6 +139,8 @@ class PruningConfig:
         for name in ("alpha", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: must be between 0 and 1")
+        if not self.hidden_weight >= 0:
+            raise InputError(f"hidden_weight {self.hidden_weight}: must be 0 or above")
         self.schedule()
 
     def schedule(self) -> Schedule:

@@ -1,6 +1,6 @@
-"""What a pruned model learns from: the right answers and a teacher's logits."""
+"""What a pruned model learns from: the right answers, a teacher's logits and its hidden states."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,26 +13,37 @@ Batch = Mapping[str, Any]
 numpy array, which stays on the CPU where it is read, so that nothing waits for a GPU."""
 
 MODEL_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+HiddenStates = Sequence[Tensor]  # after each layer, from the first to the last; each (batch, length, width)
 
 
 def training_losses(
-    student: Callable[..., Tensor],
-    teacher: Callable[[Batch], Tensor],
+    student: Callable[..., Any],
+    teacher: Callable[[Batch], Any],
     batch: Batch,
     alpha: float = 0.9,
     temperature: float = 2.0,
+    hidden_weight: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The losses of a batch: `answer_loss`, `distillation_loss` if `alpha` is not 0, and `loss`, their mixture.
+    """The losses of a batch: `answer_loss`, `distillation_loss` if `alpha` is not 0, `hidden_loss` if `hidden_weight`
+    is not, and `loss`, their mixture.
 
-    `student` takes the model's inputs by name, `teacher` the batch, and both give logits `(batch, 2, length)`. The
-    mixture is alpha * distillation + (1 - alpha) * cross-entropy with the answers.
+    `student` takes the model's inputs by name, `teacher` the batch, and both give logits `(batch, 2, length)`; with a
+    `hidden_weight`, `span_outputs`, for which the student is asked by `hidden_states=True`. The mixture is
+    alpha * distillation + (1 - alpha) * cross-entropy with the answers + hidden_weight * hidden.
     """
-    logits = student(**{name: batch[name] for name in MODEL_INPUTS})
+    inputs = {name: batch[name] for name in MODEL_INPUTS}
+    if hidden_weight:
+        (logits, hidden), (taught, teacher_hidden) = student(**inputs, hidden_states=True), teacher(batch)
+    else:
+        logits, taught = student(**inputs), teacher(batch) if alpha else None
     losses = {"answer_loss": answer_loss(logits, batch["positions"])}
     loss = (1 - alpha) * losses["answer_loss"]
     if alpha:
-        losses["distillation_loss"] = distillation_loss(logits, teacher(batch), temperature)
+        losses["distillation_loss"] = distillation_loss(logits, taught, temperature)
         loss = loss + alpha * losses["distillation_loss"]
+    if hidden_weight:
+        losses["hidden_loss"] = hidden_loss(hidden, teacher_hidden, batch["attention_mask"])
+        loss = loss + hidden_weight * losses["hidden_loss"]
     return losses | {"loss": loss}
 
 
@@ -55,9 +66,29 @@ def answer_loss(student: Tensor, positions: Tensor) -> Tensor:
     return functional.cross_entropy(student.flatten(0, 1), positions.flatten())
 
 
+def hidden_loss(student: HiddenStates, teacher: HiddenStates, attention_mask: Tensor) -> Tensor:
+    """Squared error of the student's hidden states over the teacher's squares, without padding; the mean over layers.
+
+    1 is what zeros would have. "SquareHead" (arXiv 2310.06927, section 2), made for training sparse models on.
+    """
+    seen = attention_mask[..., None].bool()
+    pairs = [(mine.float() * seen, theirs.float() * seen) for mine, theirs in zip(student, teacher, strict=True)]
+    return sum((mine - theirs).square().sum() / theirs.square().sum() for mine, theirs in pairs) / len(pairs)
+
+
 def span_logits(model: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Start and end logits, shape `(batch, 2, length)`, float32; the most negative number at padding."""
     output = model(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask)
+    return _masked(output, attention_mask)
+
+
+def span_outputs(model: nn.Module, **inputs: Tensor) -> tuple[Tensor, HiddenStates]:
+    """The `span_logits` of a model's inputs, and its hidden states."""
+    output = model(**inputs, output_hidden_states=True)
+    return _masked(output, inputs["attention_mask"]), output.hidden_states[1:]  # the first are the embeddings
+
+
+def _masked(output: Any, attention_mask: Tensor) -> Tensor:
     both = torch.stack([output.start_logits, output.end_logits], 1).float()
     return both.masked_fill(attention_mask[:, None] == 0, torch.finfo(torch.float32).min)
 
@@ -66,3 +97,9 @@ def span_logits(model: nn.Module, input_ids: Tensor, token_type_ids: Tensor, att
 def teacher_logits(model: nn.Module, batch: Batch) -> Tensor:
     """The `span_logits` of a batch, to learn from."""
     return span_logits(model, **{name: batch[name] for name in MODEL_INPUTS})
+
+
+@torch.no_grad()
+def teacher_outputs(model: nn.Module, batch: Batch) -> tuple[Tensor, HiddenStates]:
+    """The `span_outputs` of a batch, to learn from."""
+    return span_outputs(model, **{name: batch[name] for name in MODEL_INPUTS})

@@ -7,7 +7,7 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
 from qalib.model.blocks import Block
-from qalib.pruning.losses import span_logits
+from qalib.pruning.losses import HiddenStates, span_logits, span_outputs
 from qalib.pruning.movement import Mask, Scores, threshold_for_density
 from qalib.utils.errors import InputError
 
@@ -39,9 +39,9 @@ class Pruner(nn.Module):
             mask = Mask(self.scores[-1], transposed=neurons and matrix.kind == "FFN out")
             parametrize.register_parametrization(matrix.linear, "weight", mask)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`span_logits` of the masked model."""
-        return span_logits(self.model, input_ids, token_type_ids, attention_mask)
+    def forward(self, hidden_states: bool = False, **inputs: Tensor) -> Tensor | tuple[Tensor, HiddenStates]:
+        """`span_logits` of the masked model for its inputs, or `span_outputs` if hidden states are asked for."""
+        return span_outputs(self.model, **inputs) if hidden_states else span_logits(self.model, **inputs)
 
     def masks(self) -> dict[str, Mask]:
         """The mask of every matrix, by layer and kind: `0 query`, `0 key`, ..."""

@@ -80,6 +80,8 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
     teacher, student = checkpoint.load(config.teacher), checkpoint.load(config.student or config.teacher)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise InputError(f"{teacher.name}, {student.name}: teacher and student do not share a vocabulary")
+    if config.hidden_weight:
+        _require_same_layers(teacher, student)
     questions = squad.load(config.data, "train").first(config.questions)
     eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
     on_cpu = not torch.cuda.is_available()
@@ -131,8 +133,9 @@ def train(run: PruningRun) -> None:
 def _asks_first(run: PruningRun) -> bool:
     """Whether the teacher comes before the first step: on a GPU, where it takes a minute and a step should hold nothing
     but the student, if all windows will be seen. On a CPU it takes hours, which a run by the clock may not have."""
-    on_gpu = run.trainer.args.device.type == "cuda"
-    return on_gpu and run.config.alpha > 0 and (run.config.epochs >= 1 or run.config.max_hours is not None)
+    config, on_gpu = run.config, run.trainer.args.device.type == "cuda"
+    wants_logits = config.alpha > 0 and not config.hidden_weight  # hidden states are not kept, and bring logits along
+    return on_gpu and wants_logits and (config.epochs >= 1 or config.max_hours is not None)
 
 
 def save(run: PruningRun) -> None:
@@ -212,6 +215,18 @@ def _finished(pruner: Pruner, student: Checkpoint, block: tuple[int, int]) -> nn
     """The pruner's model, grown to the student's size if it was cut."""
     made = pruner.apply_masks()
     return made if made is student.model else compact.expand(made.cpu(), student.model.cpu(), block).eval()
+
+
+def _require_same_layers(teacher: Checkpoint, student: Checkpoint) -> None:
+    """Raise InputError if the hidden states of teacher and student cannot be compared layer by layer."""
+    layers, widths = (
+        [getattr(c.model.config, name) for c in (teacher, student)] for name in ("num_hidden_layers", "hidden_size")
+    )
+    if layers[0] != layers[1] or widths[0] != widths[1]:
+        shapes = [f"{count} layers of width {width}" for count, width in zip(layers, widths, strict=True)]
+        raise InputError(
+            f"hidden_weight: {teacher.name} has {shapes[0]}, {student.name} {shapes[1]}; they must be the same"
+        )
 
 
 def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qalib.pruning.dataset import SquadDataset
-from qalib.pruning.losses import Batch, teacher_logits
+from qalib.pruning.losses import Batch, HiddenStates, teacher_logits, teacher_outputs
 from qalib.qa.windows import MAX_LENGTH
 
 BATCH = 256  # windows that are asked for at a time where all are
@@ -43,13 +43,23 @@ class TeacherLogitsCache:
         """Logits of a batch, shape `(batch, 2, length)`."""
         rows, mask = batch["index"], batch["attention_mask"]
         if rows not in self:
-            fresh = teacher_logits(self.model.to(mask.device), batch).clamp(-MAX_LOGIT, MAX_LOGIT)
-            self.values[rows, :, : mask.shape[1]] = fresh.cpu().numpy()
-            self.known[rows] = 1
+            self._store(batch, teacher_logits(self.model.to(mask.device), batch))
         stored = torch.from_numpy(self.values[rows, :, : mask.shape[1]].astype(np.float32))
         stored = stored.pin_memory() if mask.is_cuda else stored  # from other memory a copy waits for the GPU
         stored = stored.to(mask.device, non_blocking=True)
         return stored.masked_fill(mask[:, None] == 0, torch.finfo(torch.float32).min)
+
+    def outputs(self, batch: Batch) -> tuple[Tensor, HiddenStates]:
+        """Logits of a batch and hidden states, which are too large to keep: the teacher is asked each time."""
+        logits, hidden = teacher_outputs(self.model.to(batch["attention_mask"].device), batch)
+        if batch["index"] not in self:
+            self._store(batch, logits)
+        return logits, hidden
+
+    def _store(self, batch: Batch, logits: Tensor) -> None:
+        rows = batch["index"]
+        self.values[rows, :, : logits.shape[-1]] = logits.clamp(-MAX_LOGIT, MAX_LOGIT).cpu().numpy()
+        self.known[rows] = 1
 
     def fill(self, device: torch.device, process: int = 0, processes: int = 1) -> None:
         """Ask for all windows that are not known yet, or one process's share of them, on a device, by length."""

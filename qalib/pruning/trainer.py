@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.controller import DensityController
 from qalib.pruning.dataset import SquadDataset
-from qalib.pruning.losses import Batch, training_losses
+from qalib.pruning.losses import Batch, HiddenStates, training_losses
 from qalib.pruning.progress import Progress
 from qalib.pruning.sampler import LengthGroupedSampler
 from qalib.pruning.teacher import TeacherLogitsCache
@@ -46,14 +46,17 @@ class PruningTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The mixture of answers and teacher, and the regularization of the scores."""
-        self.losses = training_losses(model, self._teacher_logits, inputs, self.config.alpha, self.config.temperature)
+        config = self.config
+        self.losses = training_losses(
+            model, self._ask_teacher, inputs, config.alpha, config.temperature, config.hidden_weight
+        )
         return self.losses["loss"] + self.controller.regularization()
 
-    def _teacher_logits(self, batch: Batch) -> Tensor:
-        if batch["index"] not in self.teacher:
-            self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher's logits")
+    def _ask_teacher(self, batch: Batch) -> Tensor | tuple[Tensor, HiddenStates]:
+        if self.config.hidden_weight or batch["index"] not in self.teacher:
+            self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher")
         with self.accelerator.autocast():
-            return self.teacher(batch)
+            return self.teacher.outputs(batch) if self.config.hidden_weight else self.teacher(batch)
 
     def ask_teacher(self) -> None:
         """Have the teacher's logits of all windows before the first step; processes share the work."""

@@ -1,7 +1,9 @@
 """The teacher's logits: asked for once, and shared by runs."""
 
 import errno
+import json
 import os
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import send_to_device
+from transformers import BertForQuestionAnswering
 
+from qalib.model import checkpoint
 from qalib.pruning import config, losses, run, teacher
+from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.progress import Progress
 from qalib.pruning.run_folder import RunFolder
+from qalib.qa import squad
+from qalib.utils.errors import InputError
 
 
 @pytest.fixture
@@ -74,6 +81,7 @@ def test_on_a_gpu_the_teacher_is_asked_before_the_first_step(pruning_settings, a
         ("cuda", {"epochs": 0.5, "max_hours": 1.0}, True),
         ("cuda", {"epochs": 0.5}, False),  # half of the windows are not seen
         ("cuda", {"alpha": 0.0}, False),
+        ("cuda", {"hidden_weight": 1.0}, False),  # comes with logits at each step
         ("cpu", {}, False),
     ],
 )
@@ -108,3 +116,31 @@ def test_the_numbers_of_windows_stay_on_the_cpu(pruning_settings, tmp_path):
     moved = send_to_device(batch, torch.device("meta"))
     assert isinstance(moved["index"], np.ndarray) and moved["input_ids"].device.type == "meta"
     assert isinstance(made.trainer._prepare_inputs(batch)["index"], np.ndarray)
+
+
+def test_hidden_states_are_learnt(pruning_settings, dense_folder, tmp_path):
+    """A pruned student comes closer to its teacher's hidden states than one that learns from logits alone."""
+    student = tmp_path / "student"
+    run.prune(config.PruningConfig(**pruning_settings | {"out": student, "method": "magnitude", "density": 0.4}))
+    left = {}
+    for weight in (0.0, 5.0):
+        settings = {"student": str(student), "method": "fixed-mask", "epochs": 4, "hidden_weight": weight}
+        out = tmp_path / f"weight-{weight}"
+        run.prune(config.PruningConfig(**pruning_settings | settings | {"out": out}))
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert ("hidden_loss" in lines[-1]) == bool(weight)
+        models = [checkpoint.load(str(folder)) for folder in (out, dense_folder)]
+        batch = SquadDataset(squad.load(pruning_settings["data"]).questions, models[0].tokenizer).collate(range(8))
+        (_, mine), (_, theirs) = (losses.teacher_outputs(made.model.eval(), batch) for made in models)
+        left[weight] = losses.hidden_loss(mine, theirs, batch["attention_mask"]).item()
+    assert 0 < left[5.0] < 0.8 * left[0.0]
+
+
+def test_hidden_states_want_the_teachers_layers(pruning_settings, dense_folder, tmp_path):
+    short = shutil.copytree(dense_folder, tmp_path / "short")
+    BertForQuestionAnswering.from_pretrained(dense_folder, num_hidden_layers=1).save_pretrained(short)
+    settings = pruning_settings | {"student": str(short), "hidden_weight": 1.0}
+    with pytest.raises(InputError, match=r"hidden_weight: tiny has 2 layers of width 64, short 1 layers of width 64"):
+        run.prune(config.PruningConfig(**settings))
+    with pytest.raises(InputError, match="hidden_weight -1: must be 0 or above"):
+        config.PruningConfig(**pruning_settings | {"hidden_weight": -1})

@@ -43,8 +43,13 @@ def _environment_lacks(interpreter: Path) -> str | None:
     try:
         found = subprocess.run([interpreter, "-I", "-c", looks], capture_output=True).returncode == 0
     except OSError:
-        return f"not installed: there is no {interpreter} (make deepsparse)"
-    return None if found else f"not installed: {interpreter} has no deepsparse (make deepsparse)"
+        return f"not installed: there is no {_shown(interpreter)} (make deepsparse)"
+    return None if found else f"not installed: {_shown(interpreter)} has no deepsparse (make deepsparse)"
+
+
+def _shown(interpreter: Path) -> Path:
+    """A path as reports print it, which say nothing of the machine's folders."""
+    return interpreter.relative_to(ROOT) if interpreter.is_relative_to(ROOT) else interpreter
 
 
 class Remote(Session):
