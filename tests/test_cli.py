@@ -104,6 +104,20 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
 
 
+def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_path):
+    how = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,block-sparse,openvino")
+    result = as_json("benchmark", *how, "--dtype", "fp32", "--repeats", 2, "--out", tmp_path)
+    assert read_json(tmp_path / "evaluation.json")["rows"] == result["rows"]
+    usual, dense, sparse = result["rows"][:3]
+    assert [row["way"] for row in (usual, dense, sparse)] == ["usual way", "dense fp32", "block-sparse fp32"]
+    scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file)
+    for row in (usual, dense, sparse):
+        assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
+        assert len(row["round_seconds"]) == 2 and row["resident_bytes"] > 0
+    assert usual["padded_tokens"] > sparse["padded_tokens"]
+    assert ("openvino" in result["not_run"]) == (len(result["rows"]) == 3)  # where it is not installed
+
+
 def test_audit(packed_folder, asked_file, tmp_path):
     claims = as_json("audit", "--model", packed_folder, "--data", asked_file, "--out", tmp_path / "a")["claims"]
     assert {row["claim"]: row["verdict"] for row in claims}["linear density"] == "differs"
@@ -129,6 +143,10 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["report", "-p", "epochs"], "-p epochs: expected NAME=VALUE"),
         (["answer", "Who?", "", "--model", "PACKED"], "empty"),
         (["benchmark", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--repeats", "0"], "0 repeats"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--runtimes", "fast"], "no runtime 'fast'"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--pace"], "--data and --pace: choose one"),
+        (["benchmark", "--model", "PACKED", "--questions", "3"], "--questions 3: of which --data?"),
         (["audit", "--card", "PACKED/config.json", "--model", "PACKED"], "config.json: not a card of this family"),
         (["twin", "t", "--density", "0.9"], "density 0.9: must be between 0 and "),
         (["twin", "t", "--masks", "PACKED/config.json"], "config.json: expected an object with block_size"),

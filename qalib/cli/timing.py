@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qalib.cli.console import Device, Json, Model, Sweep, print_json
+from qalib.cli.console import Device, Json, Model, Questions, Sweep, print_json
 from qalib.utils.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from qalib.model.checkpoint import Checkpoint
+    from qalib.qa.squad import QuestionSet
 
 SHOWN = [
     "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms", "speedup_over_best", "speedup", "bound_reached",
     "note", "remark",
+]  # fmt: skip
+EVALUATED = [
+    "way", "rounds", "median_seconds", "spread_seconds", "speedup", "exact_match", "f1", "same_answers",
+    "resident_megabytes", "joules", "remark",
 ]  # fmt: skip
 EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
 
@@ -41,18 +46,30 @@ def benchmark(
     pace: Annotated[
         bool, typer.Option(help="Instead, time the kernel on each kind of matrix, beside the processor's peak.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and a figure there, or pace.json.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Instead, time whole evaluations of these questions, and score the answers.")
+    ] = None,
+    questions: Questions = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write benchmark.json and a figure there, pace.json or evaluation.json.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
     from qalib.benchmark import latency, summary
     from qalib.benchmark.sweep import SWEEPS
     from qalib.model import checkpoint
+    from qalib.qa import squad
     from qalib.report import plots, results
     from qalib.runtimes import REGISTRY
     from qalib.utils import files, machine
 
     chosen = _numbers(values, sweep)
+    asked_for = [f"--{name}" for name, given in (("data", data), ("sweep", sweep), ("pace", pace)) if given]
+    if len(asked_for) > 1:
+        raise InputError(f"{' and '.join(asked_for)}: choose one")
+    if questions is not None and data is None:
+        raise InputError(f"--questions {questions}: of which --data?")
     loaded = checkpoint.load(model)
     if pace:
         _pace(loaded, batch, length, repeats, out, as_json)
@@ -60,9 +77,13 @@ def benchmark(
     place = machine.device(device.value)
     for_device = [name for name, kind in REGISTRY.items() if place in kind.devices]
     names = for_device if runtimes == "all" else runtimes.split(",")
+    dtypes = None if dtype == "auto" else dtype.split(",")
+    if data is not None:
+        _evaluations(loaded, squad.load(data).first(questions), names, dtypes, place, repeats, out, as_json)
+        return
     how = {
         "names": names,
-        "dtypes": None if dtype == "auto" else dtype.split(","),
+        "dtypes": dtypes,
         "batch": batch,
         "device": place,
         "repeats": repeats,
@@ -124,3 +145,53 @@ def _pace(loaded: "Checkpoint", batch: int, length: int, repeats: int, out: Path
     else:
         print("\n".join(f"{key}: {value}" for key, value in found["machine"].items()))
         print(rows.drop(columns="round_seconds").to_string(index=False))
+
+
+def _evaluations(
+    loaded: "Checkpoint",
+    asked: "QuestionSet",
+    names: list[str],
+    dtypes: list[str] | None,
+    device: str,
+    repeats: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    import pandas as pd
+
+    from qalib.benchmark import end_to_end, memory
+    from qalib.runtimes import REGISTRY, unavailable_reason
+    from qalib.utils import files, machine
+
+    dtypes = dtypes or machine.hardware_dtypes(device)
+    reasons = {name: unavailable_reason(name, device) for name in names}
+    ways = end_to_end.ways_of([name for name in names if not reasons[name]], dtypes)
+    rows = end_to_end.evaluation_time(loaded, asked, device, repeats=repeats, ways=ways).assign(resident_bytes=None)
+    if device == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
+        ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
+        held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
+        held = pd.concat(held).drop(columns="share")
+        rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
+    found = {
+        "machine": machine.specs(),
+        "versions": machine.versions(),
+        "data": asked.description,
+        "not_run": {name: reason for name, reason in reasons.items() if reason},
+        "rows": rows.astype(object).where(rows.notna(), None).to_dict("records"),
+    }
+    if out is not None:
+        files.write_json(out / "evaluation.json", {"model": loaded.name} | found)
+    if as_json:
+        print_json(found)
+        return
+    lines = found["machine"] | {"data": asked.description} | found["not_run"]
+    print("\n".join(f"{key}: {value}" for key, value in lines.items()))
+    print(
+        "speedup is over the usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order; all others "
+        "take batches of similar length\njoules are the processor's by its own counters"
+        + ", which cannot be read here"
+        * bool(rows.joules.isna().all())
+    )
+    shown = rows.assign(resident_megabytes=rows.resident_bytes.astype(float) / 1e6)[EVALUATED]
+    shown = shown.astype({"joules": float, "exact_match": float, "f1": float})  # where there are none, NaN
+    print(shown.round(3).to_string(index=False, na_rep="-"))

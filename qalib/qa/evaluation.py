@@ -73,6 +73,13 @@ def evaluate(
     `metric_v2.Score` whose best thresholds are null score differences.
     """
     answers = answer(model, tokenizer, questions.questions, batching, progress)
+    return score_answers(answers, questions, scored, null_score_diff_threshold)
+
+
+def score_answers(
+    answers: Answers, questions: QuestionSet, scored: bool = True, null_score_diff_threshold: float = 0.0
+) -> Evaluation:
+    """Score the answers to a question set; see `evaluate`."""
     if questions.version == squad.V2:
         answers = answers.with_no_answers(null_score_diff_threshold)
         score = metric_v2.score(questions.questions, answers.texts, answers.null_score_diffs, na_prob_thresh=math.inf)

@@ -77,7 +77,7 @@ def _speedup(evidence: Evidence) -> CheckResult:
 
 def _times(evidence: Evidence, asked: QuestionSet, best: str) -> pd.DataFrame:
     ways = {
-        f"{name}, {how}": (name, batching)
+        f"{name}, {how}": end_to_end.Way(name, batching)
         for how, batching in (("card", CARD_BATCHING), ("ours", LENGTH_SORTED))
         for name in dict.fromkeys(("dense", "compact", best))
     }

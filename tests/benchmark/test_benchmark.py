@@ -10,7 +10,7 @@ from qalib import runtimes
 from qalib.benchmark import end_to_end, latency, memory, summary
 from qalib.benchmark.timing import Timing, interleave
 from qalib.qa.answering import Answers
-from qalib.qa.batching import LENGTH_SORTED, PADDED
+from qalib.qa.batching import PADDED
 from qalib.report import plots
 from qalib.utils import machine
 from qalib.utils.errors import InputError
@@ -114,7 +114,7 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
         return Answers({q.id: "" for q in questions}, {}, 1, 1, 1, 1.0, 1.0, 1)
 
     monkeypatch.setattr(end_to_end, "answer", answer)
-    ways = {"usual": ("dense", PADDED), "sorted": ("dense", LENGTH_SORTED)}
+    ways = {"usual": end_to_end.Way("dense", PADDED), "sorted": end_to_end.Way("dense")}
     rows = end_to_end.evaluation_time(sparse, asked, repeats=2, progress=False, ways=ways)
     assert calls == [(False, 2), (True, 2), (False, 8), (True, 8), (True, 8), (False, 8)]
     single = end_to_end.evaluation_time(sparse, asked, repeats=1, progress=False, ways=ways)
