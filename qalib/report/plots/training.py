@@ -1,6 +1,5 @@
 """Figures of pruning runs, and reading the logs that they are drawn from."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -15,14 +14,15 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
 
 OWN = "this model"  # the run that made it
+NEAR = 4.0  # densities, in %, that are about the same
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
     """The log.jsonl of a pruning run, one row per line; None if the folder has none.
 
-    Columns: step, windows, seconds, progress, loss, answer_loss, distillation_loss, density, steered_density,
-    threshold, regulariser, weight_lr, precision, densities (by matrix), and exact_match and f1 where a
-    checkpoint was scored.
+    Columns: step, windows, seconds, progress, loss, answer_loss, distillation_loss, hidden_loss, density,
+    steered_density, threshold, regulariser, weight_lr, precision, densities (by matrix), and exact_match and f1 where
+    a checkpoint was scored.
     """
     path = Path(folder) / "log.jsonl"
     if not path.exists():
@@ -69,17 +69,20 @@ def _method(meta: dict) -> str:
 def runs(table: pd.DataFrame) -> Figure:
     """F1 over density of pruning runs (`read_runs`) and their teacher: one line per method and length."""
     figure, axes = blank(3.6)
-    axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="teacher, dense")
+    axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="the best teacher, dense")
     looks = {"magnitude": (GREY, "s"), "movement": (ORANGE, "D"), "fixed-mask": (BLUE, "o"), "dense": (GREEN, "^")}
-    sides = itertools.cycle([{"xytext": (7, -3)}, {"xytext": (-7, -3), "ha": "right"}])  # or labels of equals overlap
-    for (method, windows), rows in table.sort_values("density").groupby(["method", "windows"], sort=False):
+    sides = [{"xytext": (7, -3)}, {"xytext": (-7, -3), "ha": "right"}]
+    table = table.sort_values(["density", "f1"], ascending=[True, False])
+    # Labels of points of about the same density take turns at the sides, from the best downwards, or they overlap.
+    table = table.assign(side=table.groupby((table.density / NEAR).round()).cumcount() % 2)
+    for (method, windows), rows in table.groupby(["method", "windows"], sort=False):
         colour, marker = looks[method]
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": 5 if len(rows) > 1 else 8}
         name = "movement, then trained further" if method == "fixed-mask" else method
         axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
-        side = next(sides)
         for row in rows.itertuples():
-            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), textcoords="offset points", fontsize=8, **side)
+            place = {"textcoords": "offset points", "fontsize": 8} | sides[row.side]
+            axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), **place)
     axes.set(
         xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)
     )
@@ -134,7 +137,7 @@ def training(log: pd.DataFrame) -> Figure:
     figure, panels = blank(2.9, 1, 2)
     steps = log[log.density.notna()]
     seen = steps.windows / 1000
-    for name, colour in (("answer_loss", INK), ("distillation_loss", BLUE)):
+    for name, colour in (("answer_loss", INK), ("distillation_loss", BLUE), ("hidden_loss", ORANGE)):
         if name in steps:
             panels[0].plot(seen, steps[name], color=GREY, linewidth=0.6, zorder=1)
             panels[0].plot(
