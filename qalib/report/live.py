@@ -29,6 +29,7 @@ VENDOR = {
     "@huggingface/tokenizers/dist": ("tokenizers.min.mjs",),
     "@huggingface/tokenizers": ("LICENSE",),
 }
+OF_MODEL = ("NOTICE", "LICENSE")  # files of a model's folder that go with it, where it has them
 NAMES = ("The tower", "The composer")  # names for the questions in widget.json
 
 
@@ -58,11 +59,14 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
         for folder, names in VENDOR.items():
             for name in names:
                 shutil.copy(WEB / "node_modules" / folder / name, draft / "vendor")
-        write_text(draft / "index.html", read_text(WEB / "index.html").replace("<!--nav-->", nav))
         loaded.tokenizer.save_pretrained(draft)
-        for name in ("LICENSE", "NOTICE"):
+        for name in OF_MODEL:
             if (loaded.folder / name).exists():
                 shutil.copy(loaded.folder / name, draft)
+        licences = [name for name in (*OF_MODEL, "vendor/LICENSE") if (draft / name).exists()]
+        links = ", ".join(f'<a href="{name}">{name}</a>' for name in licences)
+        page = read_text(WEB / "index.html").replace("<!--nav-->", nav).replace("<!--licences-->", links)
+        write_text(draft / "index.html", page)
         onnx_masked.write(loaded, draft / "model.onnx")  # changes the model
         files = {path.relative_to(draft).as_posix(): path.stat().st_size for path in fetched_files(draft)}
         write_json(draft / "about.json", about | {"files": files, "bytes": sum(files.values())})
@@ -71,7 +75,7 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
 
 def fetched_files(folder: Path) -> list[Path]:
     """The files of the page that a browser fetches, except about.json."""
-    others = ("LICENSE", "NOTICE", "about.json")
+    others = (*OF_MODEL, "about.json")
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in others)
 
 
