@@ -7,7 +7,9 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
+from jinja2 import pass_context
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from qalib.report import card
 from qalib.utils import quantity
@@ -38,8 +40,30 @@ def as_html(node: nbformat.NotebookNode, name: str, nav: str, unfolded: bool = F
     node.metadata.pop("widgets", None)
     heading = next((re.match(r"#\s+(.+)", c.source) for c in node.cells if c.cell_type == "markdown"), None)
     node.metadata["title"] = heading.group(1).strip() if heading else name
-    exporter = HTMLExporter(template_name="notebook_html", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
+    exporter = _Exporter(template_name="notebook_html", extra_template_basedirs=[str(TEMPLATES)], embed_images=True)
     return exporter.from_notebook_node(node, resources={"nav": nav, "unfolded": unfolded})[0]
+
+
+class _Renderer(IPythonRenderer):
+    """nbconvert's, which parses every inline tag by itself to embed images, and so closes it at once: <sup></sup>2."""
+
+    def inline_html(self, html: str) -> str:
+        return super().inline_html(html) if html.startswith("<img") else html
+
+
+class _Exporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
+        """Markdown as HTML, with embedded images."""
+        renderer = _Renderer(
+            escape=False,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=self.embed_images,
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+            anchor_link_text=self.anchor_link_text,
+            exclude_anchor_links=self.exclude_anchor_links,
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
 
 
 def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None = None) -> str:

@@ -188,3 +188,10 @@ def test_a_slider_is_moved_by_the_keyboard(made, browser):
 def test_the_repository_says_how(made):
     targets = (ROOT / "Makefile").read_text()
     assert "-m qalib.report.site site" in targets and "-m qalib.teaching.exercises exercises" in targets
+
+
+def test_raised_figures_stay_raised():
+    """nbconvert's own filter, which embeds images, makes 10<sup></sup>6 of it."""
+    source = "# Sizes\n\nMB are 10<sup>6</sup> bytes, <img src='data:image/png;base64,AA' alt='drawn'> x<sub>q</sub>"
+    page = pages.as_html(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source)]), "sizes", "")
+    assert "10<sup>6</sup> bytes" in page and "x<sub>q</sub>" in page and 'alt="drawn"' in page
