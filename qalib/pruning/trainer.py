@@ -54,7 +54,7 @@ class PruningTrainer(Trainer):
 
     def _ask_teacher(self, batch: Batch) -> Tensor | tuple[Tensor, HiddenStates]:
         if self.config.hidden_weight or batch["index"] not in self.teacher:
-            self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher")
+            self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher's outputs")
         with self.accelerator.autocast():
             return self.teacher.outputs(batch) if self.config.hidden_weight else self.teacher(batch)
 
