@@ -133,11 +133,11 @@ def _explained(rows: "pd.DataFrame") -> str:
 
 
 def _pace(loaded: "Checkpoint", batch: int, length: int, repeats: int, out: Path | None, as_json: bool) -> None:
-    from qalib.benchmark import by_matrix
-    from qalib.utils import files, machine
+    from qalib.benchmark import by_matrix, summary
+    from qalib.utils import files
 
     rows = by_matrix(loaded, batch, length, repeats)
-    found = {"machine": machine.specs(), "versions": machine.versions(), "rows": rows.to_dict("records")}
+    found = summary.recorded(rows)
     if out is not None:
         files.write_json(out / "pace.json", {"model": loaded.name} | found)
     if as_json:
@@ -159,7 +159,7 @@ def _evaluations(
 ) -> None:
     import pandas as pd
 
-    from qalib.benchmark import end_to_end, memory
+    from qalib.benchmark import end_to_end, memory, summary
     from qalib.runtimes import REGISTRY, unavailable_reason
     from qalib.utils import files, machine
 
@@ -172,19 +172,14 @@ def _evaluations(
         held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
         held = pd.concat(held).drop(columns="share")
         rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
-    found = {
-        "machine": machine.specs(),
-        "versions": machine.versions(),
-        "data": asked.description,
-        "not_run": {name: reason for name, reason in reasons.items() if reason},
-        "rows": rows.astype(object).where(rows.notna(), None).to_dict("records"),
-    }
+    not_run = {name: reason for name, reason in reasons.items() if reason}
+    found = summary.recorded(rows) | {"data": asked.description, "not_run": not_run}
     if out is not None:
         files.write_json(out / "evaluation.json", {"model": loaded.name} | found)
     if as_json:
         print_json(found)
         return
-    lines = found["machine"] | {"data": asked.description} | found["not_run"]
+    lines = found["machine"] | {"data": asked.description} | not_run
     print("\n".join(f"{key}: {value}" for key, value in lines.items()))
     print(
         "speedup is over the usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order; all others "
