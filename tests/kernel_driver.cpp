@@ -25,11 +25,11 @@ T rounded(float value) {
 constexpr int64_t BLOCK = 32, ROWS_OF_BLOCKS = 3, COLUMNS_OF_BLOCKS = 5, TOKENS = 23;
 constexpr int64_t OUTPUTS = BLOCK * ROWS_OF_BLOCKS, INPUTS = BLOCK * COLUMNS_OF_BLOCKS;
 
-// int8 is given whole numbers with 127 among them in each token and row: steps of 1, and sums that are exact.
+// Blocks are stored in strips of `lanes` rows. int8 is given whole numbers with 127 among them in each token and row: steps of 1, and sums that are exact.
 template <class T>
-void linear(const Path& path, Tile<T> tile, const std::string& type, bool gelu, bool normed) {
+void linear(const Path& path, Tile<T> tile, const std::string& type, int64_t lanes, bool gelu, bool normed) {
   const bool int8 = path.stored == Stored::int8;
-  const int64_t lanes = BLOCK % path.lanes[0] ? path.lanes[1] : path.lanes[0], step = path.step;
+  const int64_t step = path.step;
   std::vector<double> dense(OUTPUTS * INPUTS);
   std::vector<float> singles, bias(OUTPUTS), scales(OUTPUTS), gain(OUTPUTS), shift(OUTPUTS);
   std::vector<uint16_t> halves;
@@ -91,7 +91,7 @@ void linear(const Path& path, Tile<T> tile, const std::string& type, bool gelu, 
   }
   // Twice what rounding y to the type takes; where it is normalised, in standard deviations, and rounded again.
   const double bound = (sizeof(T) == 2 ? 0x1p-8 : 2e-6) * (normed ? 1.5 * widest + 6 : largest);
-  std::printf("%s linear-%s%s%s %g %g\n", path.name, type.c_str(), gelu ? "-gelu" : "", normed ? "-norm" : "", error,
+  std::printf("%s linear-%s-%d%s%s %g %g\n", path.name, type.c_str(), int(lanes), gelu ? "-gelu" : "", normed ? "-norm" : "", error,
               bound);
 }
 
@@ -129,9 +129,12 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
 
 int main() {
   for (const Path* path : paths()) {
-    for (int kind = 0; kind < 4; kind++) {
-      if (path->single) linear(*path, path->single, "fp32", kind & 1, kind & 2);
-      if (path->half) linear(*path, path->half, "bf16", kind & 1, kind & 2);
+    for (int64_t lanes : {path->lanes[0], path->lanes[1], int64_t(3)}) {
+      if (BLOCK % lanes && lanes > 3) continue;
+      for (int kind = 0; kind < 4; kind++) {
+        if (path->single) linear(*path, path->single, "fp32", lanes, kind & 1, kind & 2);
+        if (path->half) linear(*path, path->half, "bf16", lanes, kind & 1, kind & 2);
+      }
     }
     if (path->attend_single) attention(*path, path->attend_single, "fp32");
     if (path->attend_half) attention(*path, path->attend_half, "bf16");

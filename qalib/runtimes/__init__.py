@@ -184,16 +184,16 @@ def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torc
 def _supported(instructions: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Block:
     """The checkpoint's block, or the smallest one of several that these instructions multiply."""
     height, width = checkpoint.block
-    wider = (math.lcm(height, 16), math.lcm(width, 4))
     config = checkpoint.model.config
     sides = (config.hidden_size // config.num_attention_heads, config.intermediate_size)
-    fits = all(side % of == 0 for side in sides for of in wider)
+    wider = (height, math.lcm(width, 4))
+    fits = all(side % wider[1] == 0 for side in sides)
     for block in (checkpoint.block, *[wider] * fits):
         if instruction_sets.supports(instructions, block, dtype):
             return block
     raise InputError(
         f"runtime block-sparse-int8: {instructions} is not for blocks of {checkpoint.block}; "
-        "whole 16 rows and 4 columns fit everywhere"
+        "4 columns, or a multiple of that, fit everywhere"
     )
 
 

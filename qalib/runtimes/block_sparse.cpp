@@ -75,9 +75,10 @@ std::vector<std::string> instruction_sets() {
 // How blocks of height x width are stored: rows of a strip, and inputs that stand together; nothing if they cannot be.
 std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64_t width) {
   const Path& path = named(instructions);
+  if (width % path.step) return {};
   for (int64_t lanes : path.lanes)
-    if (height % lanes == 0 && width % path.step == 0) return {lanes, path.step};
-  return path.step == 1 ? std::vector<int64_t>{height, 1} : std::vector<int64_t>{};
+    if (height % lanes == 0) return {lanes, path.step};
+  return {height, path.step};  // narrow ones as they are
 }
 
 // The multiply-adds of `rounds` turns of the kernel's inner loop on every thread, without memory: to be timed.
@@ -147,8 +148,7 @@ void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& sta
            bias.const_data_ptr<float>(), scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(),
            starts.numel() - 1, bias.numel() / (starts.numel() - 1), width, x.size(-1),
            bias.numel(), gelu};
-  TORCH_CHECK(w.lanes * w.strips == w.outputs && (path.step == 1 || w.lanes == path.lanes[0] || w.lanes == path.lanes[1]),
-              w.outputs, " outputs in ", w.strips, " strips do not suit ", path.name);
+  TORCH_CHECK(w.lanes * w.strips == w.outputs, w.outputs, " outputs are not in ", w.strips, " strips of one height");
   TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
               w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
   TORCH_CHECK(values.numel() == columns.numel() * width * w.lanes, "there are not ", columns.numel(), " blocks of values");

@@ -156,19 +156,6 @@ INLINE Multiply of(int64_t tokens) {
   return multiply<TOKENS, WIDTH>;
 }
 
-#if KIND == SINGLES
-// Strips of any height, for blocks that no vector divides.
-void multiply_any(const Weight& w, const float* panel, int64_t tokens, int64_t strip, float* sums) {
-  for (int64_t i = 0; i < tokens * w.lanes; i++) sums[i] = w.bias[strip * w.lanes + i % w.lanes];
-  const float* values = (const float*)w.values + w.starts[strip] * w.width * w.lanes;
-  for (int64_t b = w.starts[strip]; b < w.starts[strip + 1]; b++)
-    for (int64_t k = 0; k < w.width; k++, values += w.lanes)
-      for (int64_t t = 0; t < tokens; t++)
-        for (int64_t i = 0; i < w.lanes; i++)
-          sums[t * w.lanes + i] += panel[(w.columns[b] + k) * tokens + t] * values[i];
-}
-#endif
-
 // LANES numbers from memory and back, or the `left` that are left of a row, with 0 for the others; bf16 to the nearest,
 // ties to even.
 INLINE floats load(const float* from) { return *(const loose_floats*)from; }
@@ -178,9 +165,17 @@ INLINE floats load(const uint16_t* from) {
   return (floats)(__builtin_convertvector(value, wholes) << 16);
 }
 INLINE void store(floats value, float* to) { *(loose_floats*)to = value; }
+INLINE halves lower(wholes value) {  // 16 bits of each
+#if BYTES == 32  // gcc 12 takes __builtin_convertvector's way through general registers
+  const __m256i low = (__m256i)(value & 0xffff);
+  return (halves)_mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 8));
+#else
+  return __builtin_convertvector(value, halves);
+#endif
+}
 INLINE void store(floats value, uint16_t* to) {
   const wholes bits = (wholes)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const halves found = __builtin_convertvector(value != value ? wholes{} + 0x7fc0 : rounded, halves);
+  const halves found = lower(value != value ? wholes{} + 0x7fc0 : rounded);
   __builtin_memcpy(to, &found, sizeof found);
 }
 template <class T>
@@ -218,19 +213,20 @@ INLINE float total(floats x) {
   return sum;
 }
 
-// From the sums of a panel and a strip to their place in y.
+// From sums, those of a token `stride` apart, to their place in y: `count` outputs from `first` on.
 template <class T>
-void finish(const Weight& w, const number* sums, const float* scales, int64_t tokens, int64_t strip, T* y) {
-  const int64_t first = strip * w.lanes;
+void finish(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens, int64_t first,
+            int64_t count, T* y) {
   for (int64_t t = 0; t < tokens; t++)
-    for (int64_t i = 0; i < w.lanes; i += LANES) {
+    for (int64_t i = 0; i < count; i += LANES) {
 #if KIND == WORDS || KIND == QUADS
-      const floats sum = __builtin_convertvector(*(const loose*)(sums + t * w.lanes + i), floats);
-      floats value = sum * (scales[t] * load(w.scales + first + i)) + load(w.bias + first + i);
+      const floats sum = __builtin_convertvector(*(const loose*)(sums + t * stride + i), floats);
+      const floats value =
+          sum * (scales[t] * load(w.scales + first + i, count - i)) + load(w.bias + first + i, count - i);
 #else
-      floats value = load(sums + t * w.lanes + i, w.lanes - i);
+      const floats value = load(sums + t * stride + i);
 #endif
-      store(w.gelu ? gelu(value) : value, y + t * w.outputs + first + i, w.lanes - i);
+      store(w.gelu ? gelu(value) : value, y + t * w.outputs + first + i, count - i);
     }
 }
 
@@ -245,14 +241,12 @@ void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* resid
       all += value;
     }
     const float mean = total(all) / outputs;
+    std::fill(sum + outputs, sum + outputs + LANES, mean);  // what stands behind the row counts as 0
     for (int64_t i = 0; i < outputs; i += LANES) {
       const floats off = load(sum + i) - mean;
       squares += off * off;
     }
-    // what stands behind the row counts as 0
-    const int64_t behind = (outputs + LANES - 1) / LANES * LANES - outputs;
-    const float variance = (total(squares) - behind * mean * mean) / outputs;
-    const float scale = 1 / __builtin_sqrtf(variance + norm.epsilon);
+    const float scale = 1 / __builtin_sqrtf(total(squares) / outputs + norm.epsilon);
     for (int64_t i = 0; i < outputs; i += LANES) {
       const int64_t left = outputs - i;
       const floats value = (load(sum + i) - mean) * scale * load(norm.gain + i, left) + load(norm.shift + i, left);
@@ -262,34 +256,36 @@ void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* resid
 }
 
 #include "packing_kernel.h"
+#include "narrow_kernel.h"
 
 template <class T>
-void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace) {
+void wide_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
   const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
   item *packed = workspace.take<item>(0, tokens * size), *rows = workspace.take<item>(1, ROWS * size + LANES);
   number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
-  float *scales = workspace.take<float>(3, tokens), *sum = workspace.take<float>(4, w.outputs + LANES);
+  float* scales = workspace.take<float>(3, tokens);
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
-    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first);
+    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first, count);
   }
   for (int64_t s = 0; s < w.strips; s++)
     for (int64_t p = 0; p < panels; p++) {
       const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
       const item* panel = packed + first * size;
       for (int64_t t = 0; t < count; t++) __builtin_prefetch(y + (first + t) * w.outputs + s * w.lanes, 1);
-      if (w.lanes == WIDE * LANES)
-        of<WIDE>(count)(w, panel, s, sums);
-      else if (w.lanes == LANES)
-        of<1>(count)(w, panel, s, sums);
-#if KIND == SINGLES
-      else
-        multiply_any(w, panel, count, s, sums);
-#endif
-      finish(w, sums, scales + first, count, s, y + first * w.outputs);
+      (w.lanes == LANES ? of<1>(count) : of<WIDE>(count))(w, panel, s, sums);
+      finish(w, sums, w.lanes, scales + first, count, s * w.lanes, w.lanes, y + first * w.outputs);
     }
+}
+
+template <class T>
+void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace) {
+  if (w.lanes == LANES || w.lanes == WIDE * LANES)
+    wide_tile(w, x, y, tokens, workspace);
+  else
+    narrow_tile(w, x, y, tokens, workspace);
   if (norm == nullptr) return;
-  std::fill(sum + w.outputs, sum + w.outputs + LANES, 0.0f);
+  float* sum = workspace.take<float>(4, w.outputs + LANES);
   normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);
 }
 

@@ -76,4 +76,5 @@ def int8_unavailable_reason() -> str | None:
 
 def layout(instructions: str, block: Block) -> tuple[int, int]:
     """Rows and columns of what is multiplied at once of a block; zeros if the block does not suit."""
+    unavailable_reason()  # loads the operator
     return tuple(torch.ops.qalib.layout(instructions, *block)) or (0, 0)

@@ -31,14 +31,15 @@ void pack(const item* x, int64_t size, int64_t stride, int64_t tokens, item* pan
 
 #if KIND == SINGLES
 void pack(const uint16_t* x, int64_t size, int64_t stride, int64_t tokens, float* panel, int64_t across) {
-  constexpr int64_t PART = 64;
-  float rows[WIDE * LANES][PART];
-  for (int64_t k = 0; k < size; k += PART) {
-    const int64_t part = size - k < PART ? size - k : PART;
-    for (int64_t t = 0; t < tokens; t++)
-      for (int64_t i = 0; i < part; i += LANES) store(load(x + t * stride + k + i, part - i), rows[t] + i);
-    pack(rows[0], part, PART, tokens, panel + k * across, across);
-  }
+  constexpr int64_t PART = 64, SOME = WIDE * LANES;
+  float rows[SOME][PART];
+  for (int64_t first = 0; first < tokens; first += SOME, x += SOME * stride)
+    for (int64_t k = 0; k < size; k += PART) {
+      const int64_t part = size - k < PART ? size - k : PART, some = tokens - first < SOME ? tokens - first : SOME;
+      for (int64_t t = 0; t < some; t++)
+        for (int64_t i = 0; i < part; i += LANES) store(load(x + t * stride + k + i, part - i), rows[t] + i);
+      pack(rows[0], part, PART, some, panel + k * across + first, across);
+    }
 }
 #elif KIND == WORDS || KIND == QUADS
 #if KIND == WORDS
@@ -48,7 +49,18 @@ constexpr float ZERO = 0;
 typedef uint8_t step;
 constexpr float ZERO = 128;
 #endif
-typedef step steps __attribute__((vector_size(LANES * sizeof(step))));
+
+// The lowest bits of LANES whole numbers; by hand for the reason that `lower` has.
+INLINE void narrow_to(wholes value, step* to) {
+#if KIND == WORDS
+  _mm_storeu_si128((__m128i*)to, (__m128i)lower(value));
+#elif BYTES == 32
+  const __m128i words = (__m128i)lower(value & 0xff);
+  _mm_storel_epi64((__m128i*)to, _mm_packus_epi16(words, words));
+#else
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)value));
+#endif
+}
 
 // One token to ZERO + x / scale in steps of its scale, which it returns; NaN if there is one in it.
 template <class T>
@@ -70,23 +82,23 @@ INLINE float quantise(const T* x, int64_t inputs, step* to) {
   for (int64_t k = 0; k < inputs; k += LANES) {
     // added to 1.5 * 2^23, a number is rounded to a whole one in the lowest bits
     const floats value = load(x + k, inputs - k) * inverse + (12582912.0f + ZERO);
-    const steps found = __builtin_convertvector((wholes)value, steps);
-    __builtin_memcpy(to + k, &found, sizeof found);
+    narrow_to((wholes)value, to + k);
   }
   return any ? __builtin_nanf("") : largest / 127;
 }
 #endif
 
-// A panel of tokens; `rows` is room for what is between, `scales` for int8 alone.
+// A panel that holds `across` tokens, as many of them as there are; `rows` is room for what is between, `scales` for int8.
 template <class T>
-INLINE void pack_panel(const Weight& w, const T* x, int64_t tokens, item* panel, item* rows, float* scales) {
+INLINE void pack_panel(const Weight& w, const T* x, int64_t tokens, item* panel, item* rows, float* scales,
+                       int64_t across) {
   const int64_t size = w.inputs / STEP;
 #if KIND == WORDS || KIND == QUADS
   for (int64_t t = 0; t < tokens; t++) scales[t] = quantise(x + t * w.inputs, w.inputs, (step*)(rows + t * size));
-  pack(rows, size, size, tokens, panel, tokens);
+  pack(rows, size, size, tokens, panel, across);
 #elif KIND == PAIRS
-  pack((const item*)x, size, size, tokens, panel, tokens);
+  pack((const item*)x, size, size, tokens, panel, across);
 #else
-  pack(x, size, size, tokens, panel, tokens);
+  pack(x, size, size, tokens, panel, across);
 #endif
 }
