@@ -95,7 +95,9 @@ template <class T>
 void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<Norm>& norm, const T* x, T* y,
          int64_t tokens) {
   const int64_t threads = at::get_num_threads();
-  const int64_t fit = std::max<int64_t>(1, TILE_BYTES / (w.inputs * path.bytes * path.rows + 1)) * path.rows;
+  const bool narrow = w.lanes != path.lanes[0] && w.lanes != path.lanes[1];
+  const int64_t panels = narrow ? 1 : std::max<int64_t>(1, TILE_BYTES / (w.inputs * path.bytes * path.rows + 1));
+  const int64_t fit = panels * (narrow ? path.across : path.rows);
   int64_t tiles = (tokens + fit - 1) / fit;
   tiles = std::min(tokens, (tiles + threads - 1) / threads * threads);
   parallel_for(tiles, [&](int64_t begin, int64_t end) {

@@ -296,13 +296,13 @@ void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, W
 #define TEXT(name) #name
 #define NAME(name) TEXT(name)
 #if KIND == SINGLES
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::single, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::single, peak,
                     tile<float>, tile<uint16_t>, attend<float>, attend<uint16_t>};
 #elif KIND == PAIRS
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::half, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::half, peak,
                     nullptr, tile<uint16_t>, nullptr, attend<uint16_t>};
 #else
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, STEP, 4 / STEP, Stored::int8, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::int8, peak,
                     tile<float>, tile<uint16_t>, nullptr, nullptr};
 #endif
 #undef TEXT

@@ -56,11 +56,11 @@ using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64
 
 enum class Stored { single, half, int8 };
 
-// An instruction set: strips of `lanes[0]` or `lanes[1]` rows, panels of `rows` tokens, blocks of whole `step` inputs,
-// activations of `bytes` in a panel. A function that is null cannot be had.
+// An instruction set: strips of `lanes[0]` or `lanes[1]` rows with panels of `rows` tokens, or of others with panels of
+// `across`; blocks of whole `step` inputs, activations of `bytes` in a panel. A function that is null cannot be had.
 struct Path {
   const char* name;
-  int64_t lanes[2], rows, step, bytes;
+  int64_t lanes[2], rows, across, step, bytes;
   Stored stored;
   int64_t (*peak)(int64_t rounds);
   Tile<float> single;
