@@ -16,24 +16,24 @@ INLINE auto activations(const item* x) { return fetch(x); }
 INLINE auto repeat(weight value) { return spread(value); }
 #endif
 
-// The sums of one row of a strip for COUNT vectors of tokens.
+// The sums of one row of a strip for COUNT vectors of tokens, of `chain` blocks at a time.
 template <int COUNT>
-void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row, number* sums) {
+void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row, int64_t chain, number* sums) {
 #if KIND == WORDS || KIND == QUADS
-  const number* start = w.offsets;
+  const vec first = vec{} + w.offsets[strip * w.lanes + row];
 #else
-  const number* start = w.bias;
+  const vec first = vec{} + w.bias[strip * w.lanes + row];
 #endif
-  const int64_t steps = w.width / STEP, chain = w.width < CHAIN ? CHAIN / w.width : 1, end = w.starts[strip + 1];
-  const weight* value = (const weight*)w.values + w.starts[strip] * steps * w.lanes + row;
+  const int64_t lanes = w.lanes, steps = w.width / STEP, end = w.starts[strip + 1];
+  const weight* value = (const weight*)w.values + w.starts[strip] * steps * lanes + row;
   loose* total = (loose*)sums;
-  UNROLL for (int v = 0; v < COUNT; v++) total[v] = vec{} + start[strip * w.lanes + row];
+  UNROLL for (int v = 0; v < COUNT; v++) total[v] = first;
   for (int64_t b = w.starts[strip]; b < end;) {
     const int64_t until = b + chain < end ? b + chain : end;
     vec sum[COUNT] = {};
     for (; b < until; b++) {
-      const item* x = panel + w.columns[b] / STEP * COUNT * LANES;
-      for (int64_t k = 0; k < steps; k++, x += COUNT * LANES, value += w.lanes) {
+      const item* x = panel + uint32_t(w.columns[b]) / STEP * COUNT * LANES;
+      for (int64_t k = 0; k < steps; k++, x += COUNT * LANES, value += lanes) {
         const auto same = repeat(*value);
         UNROLL for (int v = 0; v < COUNT; v++) add(sum[v], activations(x + v * LANES), same);
       }
@@ -42,7 +42,7 @@ void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row
   }
 }
 
-typedef void (*MultiplyRow)(const Weight&, const item*, int64_t, int64_t, number*);
+typedef void (*MultiplyRow)(const Weight&, const item*, int64_t, int64_t, int64_t, number*);
 template <int COUNT = VECTORS>
 INLINE MultiplyRow row_of(int64_t count) {
   if constexpr (COUNT > 1)
@@ -52,7 +52,7 @@ INLINE MultiplyRow row_of(int64_t count) {
 
 template <class T>
 void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  const int64_t size = w.inputs / STEP;
+  const int64_t size = w.inputs / STEP, chain = w.width < CHAIN ? CHAIN / w.width : 1;
   item *panel = workspace.take<item>(0, ACROSS * size), *rows = workspace.take<item>(1, ACROSS * size + LANES);
   number *sums = workspace.take<number>(2, LANES * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
   float* scales = workspace.take<float>(4, ACROSS);
@@ -65,7 +65,7 @@ void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& w
     for (int64_t output = 0; output < w.outputs; output += LANES) {
       const int64_t some = w.outputs - output < LANES ? w.outputs - output : LANES;
       for (int64_t i = 0; i < some; i++)
-        multiply(w, panel, (output + i) / w.lanes, (output + i) % w.lanes, sums + i * across);
+        multiply(w, panel, (output + i) / w.lanes, (output + i) % w.lanes, chain, sums + i * across);
       pack((const item*)sums, across, across, LANES, (item*)turned, LANES);
       finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs);
     }
