@@ -68,6 +68,13 @@ def test_a_twin_without_scores_may_come_first(compare, tmp_path):
     assert (tmp_path / "out" / "figures" / "comparison.svg").exists()
 
 
+def test_a_column_without_any_value_is_no_reason_for_no_figure(compare, tmp_path):
+    compare("twin")  # as on a GPU, where no model has the speeds of the CPU's runtimes
+    table = pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv")
+    assert table[list(UNKNOWN)].isna().all(None)
+    assert (tmp_path / "out" / "figures" / "comparison.svg").exists()
+
+
 def test_a_report_without_numbers_is_a_failure_of_its_model_only(compare, tmp_path):
     compare("one", "two")
     (tmp_path / "out" / "one" / "results.json").write_text("{}")
