@@ -78,6 +78,7 @@ def test_scores_on_other_data_have_no_star_and_say_what_they_are_of(made):
     assert f"This model, on {scope}" in (made / "card" / "README.md").read_text()
     index = (made / "index.html").read_text()
     assert f"F1 on {scope}" in index and "dense teacher's F1" not in index
+    assert "stroke-dasharray" in (made / "figures" / "published.svg").read_text()  # a line at its density instead
 
 
 def test_the_manifest_says_what_it_was_made_of(made, packed_folder):
