@@ -43,6 +43,17 @@ def test_every_number_of_the_card_leads_to_its_definition(report):
     assert "earlier version" not in page
 
 
+def test_f1_says_what_it_is_of_and_stands_beside_the_teachers_on_all_of_dev_only(tmp_path):
+    report = shutil.copytree(ROOT / "reports" / "bundled-dev-v1.1", tmp_path / "r")
+    page = front.index(report)
+    assert "F1 on all 10,570 questions of SQuAD v1.1 dev" in page and "dense teacher's F1, as stated" in page
+    numbers = {number["name"]: number for number in read_json(report / "results.json")["numbers"]}
+    numbers["questions"]["value"], numbers["data_description"]["value"] = 235, "a few"
+    write_json(report / "results.json", {"numbers": list(numbers.values())})
+    page = front.index(report)
+    assert "F1 on 235 questions (a few)" in page and "dense teacher's F1" not in page
+
+
 def test_a_card_of_an_earlier_version_is_shown_as_it_is(report):
     numbers = [n for n in read_json(report / "results.json")["numbers"] if n["name"] != "granularity"]
     write_json(report / "results.json", {"numbers": numbers})
