@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from qalib import runtimes
 from qalib.cli import commands
@@ -200,6 +201,13 @@ def test_help_names_every_command():
     done = qalib("--help")
     for name in "report answer evaluate score sparsity benchmark export prune twin audit".split():
         assert f" {name} " in done.stdout
+
+
+def test_help_and_readme_say_what_machines_that_prune_together_need():
+    told = " ".join(qalib("prune", "--help").stdout.replace("│", " ").split())
+    assert "with several machines, one that all of them see" in told
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "machines that prune together need a work folder that all of them can see (`--work`)" in readme
 
 
 def test_the_first_answer_comes_soon():
