@@ -28,6 +28,7 @@ class PruningCallback(TrainerCallback):
         self.tokenizer, self.eval_data = tokenizer, eval_data
         self.controller, self.pruner, self.progress = trainer.controller, trainer.pruner, trainer.progress
         self.is_main = trainer.is_world_process_zero()
+        self.densities: dict[str, float] = {}  # those that stand in the log
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Take up clock and log where the checkpoint left them."""
@@ -90,6 +91,9 @@ class PruningCallback(TrainerCallback):
 
     def _figures(self) -> dict[str, Any]:
         controller = self.controller
+        densities = {name: round(density, 4) for name, density in self.pruner.densities().items()}
+        changed = {"densities": densities} if densities != self.densities else {}
+        self.densities = densities
         return {
             **{name: round(self._mean(loss), 5) for name, loss in self.trainer.losses.items()},
             "density": round(self.pruner.density(), 5),
@@ -97,8 +101,7 @@ class PruningCallback(TrainerCallback):
             "threshold": round(torch.tensor(self.pruner.scores[0].threshold).sigmoid().item(), 5),
             "regulariser": round(controller.regularization_weight, 4),
             "weight_lr": self.trainer.optimizer.param_groups[0]["lr"],
-            "densities": {name: round(density, 4) for name, density in self.pruner.densities().items()},
-        }
+        } | changed
 
     def _mean(self, loss: Tensor) -> float:
         return self.trainer.accelerator.reduce(loss.detach(), "mean").item()

@@ -51,6 +51,7 @@ def test_hybrid_magnitude_and_scores(pruning_settings):
     scores = checkpoint.load(out).meta["scores"]
     assert scores["data"]["questions"] == 4 and 0 <= scores["teacher"]["f1"] <= 100 and scores["model"]["f1"] >= 0
     assert first["densities"]["0 FFN in"] == first["densities"]["0 FFN out"]
+    assert "densities" not in last  # a mask by magnitude is made once: what doesn't change is written once
 
 
 def test_a_model_that_learnt_from_questions_without_an_answer_says_so(pruning_settings, unanswerable_file):

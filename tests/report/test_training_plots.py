@@ -13,11 +13,13 @@ def test_logs(tmp_path):
     assert plots.training.read_log(tmp_path) is None
     line = {"step": 10, "windows": 160, "answer_loss": 1.0, "distillation_loss": 1.0, "density": 0.9,
             "steered_density": 0.8, "densities": {"0 query": 0.9, "0 FFN in": 1.0}}  # fmt: skip
-    lines = [line, line | {"step": 20, "windows": 320}, {"step": 20, "windows": 320, "f1": 70.0, "exact_match": 60.0}]
+    same = {key: value for key, value in line.items() if key != "densities"}  # not written where they don't change
+    lines = [line, same | {"step": 20, "windows": 320}, {"step": 20, "windows": 320, "f1": 70.0, "exact_match": 60.0}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     log = plots.training.read_log(tmp_path)
     assert len(log) == 3 and log.f1.dropna().tolist() == [70.0]
     assert len(plots.training.training(log).axes) == len(plots.training.layers(log).axes) == 2
+    assert plots.training.layers(log).axes[0].lines[0].get_xdata()[-1] == 0.32
     (tmp_path / "log.jsonl").write_text("{")
     with pytest.raises(InputError, match="log.jsonl: not a log of JSON lines"):
         plots.training.read_log(tmp_path)

@@ -157,7 +157,8 @@ def training(log: pd.DataFrame) -> Figure:
 @styled
 def layers(log: pd.DataFrame) -> Figure:
     """Density of each kind of matrix, mean over the layers, and of each layer, mean over the kinds, over a real run."""
-    steps = log[log.densities.notna()]
+    steps = log.assign(densities=log.densities.ffill())  # a line has those that changed
+    steps = steps[steps.densities.notna()]
     table = pd.DataFrame(steps.densities.tolist(), index=steps.windows / 1000)
     names = table.columns.str.split(" ", n=1)
     figure, panels = blank(3.2, 1, 2, sharey=True)
