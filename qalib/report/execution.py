@@ -43,7 +43,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
     try:
         papermill.execute_notebook(
             notebook, running, parameters, kernel_name="python3", progress_bar=False,
-            start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=ERROR"],
+            start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
         _check_complete(running)
     except BaseException as error:
