@@ -20,6 +20,7 @@ TIMES = (
     "compact_speedup",
     "compact_speedup_same_type",
     "block_sparse_dtype",
+    "kernel",  # of the faster type
     "block_sparse_speedup",
     "block_sparse_speedup_same_type",
     "speed_remark",
