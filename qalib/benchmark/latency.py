@@ -57,7 +57,8 @@ def compare(
     - note: why a runtime that cannot run here, or failed, has no figures; remark: a caveat about
       figures that are there.
 
-    Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense.
+    Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense; one
+    that runs by name only, as those of other libraries, has a note instead.
     """
     most = checkpoint.model.config.max_position_embeddings
     if batch < 1 or not 1 <= length <= most:
@@ -78,8 +79,14 @@ def compare(
                 raise
             notes[name, dtype] = f"failed: {one_line(error)}"  # the others are timed
             continue
+        try:
+            differences[name, dtype] = difference(name, dtype, found, expected)
+        except InputError as error:
+            if not runtimes.REGISTRY[name].opt_in:
+                raise
+            notes[name, dtype] = one_line(error)
+            continue
         modules[name, dtype], peaks[name, dtype] = module, peak.bytes
-        differences[name, dtype] = difference(name, dtype, found, expected)
     passes = {pair: lambda module=module: _timed_pass(module, inputs) for pair, module in modules.items()}
     timings = interleave(passes, repeats, warmup, progress, slow=SLOW)
     work = batch * sparsity.multiply_adds(checkpoint, length)[["dense", "compact", "sparse"]].sum()
