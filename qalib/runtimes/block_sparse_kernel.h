@@ -88,20 +88,26 @@ INLINE void add(vec& sum, wholes x, wholes w) {  // the intrinsics make gcc 12 s
 typedef vec loose __attribute__((aligned(4), may_alias));  // anywhere in memory
 typedef floats loose_floats __attribute__((aligned(4), may_alias));
 
+// What the sums of each row begin with.
+INLINE const number* starts(const Weight& w) {
+#if KIND == WORDS || KIND == QUADS
+  return w.offsets;
+#else
+  return w.bias;
+#endif
+}
+INLINE int64_t blocks_in_chain(const Weight& w) { return w.width < CHAIN ? CHAIN / w.width : 1; }
+
 // The sums of one panel and one strip. Registers hold those of at most CHAIN inputs, as long chains round more.
 template <int TOKENS, int WIDTH>
 void multiply(const Weight& w, const item* panel, int64_t strip, number* sums) {
-#if KIND == WORDS || KIND == QUADS
-  const number* start = w.offsets + strip * w.lanes;
-#else
-  const number* start = w.bias + strip * w.lanes;
-#endif
+  const number* start = starts(w) + strip * w.lanes;
   vec sum[TOKENS][WIDTH];
   loose* total = (loose*)sums;
   UNROLL for (int t = 0; t < TOKENS; t++)
     UNROLL for (int v = 0; v < WIDTH; v++) total[t * WIDTH + v] = ((const loose*)start)[v];
   const weight* values = (const weight*)w.values + w.starts[strip] * (w.width / STEP) * w.lanes;
-  const int64_t chain = w.width < CHAIN ? CHAIN / w.width : 1, end = w.starts[strip + 1], steps = w.width / STEP;
+  const int64_t chain = blocks_in_chain(w), end = w.starts[strip + 1], steps = w.width / STEP;
   for (int64_t b = w.starts[strip]; b < end;) {
     const int64_t until = b + chain < end ? b + chain : end;
     asm volatile("" ::: "memory");  // or gcc holds totals in registers, too, and spills

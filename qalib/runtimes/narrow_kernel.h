@@ -19,11 +19,7 @@ INLINE auto repeat(weight value) { return spread(value); }
 // The sums of one row of a strip for COUNT vectors of tokens, of `chain` blocks at a time.
 template <int COUNT>
 void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row, int64_t chain, number* sums) {
-#if KIND == WORDS || KIND == QUADS
-  const vec first = vec{} + w.offsets[strip * w.lanes + row];
-#else
-  const vec first = vec{} + w.bias[strip * w.lanes + row];
-#endif
+  const vec first = vec{} + starts(w)[strip * w.lanes + row];
   const int64_t lanes = w.lanes, steps = w.width / STEP, end = w.starts[strip + 1];
   const weight* value = (const weight*)w.values + w.starts[strip] * steps * lanes + row;
   loose* total = (loose*)sums;
@@ -52,7 +48,7 @@ INLINE MultiplyRow row_of(int64_t count) {
 
 template <class T>
 void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  const int64_t size = w.inputs / STEP, chain = w.width < CHAIN ? CHAIN / w.width : 1;
+  const int64_t size = w.inputs / STEP, chain = blocks_in_chain(w);
   item *panel = workspace.take<item>(0, ACROSS * size), *rows = workspace.take<item>(1, ACROSS * size + LANES);
   number *sums = workspace.take<number>(2, LANES * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
   float* scales = workspace.take<float>(4, ACROSS);

@@ -90,6 +90,10 @@ def test_a_runtime_with_other_logits_is_not_timed(sparse, monkeypatch):
     with pytest.raises(InputError, match="runtime wrong in fp32: a logit differs from dense by"):
         latency.compare(sparse, ["wrong"], batch=1, length=8, repeats=1, progress=False)
     monkeypatch.setitem(runtimes.REGISTRY, "wrong", runtimes.Runtime("wrong", "", wrong, opt_in=True))
+    with pytest.raises(InputError, match="runtime wrong in fp32: a logit differs from dense by"):
+        latency.compare(sparse, ["wrong"], batch=1, length=8, repeats=1, progress=False)
+    theirs = runtimes.Runtime("wrong", "", wrong, opt_in=True, sparse=False)
+    monkeypatch.setitem(runtimes.REGISTRY, "wrong", theirs)
     rows = latency.compare(sparse, ["compact", "wrong"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
     assert rows.rounds.tolist() == [1, 1, 0]  # as other libraries' may be: the others are timed
     assert "runtime wrong in fp32: a logit differs from dense by" in rows.note[2]
