@@ -11,7 +11,8 @@ from setuptools.command.build_py import build_py
 # Beside the package in the repository, within it in a wheel.
 CARRIED = ("notebooks", "models/minilm-l6-squad-block-sparse")
 SOURCE = "qalib/runtimes/block_sparse.cpp"
-HEADERS = ["instruction_sets.h", "block_sparse_kernel.h", "packing_kernel.h", "narrow_kernel.h", "attention_kernel.h"]
+KERNELS = ("block_sparse", "vector", "amx", "packing", "narrow", "attention")
+HEADERS = ["instruction_sets.h", *(f"{name}_kernel.h" for name in KERNELS)]
 
 
 def extension() -> dict:

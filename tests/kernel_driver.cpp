@@ -130,7 +130,7 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
 int main() {
   for (const Path* path : paths()) {
     for (int64_t lanes : {path->lanes[0], path->lanes[1], int64_t(3)}) {
-      if (BLOCK % lanes && lanes > 3) continue;
+      if (BLOCK % lanes && (lanes > 3 || !path->across)) continue;
       for (int kind = 0; kind < 4; kind++) {
         if (path->single) linear(*path, path->single, "fp32", lanes, kind & 1, kind & 2);
         if (path->half) linear(*path, path->half, "bf16", lanes, kind & 1, kind & 2);

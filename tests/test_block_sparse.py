@@ -116,7 +116,7 @@ def test_int8_sums_are_exact(instructions, data):
 @given(data=st.data())
 def test_added_and_normalised(instructions, data):
     """What a residual and LayerNorm make of the result in the operator is what torch makes of it after."""
-    dtype = data.draw(st.sampled_from([torch.float32, HALF])) if instructions != "avx512_bf16" else HALF
+    dtype = data.draw(st.sampled_from([torch.float32, HALF])) if instructions not in instruction_sets.BF16 else HALF
     odd = [size for size in [(3, 5), (3, 4), (1, 4)] if instruction_sets.supports(instructions, size, dtype)]
     block = data.draw(st.sampled_from([(32, 32), (16, 16), *odd]))
     weight, bias, x = case(data.draw(st.integers(1, 5)), 3, block, 0.5, data.draw(st.integers(1, 40)), dtype)
@@ -150,12 +150,12 @@ def test_a_cap_on_instruction_sets(monkeypatch, sparse):
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "portable")
     module = runtimes.build("block-sparse", sparse)
     assert {m.instructions for m in module.modules() if isinstance(m, BlockSparseLinear)} == {"portable"}
-    with pytest.raises(InputError, match="block-sparse-int8: none of avx2_int8, avx_vnni, avx512_vnni is among"):
+    with pytest.raises(InputError, match="block-sparse-int8: none of avx2_int8, avx_vnni, avx512_vnni, amx_int8 is among"):
         runtimes.build("block-sparse-int8", sparse)
     # as a machine of that kind has them
-    has = ["portable", "avx2", "avx2_int8", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni"]
+    has = ["portable", "avx2", "avx2_int8", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"]
     monkeypatch.setattr(instruction_sets, "_compiled", lambda: has)
-    for most, best in (("avx2", "avx2_int8"), ("avx_vnni", "avx_vnni"), ("avx512_vnni", "avx512_vnni")):
+    for most, best in (("avx2", "avx2_int8"), ("avx_vnni", "avx_vnni"), ("avx512_vnni", "avx512_vnni"), ("amx_int8",) * 2):
         monkeypatch.setenv("QALIB_INSTRUCTIONS", most)
         assert instruction_sets.best_int8() == best
     monkeypatch.setenv("QALIB_INSTRUCTIONS", "avx2")

@@ -35,6 +35,7 @@ def test_each_compiler(compiler, tmp_path):
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     # A compiler that left out what the machine has would be right, and slow.
     expected = {"avx2": {"avx2", "avx2_int8"}, "avx_vnni": {"avx_vnni"}, "avx512_vnni": {"avx512", "avx512_vnni"}}
+    expected["amx_int8"] = {"amx_bf16", "amx_int8"}
     for flag, names in expected.items():
         assert flag not in flags.split() or names <= found
 

@@ -39,7 +39,7 @@ def by_matrix(
 def _types(checkpoint: Checkpoint) -> list[tuple[str, torch.dtype, str]]:
     best, int8 = instruction_sets.best, instruction_sets.best_int8()
     types = [("fp32", torch.float32, best(checkpoint.block, torch.float32))]
-    if (half := best(checkpoint.block, torch.bfloat16)) == "avx512_bf16":
+    if (half := best(checkpoint.block, torch.bfloat16)) in instruction_sets.BF16:
         types.append(("bf16", torch.bfloat16, half))
     if int8 and instruction_sets.supports(int8, checkpoint.block, torch.bfloat16):
         types.append(("int8", torch.bfloat16, int8))

@@ -80,16 +80,20 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
 
   item *panel = workspace.take<item>(6, size / STEP * ROWS), *weights = workspace.take<item>(7, keys / STEP * ROWS);
   float *scores = workspace.take<float>(8, keys * ROWS), *sums = workspace.take<float>(9, ROWS * STRIP), shares[ROWS];
-  const int64_t panels = (h.length + ROWS - 1) / ROWS;
+  const int64_t panels = (h.length + ROWS - 1) / ROWS, depth = depth_of(size), all = depth_of(STRIP);
+  Tiles tiles;
   for (int64_t p = 0; p < panels; p++) {
-    const int64_t first = h.length * p / panels, count = h.length * (p + 1) / panels - first, strip = count * STRIP;
-    pack(items(query + first * row), size / STEP, row / STEP, count, panel, count);
+    const int64_t first = first_of(p, panels, h.length), count = first_of(p + 1, panels, h.length) - first;
+    const int64_t across = held(count), strip = across * STRIP;
+    pack(items(query + first * row), size / STEP, row / STEP, count, panel, across, depth);
+    tiles.shape(depth);
     for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
     for (int64_t t = 0; t < count; t++) shares[t] = softmax(scores + t * STRIP, scored.strips, strip, h.scale);
     for (int64_t s = 0; s < scored.strips; s++) {
       shorten(scores + s * strip, strip);
-      pack((const item*)(scores + s * strip), STRIP / STEP, STRIP / STEP, count, weights + s * strip / STEP, count);
+      pack((const item*)(scores + s * strip), STRIP / STEP, STRIP / STEP, count, weights + s * strip / STEP, across, all);
     }
+    tiles.shape(all);
     for (int64_t s = 0; s < summed.strips; s++) {
       (lanes == STRIP ? of<WIDE>(count) : of<1>(count))(summed, weights, s, sums);
       for (int64_t t = 0; t < count; t++)

@@ -78,6 +78,7 @@ std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64
   if (width % path.step) return {};
   for (int64_t lanes : path.lanes)
     if (height % lanes == 0) return {lanes, path.step};
+  if (path.across == 0) return {};
   return {height, path.step};  // narrow ones as they are
 }
 
@@ -96,6 +97,7 @@ void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<No
          int64_t tokens) {
   const int64_t threads = at::get_num_threads();
   const bool narrow = w.lanes != path.lanes[0] && w.lanes != path.lanes[1];
+  TORCH_CHECK(!narrow || path.across, path.name, " is not for strips of ", w.lanes, " rows");
   const int64_t panels = narrow ? 1 : std::max<int64_t>(1, TILE_BYTES / (w.inputs * path.bytes * path.rows + 1));
   const int64_t fit = panels * (narrow ? path.across : path.rows);
   int64_t tiles = (tokens + fit - 1) / fit;
@@ -103,7 +105,9 @@ void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<No
   parallel_for(tiles, [&](int64_t begin, int64_t end) {
     static thread_local Workspace workspace;
     for (int64_t i = begin; i < end; i++) {
-      const int64_t first = tokens * i / tiles, last = tokens * (i + 1) / tiles;
+      const auto start = [&](int64_t j) { return j == tiles ? tokens : tokens * j / tiles / path.whole * path.whole; };
+      const int64_t first = start(i), last = start(i + 1);
+      if (first == last) continue;
       Norm here = norm.value_or(Norm{});
       if (norm) here.residual = static_cast<const T*>(norm->residual) + first * w.outputs;
       tile(w, norm ? &here : nullptr, x + first * w.inputs, y + first * w.outputs, last - first, workspace);
@@ -155,7 +159,7 @@ void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& sta
               w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
   TORCH_CHECK(values.numel() == columns.numel() * width * w.lanes, "there are not ", columns.numel(), " blocks of values");
   for (int64_t b = 0; b < columns.numel(); b++)
-    TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % path.step == 0 && w.columns[b] + width <= w.inputs, "column ",
+    TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= w.inputs, "column ",
                 w.columns[b], " is not in x");
   const int64_t tokens = w.inputs ? x.numel() / w.inputs : out.numel() / w.outputs;
   TORCH_CHECK(out.numel() == tokens * w.outputs, "out has ", out.numel(), " elements, not ", tokens * w.outputs);

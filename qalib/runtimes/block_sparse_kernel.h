@@ -98,69 +98,11 @@ INLINE const number* starts(const Weight& w) {
 }
 INLINE int64_t blocks_in_chain(const Weight& w) { return w.width < CHAIN ? CHAIN / w.width : 1; }
 
-// The sums of one panel and one strip. Registers hold those of at most CHAIN inputs, as long chains round more.
-template <int TOKENS, int WIDTH>
-void multiply(const Weight& w, const item* panel, int64_t strip, number* sums) {
-  const number* start = starts(w) + strip * w.lanes;
-  vec sum[TOKENS][WIDTH];
-  loose* total = (loose*)sums;
-  UNROLL for (int t = 0; t < TOKENS; t++)
-    UNROLL for (int v = 0; v < WIDTH; v++) total[t * WIDTH + v] = ((const loose*)start)[v];
-  const weight* values = (const weight*)w.values + w.starts[strip] * (w.width / STEP) * w.lanes;
-  const int64_t chain = blocks_in_chain(w), end = w.starts[strip + 1], steps = w.width / STEP;
-  for (int64_t b = w.starts[strip]; b < end;) {
-    const int64_t until = b + chain < end ? b + chain : end;
-    asm volatile("" ::: "memory");  // or gcc holds totals in registers, too, and spills
-    UNROLL for (int t = 0; t < TOKENS; t++)
-      UNROLL for (int v = 0; v < WIDTH; v++) sum[t][v] = vec{};
-    for (; b < until; b++) {
-      const item* x = panel + w.columns[b] / STEP * TOKENS;
-      const item* next = panel + w.columns[b + (b + 1 < end)] / STEP * TOKENS;
-      for (int64_t k = 0; k < steps; k++, x += TOKENS, values += WIDTH * LANES) {
-        __builtin_prefetch(next + k * TOKENS);
-        decltype(fetch(values)) row[WIDTH];
-        UNROLL for (int v = 0; v < WIDTH; v++) row[v] = fetch(values + v * LANES);
-        UNROLL for (int t = 0; t < TOKENS; t++) {
-          const auto token = spread(x[t]);
-          UNROLL for (int v = 0; v < WIDTH; v++) add(sum[t][v], token, row[v]);
-        }
-      }
-    }
-    UNROLL for (int t = 0; t < TOKENS; t++)
-      UNROLL for (int v = 0; v < WIDTH; v++) total[t * WIDTH + v] += sum[t][v];
-  }
-}
-
-// The inner loop of `multiply` with all it needs in registers: what the processor does at most. Gives the multiply-adds.
-int64_t peak(int64_t rounds) {
-  vec sum[ROWS][WIDE] = {};
-  weight some[LANES * WIDE] = {};
-  decltype(fetch(some)) row[WIDE];
-  UNROLL for (int v = 0; v < WIDE; v++) {
-    row[v] = fetch(some + v * LANES);
-    asm volatile("" : REGISTER(row[v]));  // or it is known to be zero
-  }
-  UNROLL for (int t = 0; t < ROWS; t++)  // or one sum would do for all, which are the same
-    UNROLL for (int v = 0; v < WIDE; v++) asm volatile("" : REGISTER(sum[t][v]));
-  for (int64_t round = 0; round < rounds; round++) {
-    auto token = spread(item(round & 1));
-    UNROLL for (int t = 0; t < ROWS; t++) {
-      asm volatile("" : REGISTER(token));  // or what is the same for all tokens would be computed once
-      UNROLL for (int v = 0; v < WIDE; v++) add(sum[t][v], token, row[v]);
-    }
-  }
-  UNROLL for (int t = 0; t < ROWS; t++)
-    UNROLL for (int v = 0; v < WIDE; v++) asm volatile("" : REGISTER(sum[t][v]));
-  return rounds * ROWS * WIDE * LANES * STEP;
-}
-
-typedef void (*Multiply)(const Weight&, const item*, int64_t, number*);
-template <int WIDTH, int TOKENS = ROWS>
-INLINE Multiply of(int64_t tokens) {
-  if constexpr (TOKENS > 1)
-    if (tokens < TOKENS) return of<WIDTH, TOKENS - 1>(tokens);
-  return multiply<TOKENS, WIDTH>;
-}
+#ifdef TILES
+#include "amx_kernel.h"
+#else
+#include "vector_kernel.h"
+#endif
 
 // LANES numbers from memory and back, or the `left` that are left of a row, with 0 for the others; bf16 to the nearest,
 // ties to even.
@@ -179,11 +121,15 @@ INLINE halves lower(wholes value) {  // 16 bits of each
   return __builtin_convertvector(value, halves);
 #endif
 }
+#if KIND == PAIRS || defined(TILES)  // but for numbers below the normal ones, which are 0
+INLINE void store(floats value, uint16_t* to) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)value)); }
+#else
 INLINE void store(floats value, uint16_t* to) {
   const wholes bits = (wholes)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const halves found = lower(value != value ? wholes{} + 0x7fc0 : rounded);
   __builtin_memcpy(to, &found, sizeof found);
 }
+#endif
 template <class T>
 INLINE floats load(const T* from, int64_t left) {
   if (left >= LANES) return load(from);
@@ -262,21 +208,27 @@ void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* resid
 }
 
 #include "packing_kernel.h"
+#if defined(TILES) && KIND == PAIRS
+constexpr int ACROSS = 0;  // vectors of float32 are faster than those of bf16 where there are tiles
+#else
 #include "narrow_kernel.h"
+#endif
 
 template <class T>
 void wide_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
-  item *packed = workspace.take<item>(0, tokens * size), *rows = workspace.take<item>(1, ROWS * size + LANES);
+  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP, depth = depth_of(w.width);
+  item *packed = workspace.take<item>(0, panels * ROWS * size), *rows = workspace.take<item>(1, ROWS * size + LANES);
   number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
   float* scales = workspace.take<float>(3, tokens);
+  Tiles tiles;
+  tiles.shape(depth);
   for (int64_t p = 0; p < panels; p++) {
-    const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
-    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first, count);
+    const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
+    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first, held(count), depth);
   }
   for (int64_t s = 0; s < w.strips; s++)
     for (int64_t p = 0; p < panels; p++) {
-      const int64_t first = tokens * p / panels, count = tokens * (p + 1) / panels - first;
+      const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
       const item* panel = packed + first * size;
       for (int64_t t = 0; t < count; t++) __builtin_prefetch(y + (first + t) * w.outputs + s * w.lanes, 1);
       (w.lanes == LANES ? of<1>(count) : of<WIDE>(count))(w, panel, s, sums);
@@ -286,10 +238,10 @@ void wide_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& wor
 
 template <class T>
 void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  if (w.lanes == LANES || w.lanes == WIDE * LANES)
-    wide_tile(w, x, y, tokens, workspace);
-  else
-    narrow_tile(w, x, y, tokens, workspace);
+  const bool wide = w.lanes == LANES || w.lanes == WIDE * LANES;
+  if (wide) wide_tile(w, x, y, tokens, workspace);
+  if constexpr (ACROSS > 0)
+    if (!wide) narrow_tile(w, x, y, tokens, workspace);
   if (norm == nullptr) return;
   float* sum = workspace.take<float>(4, w.outputs + LANES);
   normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);
@@ -302,13 +254,13 @@ void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, W
 #define TEXT(name) #name
 #define NAME(name) TEXT(name)
 #if KIND == SINGLES
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::single, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::single, peak,
                     tile<float>, tile<uint16_t>, attend<float>, attend<uint16_t>};
 #elif KIND == PAIRS
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::half, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::half, peak,
                     nullptr, tile<uint16_t>, nullptr, attend<uint16_t>};
 #else
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, ACROSS, STEP, 4 / STEP, Stored::int8, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::int8, peak,
                     tile<float>, tile<uint16_t>, nullptr, nullptr};
 #endif
 #undef TEXT

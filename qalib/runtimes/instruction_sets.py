@@ -13,10 +13,10 @@ from qalib.model.blocks import Block
 from qalib.utils.errors import InputError
 
 TORCH = "torch"  # the instruction set's name where the operator is not there
-INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni")  # with int8 weights and, quantised token by token, activations
+INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni", "amx_int8")  # int8 weights and, quantised token by token, activations
 SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
-LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni")  # QALIB_INSTRUCTIONS
-
+BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
+LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 @functools.cache
 def unavailable_reason() -> str | None:
@@ -43,7 +43,7 @@ def available() -> list[str]:
     if most not in LEVELS:
         raise InputError(f"QALIB_INSTRUCTIONS: no instruction set {most!r}; there are {', '.join(LEVELS)}")
     allowed = LEVELS[: LEVELS.index(most) + 1]
-    return [name for name in (TORCH, *_compiled()) if name.removesuffix("_int8") in allowed]
+    return [name for name in (TORCH, *_compiled()) if name in allowed or name.removesuffix("_int8") in allowed]
 
 
 def _compiled() -> list[str]:
@@ -53,7 +53,7 @@ def _compiled() -> list[str]:
 def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:
     """Whether an instruction set can multiply blocks of a size with activations of a type."""
     fits = instructions == TORCH or layout(instructions, block)[1] > 0
-    return fits and (instructions != "avx512_bf16" or dtype == torch.bfloat16)
+    return fits and (instructions not in BF16 or dtype == torch.bfloat16)
 
 
 def best(block: Block, dtype: torch.dtype) -> str:

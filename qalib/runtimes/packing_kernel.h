@@ -88,17 +88,33 @@ INLINE float quantise(const T* x, int64_t inputs, step* to) {
 }
 #endif
 
-// A panel that holds `across` tokens, as many of them as there are; `rows` is room for what is between, `scales` for int8.
+// Rows of items to a panel that holds `across` of them; to that of tiles if there is a `depth`.
+#ifdef TILES
+INLINE void pack(const item* x, int64_t size, int64_t stride, int64_t tokens, item* panel, int64_t across,
+                 int64_t depth) {
+  if (depth)
+    pack_rows(x, size, stride, tokens, panel, depth);
+  else
+    pack(x, size, stride, tokens, panel, across);
+}
+#else
+template <class T>
+INLINE void pack(const T* x, int64_t size, int64_t stride, int64_t tokens, item* panel, int64_t across, int64_t) {
+  pack(x, size, stride, tokens, panel, across);
+}
+#endif
+
+// A panel of tokens of x; `rows` is room for what is between, `scales` for int8.
 template <class T>
 INLINE void pack_panel(const Weight& w, const T* x, int64_t tokens, item* panel, item* rows, float* scales,
-                       int64_t across) {
+                       int64_t across, int64_t depth = 0) {
   const int64_t size = w.inputs / STEP;
 #if KIND == WORDS || KIND == QUADS
   for (int64_t t = 0; t < tokens; t++) scales[t] = quantise(x + t * w.inputs, w.inputs, (step*)(rows + t * size));
-  pack(rows, size, size, tokens, panel, across);
+  pack(rows, size, size, tokens, panel, across, depth);
 #elif KIND == PAIRS
-  pack((const item*)x, size, size, tokens, panel, across);
+  pack((const item*)x, size, size, tokens, panel, across, depth);
 #else
-  pack(x, size, size, tokens, panel, across);
+  pack(x, size, size, tokens, panel, across, depth);
 #endif
 }

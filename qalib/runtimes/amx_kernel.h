@@ -1,0 +1,113 @@
+// The multiplication of `block_sparse_kernel.h` by AMX: a tile register holds 16 rows of 64 bytes, and one instruction
+// adds the products of 16 tokens and 16 outputs over 64 bytes of inputs. Included by it.
+//
+// Panels are [input / depth][token][depth], strips as for vectors: those are the layouts that the instruction takes. Two
+// tiles of tokens and two of outputs make four of sums, so that there is one load for each multiplication.
+
+#if KIND == PAIRS
+#define MULTIPLY _tile_dpbf16ps
+#else
+#define MULTIPLY _tile_dpbusd
+#endif
+
+constexpr int64_t TILE = 16, WHOLE = ROWS;  // rows of a tile register, and numbers of four bytes in one of its rows
+
+// Items of a token that are multiplied at once, for blocks of a width: as many as a row holds and the width allows.
+INLINE int64_t depth_of(int64_t width) {
+  int64_t depth = TILE;
+  while (width / STEP % depth) depth /= 2;
+  return depth;
+}
+
+// The registers' shapes, while it lives: 0 to 3 are sums, 4 and 5 tokens, 6 and 7 weights.
+class Tiles {
+ public:
+  void shape(int64_t depth) {
+    if (depth == depth_) return;
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } set;
+    for (int i = 0; i < 8; i++) {
+      set.bytes[i] = 4 * (i == 4 || i == 5 ? depth : TILE);
+      set.rows[i] = i > 5 ? depth : TILE;
+    }
+    asm volatile("" : : "r"(&set) : "memory");  // gcc's intrinsic names the first bytes only
+    _tile_loadconfig(&set);
+    depth_ = depth;
+  }
+  ~Tiles() {
+    if (depth_) _tile_release();
+  }
+
+ private:
+  int64_t depth_ = 0;
+};
+
+// The sums of one panel and one strip: of TOKENS tiles of tokens, whoever they are, and WIDTH of outputs.
+template <int TOKENS, int WIDTH>
+void multiply_tiles(const Weight& w, const item* panel, int64_t strip, number* sums) {
+  const number* start = starts(w) + strip * w.lanes;
+  const int64_t depth = depth_of(w.width), steps = w.width / STEP / depth, apart = 4 * w.lanes;
+  asm volatile("" : : : "memory");  // what tiles are loaded from is written by now
+  _tile_loadd(0, start, 0);         // the same for each token
+  if (WIDTH > 1) _tile_loadd(1, start + TILE, 0);
+  if (TOKENS > 1) _tile_loadd(2, start, 0);
+  if (TOKENS > 1 && WIDTH > 1) _tile_loadd(3, start + TILE, 0);
+  const char* values = (const char*)w.values + w.starts[strip] * (w.width / STEP) * apart;
+  for (int64_t b = w.starts[strip]; b < w.starts[strip + 1]; b++) {
+    const item* x = panel + w.columns[b] / STEP * ROWS;
+    for (int64_t k = 0; k < steps; k++, x += depth * ROWS, values += depth * apart) {
+      _tile_loadd(6, values, apart);
+      _tile_loadd(4, x, 4 * depth);
+      MULTIPLY(0, 4, 6);
+      if (WIDTH > 1) {
+        _tile_loadd(7, values + 4 * TILE, apart);
+        MULTIPLY(1, 4, 7);
+      }
+      if (TOKENS > 1) {
+        _tile_loadd(5, x + TILE * depth, 4 * depth);
+        MULTIPLY(2, 5, 6);
+        if (WIDTH > 1) MULTIPLY(3, 5, 7);
+      }
+    }
+  }
+  _tile_stored(0, sums, apart);
+  if (WIDTH > 1) _tile_stored(1, sums + TILE, apart);
+  if (TOKENS > 1) _tile_stored(2, sums + TILE * w.lanes, apart);
+  if (TOKENS > 1 && WIDTH > 1) _tile_stored(3, sums + TILE * w.lanes + TILE, apart);
+}
+
+typedef void (*Multiply)(const Weight&, const item*, int64_t, number*);
+template <int WIDTH>
+INLINE Multiply of(int64_t tokens) {
+  return tokens > TILE ? multiply_tiles<2, WIDTH> : multiply_tiles<1, WIDTH>;
+}
+
+// A panel has room for ROWS tokens, whether they are there or not; what is computed for others is not looked at.
+INLINE int64_t held(int64_t) { return ROWS; }
+INLINE int64_t first_of(int64_t panel, int64_t, int64_t tokens) { return panel * ROWS < tokens ? panel * ROWS : tokens; }
+
+// As `pack` for vectors, to [size / depth][ROWS][depth].
+template <int DEPTH = TILE>
+void pack_rows(const item* x, int64_t size, int64_t stride, int64_t tokens, item* panel, int64_t depth) {
+  if constexpr (DEPTH > 1)
+    if (depth < DEPTH) return pack_rows<DEPTH / 2>(x, size, stride, tokens, panel, depth);
+  for (int64_t k = 0; k < size; k += DEPTH, x += DEPTH, panel += ROWS * DEPTH)
+    for (int64_t t = 0; t < tokens; t++) __builtin_memcpy(panel + t * DEPTH, x + t * stride, 4 * DEPTH);
+}
+
+// As `peak` for vectors.
+int64_t peak(int64_t rounds) {
+  Tiles tiles;
+  tiles.shape(TILE);
+  for (int64_t round = 0; round < rounds; round++) {
+    MULTIPLY(0, 4, 6);
+    MULTIPLY(1, 4, 7);
+    MULTIPLY(2, 5, 6);
+    MULTIPLY(3, 5, 7);
+  }
+  return rounds * 4 * TILE * TILE * TILE * STEP;
+}
+#undef MULTIPLY
