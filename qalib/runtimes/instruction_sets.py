@@ -18,6 +18,7 @@ SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
 BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
 LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
+
 @functools.cache
 def unavailable_reason() -> str | None:
     """Why the compiled operator cannot be used, or None if it can; loads it."""

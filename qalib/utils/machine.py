@@ -34,7 +34,8 @@ def devices(wanted: str = "auto") -> list[str]:
 
 CPUINFO = Path("/proc/cpuinfo")
 UNKNOWN = "not known: py-cpuinfo is not installed"
-INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp bf16".split()  # that matter here
+# Those that matter here.
+INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp bf16".split()
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
 # Environment variables that make a processor behave like an older one, with the values (lower case) that leave it bf16.
 CAPS = {

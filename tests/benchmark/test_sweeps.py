@@ -1,5 +1,6 @@
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,16 @@ def test_over_density(sparse):
     assert bounds[0.25] > 1.5 and bounds[1.0] == pytest.approx(1)
     assert all(torch.equal(value, before[name]) for name, value in sparse.model.state_dict().items())
     assert plots.speed.sweep(rows, "density").axes[0].get_xlabel() == "density of the encoder matrices"
+
+
+def test_over_density_in_the_blocks_of_the_model(sparse, monkeypatch):
+    """Not in blocks of the usual size, which would be timed as if they were the model's."""
+    timed = []
+    monkeypatch.setattr(latency, "compare", lambda checkpoint, **rest: timed.append(checkpoint) or pd.DataFrame())
+    sweep.density(replace(sparse, block=(8, 4)), (0.1,))
+    weight = bert.matrices(timed[0].model)[0].linear.weight
+    kept = blocks.mask(weight, (8, 4))
+    assert timed[0].block == (8, 4) and kept.float().mean() == pytest.approx(0.1, abs=1 / kept.numel())
 
 
 def test_over_length_and_threads(sparse):
