@@ -3,7 +3,7 @@
 // W is stored in strips of `lanes` rows. Strip s has the kept blocks starts[s] ... starts[s + 1] - 1, each with the
 // column where it begins and its values as [width / STEP][lanes][STEP]. A tile of tokens, small enough for the L2 cache,
 // is packed once into panels [input / STEP][token][STEP] of up to ROWS tokens; then, strip by strip, ROWS x lanes sums
-// stay in registers over the kept blocks.
+// stay in registers over the kept blocks: in vectors, or in tiles where there is AMX.
 //
 // For int8 weights each token is quantised when it is packed, with the scale that takes its largest value to 127. Sums
 // start from `offsets`: minus 128 times the weights' sum where activations are stored without a sign, as 128 + x / scale.
@@ -121,8 +121,10 @@ INLINE halves lower(wholes value) {  // 16 bits of each
   return __builtin_convertvector(value, halves);
 #endif
 }
-#if KIND == PAIRS || defined(TILES)  // but for numbers below the normal ones, which are 0
-INLINE void store(floats value, uint16_t* to) { _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)value)); }
+#if KIND == PAIRS || defined(TILES)  // in one instruction, that takes numbers below the normal ones for 0
+INLINE void store(floats value, uint16_t* to) {
+  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)value));
+}
 #else
 INLINE void store(floats value, uint16_t* to) {
   const wholes bits = (wholes)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

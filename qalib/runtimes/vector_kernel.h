@@ -1,10 +1,13 @@
 // The multiplication of `block_sparse_kernel.h` by vectors of LANES sums, one token's. Included by it.
 
-constexpr int64_t WHOLE = 1;
-struct Tiles {  // of AMX, which need a shape
+constexpr int64_t WHOLE = 1;  // what parts of the tokens are a multiple of
+
+struct Tiles {  // nothing to be set
   void shape(int64_t) {}
 };
 INLINE int64_t depth_of(int64_t) { return 1; }
+
+// The room for tokens that a panel of some has, and the first token of a panel: they are as even as can be.
 INLINE int64_t held(int64_t tokens) { return tokens; }
 INLINE int64_t first_of(int64_t panel, int64_t panels, int64_t tokens) { return tokens * panel / panels; }
 
