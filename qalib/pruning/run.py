@@ -10,6 +10,7 @@ import accelerate
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
@@ -114,6 +115,8 @@ def train(run: PruningRun) -> None:
     if distributed.is_main_process():
         folder.start(run.config.to_dict())
     PartialState().wait_for_everyone()
+    if not all(gather_object([folder.started()])):  # or they would wait for each other for ever
+        raise InputError(f"{folder.path}: not seen by every process; with several machines, --work must be shared")
     last = folder.last_checkpoint() if run.config.resume else None
     if last and not (last / STATE_FILE).exists():
         raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start afresh")

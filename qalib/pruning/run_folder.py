@@ -18,6 +18,7 @@ from qalib.utils.files import read_json, write_json, write_text
 MAY_CHANGE = {
     "resume", "max_hours", "save_minutes", "log_steps", "out", "work", "teacher_cache", "eval_data", "precision",
 }  # fmt: skip
+RECORD = "arguments.json"
 CUMULATIVE = ("step", "windows", "seconds")  # in a line of the log, counted from the start of the run
 
 
@@ -48,8 +49,8 @@ class RunFolder:
 
     def check(self, arguments: dict[str, Any], resume: bool) -> None:
         """Raise InputError if the folder holds a run, unless it is to be resumed and has the same arguments."""
-        record = self.path / "arguments.json"
-        if not record.exists():
+        record = self.path / RECORD
+        if not self.started():
             return
         if not resume:
             raise InputError(f"{self.path}: already holds a run; resume it (--resume) or remove it")
@@ -66,7 +67,11 @@ class RunFolder:
         for path in self.path.glob("checkpoint-*"):
             if not (path / "complete").exists():
                 shutil.rmtree(path)
-        write_json(self.path / "arguments.json", arguments)
+        write_json(self.path / RECORD, arguments)
+
+    def started(self) -> bool:
+        """Whether a run has begun here, as this process sees it."""
+        return (self.path / RECORD).exists()
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that is complete."""

@@ -24,18 +24,23 @@ def log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def start(settings, *launcher):
+def start(settings, *launcher, **variables):
     spelt = settings | {"block": "x".join(map(str, settings["block"]))}
     names = {name: "eval" if name == "eval_data" else name.replace("_", "-") for name in settings}
     options = [f"--{names[name]}={value}" for name, value in spelt.items()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, *launcher, "-m", "qalib", "prune", *options], env=environment)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    command = [sys.executable, *launcher, "-m", "qalib", "prune", *options]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE if variables else None, text=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def start_two(settings):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return start(settings, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
 
 
@@ -83,3 +88,19 @@ def test_two_processes_take_the_same_steps_and_score_together(pruning_settings, 
     assert together[-1].keys() >= {"exact_match", "f1"}
     scores = read_json(tmp_path / "two" / "model_meta.json")["scores"]
     assert scores["teacher"] == read_json(tmp_path / "out" / "model_meta.json")["scores"]["teacher"]
+
+
+def test_machines_that_share_no_folder_are_told_so(pruning_settings, tmp_path):
+    """Each process with a work folder of its own, as on two machines."""
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [
+        start(pruning_settings | {"work": tmp_path / f"work-{rank}"}, RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            assert "not seen by every process; with several machines, --work must" in process.communicate(timeout=60)[1]
+            assert process.returncode == 2
+    finally:
+        for process in processes:
+            process.kill()
