@@ -1,8 +1,8 @@
 // The multiplication of `block_sparse_kernel.h` by AMX: a tile register holds 16 rows of 64 bytes, and one instruction
 // adds the products of 16 tokens and 16 outputs over 64 bytes of inputs. Included by it.
 //
-// Panels are [input / depth][token][depth], strips as for vectors: those are the layouts that the instruction takes. Two
-// tiles of tokens and two of outputs make four of sums, so that there is one load for each multiplication.
+// Panels are [input / depth][token][depth], strips as for vectors: the instruction takes both as they are. Two tiles of
+// tokens and two of outputs make four of sums, so that there is one load for each multiplication.
 
 #if KIND == PAIRS
 #define MULTIPLY _tile_dpbf16ps
@@ -87,7 +87,9 @@ INLINE Multiply of(int64_t tokens) {
 
 // A panel has room for ROWS tokens, whether they are there or not; what is computed for others is not looked at.
 INLINE int64_t held(int64_t) { return ROWS; }
-INLINE int64_t first_of(int64_t panel, int64_t, int64_t tokens) { return panel * ROWS < tokens ? panel * ROWS : tokens; }
+INLINE int64_t first_of(int64_t panel, int64_t, int64_t tokens) {
+  return panel * ROWS < tokens ? panel * ROWS : tokens;
+}
 
 // As `pack` for vectors, to [size / depth][ROWS][depth].
 template <int DEPTH = TILE>

@@ -90,8 +90,9 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
     for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
     for (int64_t t = 0; t < count; t++) shares[t] = softmax(scores + t * STRIP, scored.strips, strip, h.scale);
     for (int64_t s = 0; s < scored.strips; s++) {
+      constexpr int64_t ITEMS = STRIP / STEP;
       shorten(scores + s * strip, strip);
-      pack((const item*)(scores + s * strip), STRIP / STEP, STRIP / STEP, count, weights + s * strip / STEP, across, all);
+      pack((const item*)(scores + s * strip), ITEMS, ITEMS, count, weights + s * across * ITEMS, across, all);
     }
     tiles.shape(all);
     for (int64_t s = 0; s < summed.strips; s++) {

@@ -56,8 +56,9 @@ using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64
 
 enum class Stored { single, half, int8 };
 
-// An instruction set: strips of `lanes[0]` or `lanes[1]` rows with panels of `rows` tokens, in parts of `whole` ones, or
-// of others, if `across` is not 0, with panels of as many; blocks of whole `step` inputs, activations of `bytes` in a panel. A function that is null cannot be had.
+// An instruction set: strips of `lanes[0]` or `lanes[1]` rows with panels of `rows` tokens, `whole` of them never parted
+// among threads; strips of other heights, where `across` is not 0, with panels of so many. Blocks are of whole `step`
+// inputs, activations take `bytes` in a panel. A function that is null cannot be had.
 struct Path {
   const char* name;
   int64_t lanes[2], rows, whole, across, step, bytes;
