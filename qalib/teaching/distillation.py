@@ -74,7 +74,10 @@ def train(
     torch.manual_seed(seed)
     small = compact.shrink(copy.deepcopy(student.model), student.block)
     small.bert.embeddings.requires_grad_(False)
-    pruner, knowing = Pruner(small, student.block), partial(teacher_logits, runtimes.build("compact", teacher))
+    pruner, knowing = (
+        Pruner(small, student.block),
+        partial(teacher_logits, runtimes.build(runtimes.best("cpu"), teacher)),
+    )
     pruner.fix_nonzero()
     data, losses = SquadDataset(questions.questions, student.tokenizer), []
     optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], lr, weight_decay=0.0)
@@ -118,7 +121,7 @@ def kl_divergence(student: Checkpoint, teacher: Checkpoint, questions: QuestionS
     the student is sure of another answer.
     """
     data = SquadDataset(questions.questions, student.tokenizer)
-    models, found = [runtimes.build("compact", c) for c in (student, teacher)], []
+    models, found = [runtimes.build(runtimes.best("cpu"), c) for c in (student, teacher)], []
     for first in range(0, len(data), 32):
         batch = data.collate(range(first, min(first + 32, len(data))))
         logits = [teacher_logits(model, batch).split(1) for model in models]

@@ -116,7 +116,7 @@ def divergence(mine: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
 @torch.no_grad()
 def ask(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], np.ndarray]:
     """One pass over the questions: the `span_logits` of each batch, and each question's F1 in percent."""
-    model, tokenizer = runtimes.build("compact", checkpoint), checkpoint.tokenizer
+    model, tokenizer = runtimes.build(runtimes.best("cpu"), checkpoint), checkpoint.tokenizer
     asked = questions.questions
     cut = windows(tokenizer, [q.question for q in asked], [q.context for q in asked])
     logits, best = [], {}

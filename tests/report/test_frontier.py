@@ -45,3 +45,14 @@ def test_a_model_without_scores_is_not_drawn(sparse, meta):
     rows = frontier.frontier(replace(sparse, meta=meta), numbers(linear_density_percent=30.0, bert_base_speedup=None))
     assert rows.f1.isna()[0]
     assert not any(label.startswith(THIS) for label in labels(plots.published.frontier(rows)))
+
+
+def test_each_group_of_the_legend_looks_different(sparse, tmp_path):
+    sparse = replace(sparse, folder=tmp_path, meta={"scores": {"model": {"f1": 80.0}}})
+    for count in range(1, 8):
+        write_json(tmp_path / "runs" / f"{count}.json", RUN_META | {"windows_seen": 1000 * count})
+    rows = frontier.frontier(sparse, numbers(linear_density_percent=30.0, bert_base_speedup=20.0, machine_cpu="Zen 4"))
+    figure = plots.published.frontier(rows)
+    drawn = figure.axes[0].collections
+    looks = {(part.get_paths()[0].vertices.tobytes(), part.get_facecolor().tobytes()) for part in drawn}
+    assert len(looks) == len(drawn) == len(labels(figure))

@@ -54,7 +54,7 @@ def frontier(rows: pd.DataFrame) -> Figure:
     here = rows.group.str.startswith((THIS, RUN))
     marks = {group: mark for group, mark in zip(rows.group[~here].unique(), "os^v", strict=False)}
     looks = {group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()}
-    filled = zip(itertools.cycle("DsPX"), itertools.cycle((GREEN, PURPLE, GREY, INK)), strict=False)
+    filled = zip(itertools.cycle("DsPXp"), itertools.cycle((GREEN, PURPLE, GREY, INK)), strict=False)  # 20 in all
     for group, (mark, colour) in zip(rows.group[here & (rows.group != THIS)].unique(), filled, strict=False):
         looks[group] = {"marker": mark, "facecolor": colour, "edgecolor": INK, "zorder": 3}
     looks[THIS] = {"marker": "*", "facecolor": ORANGE, "edgecolor": INK, "s": 170, "zorder": 4}
