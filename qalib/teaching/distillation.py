@@ -18,14 +18,14 @@ from tqdm import tqdm
 from qalib import runtimes
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.dataset import SquadDataset
-from qalib.pruning.losses import distillation_loss, span_logits, teacher_logits, training_losses
+from qalib.pruning.losses import span_logits, teacher_logits, training_losses
 from qalib.pruning.pruner import Pruner
 from qalib.pruning.sampler import LengthGroupedSampler
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import collate
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from qalib.runtimes import compact
-from qalib.teaching import masks
+from qalib.teaching import heads
 from qalib.teaching.common import Board, board, large
 from qalib.utils.errors import InputError
 
@@ -74,10 +74,8 @@ def train(
     torch.manual_seed(seed)
     small = compact.shrink(copy.deepcopy(student.model), student.block)
     small.bert.embeddings.requires_grad_(False)
-    pruner, knowing = (
-        Pruner(small, student.block),
-        partial(teacher_logits, runtimes.build(runtimes.best("cpu"), teacher)),
-    )
+    pruner = Pruner(small, student.block)
+    knowing = partial(teacher_logits, runtimes.build(runtimes.best("cpu"), teacher))
     pruner.fix_nonzero()
     data, losses = SquadDataset(questions.questions, student.tokenizer), []
     optimizer = torch.optim.AdamW([p for p in pruner.parameters() if p.requires_grad], lr, weight_decay=0.0)
@@ -103,30 +101,21 @@ def compare(
 ) -> pd.DataFrame:
     """Train the student in several ways (`train` with `options`) and ask all of them the questions of `test`.
 
-    One row per model and seed, teacher and untrained student first: model, seed, f1 in percent, and divergence
-    (`kl_divergence`). The seeds 0, 1, ... give the order of the questions.
+    One row per model and seed, teacher and untrained student first: model, seed, f1 in percent, and divergence from the
+    teacher (`heads.kl`, in nats): the median over the questions' windows, as a divergence has no upper end, so that a
+    mean would be that of the few where a student is sure of another answer. The seeds 0, 1, ... give the order of the
+    questions.
     """
     models = {("teacher", 0): teacher, ("student, not trained", 0): student}
     for way, alpha in alphas.items():
         for seed in range(seeds):
             models[f"student, {way}", seed] = train(student, teacher, questions, alpha, seed=seed, **options)[0]
-    rows = [(*name, masks.f1(model, test), kl_divergence(model, teacher, test)) for name, model in models.items()]
+    taught, rows = heads.ask(teacher, test)[0], []
+    for name, model in models.items():
+        logits, f1 = heads.ask(model, test)
+        off = torch.cat([heads.kl(*pair) for pair in zip(logits, taught, strict=True)])
+        rows.append((*name, f1.mean(), float(np.median(off))))
     return pd.DataFrame(rows, columns=["model", "seed", "f1", "divergence"])
-
-
-def kl_divergence(student: Checkpoint, teacher: Checkpoint, questions: QuestionSet) -> float:
-    """Kullback-Leibler divergence of a student's start and end from its teacher's, temperature 1, in nats.
-
-    The median over the questions' windows: a divergence has no upper end, so that a mean would be that of the few where
-    the student is sure of another answer.
-    """
-    data = SquadDataset(questions.questions, student.tokenizer)
-    models, found = [runtimes.build(runtimes.best("cpu"), c) for c in (student, teacher)], []
-    for first in range(0, len(data), 32):
-        batch = data.collate(range(first, min(first + 32, len(data))))
-        logits = [teacher_logits(model, batch).split(1) for model in models]
-        found += [distillation_loss(mine, theirs, 1.0).item() for mine, theirs in zip(*logits, strict=True)]
-    return float(np.median(found))
 
 
 @large

@@ -24,7 +24,7 @@ READY = {
     "second_step": ("path", ".two_weights"),
     "removable": (".heads_removable", "sparsity"),
     "constant": (".constant_output",),
-    "divergence": (".kl_divergence", ".distillation_loss"),
+    "divergence": ("heads.kl", ".distillation_loss"),
     "overall": (".overall_density_percent",),
 }
 
