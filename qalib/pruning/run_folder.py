@@ -49,9 +49,9 @@ class RunFolder:
 
     def check(self, arguments: dict[str, Any], resume: bool) -> None:
         """Raise InputError if the folder holds a run, unless it is to be resumed and has the same arguments."""
-        record = self.path / RECORD
         if not self.started():
             return
+        record = self.path / RECORD
         if not resume:
             raise InputError(f"{self.path}: already holds a run; resume it (--resume) or remove it")
         before = read_json(record)
