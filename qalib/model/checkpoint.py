@@ -3,6 +3,7 @@
 Only `formats`, `restore` and `saving` know how checkpoints are stored.
 """
 
+import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,12 @@ class Checkpoint:
         if types >= known and self.architecture is not architectures.DISTILBERT:  # which ignores them
             raise InputError(f"{self.folder}: the tokenizer gives token types to {types}, the model knows {known}")
         return tokenizer
+
+    def copy(self) -> "Checkpoint":
+        """The same checkpoint with a copy of the model, which can be changed; all else is shared, the tokenizer too."""
+        made = copy.copy(self)
+        made.model = copy.deepcopy(self.model)
+        return made
 
     @cached_property
     def sha256(self) -> str:

@@ -14,9 +14,6 @@ tensor([[ True,  True],
         [False, False]])
 """
 
-import copy
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -63,7 +60,7 @@ def prune(
     checkpoint: Checkpoint, keep_fraction: float, granularity: Granularity, removed: str = "smallest"
 ) -> Checkpoint:
     """A copy of the checkpoint in which every encoder matrix keeps `keep_fraction` of its weights."""
-    pruned = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    pruned = checkpoint.copy()
     for number, matrix in enumerate(bert.matrices(pruned.model)):
         weight = matrix.linear.weight.data
         weight.mul_(magnitude_mask(weight, keep_fraction, granularity, removed, number))

@@ -46,7 +46,7 @@ def attention_weights(checkpoint: Checkpoint, question: str, context: str) -> tu
 
 def ablate_heads(checkpoint: Checkpoint, heads: Iterable[Head]) -> Checkpoint:
     """A copy of the checkpoint without what the heads say of the text."""
-    ablated = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    ablated = checkpoint.copy()
     for number, head in heads:
         layer = bert.layers(ablated.model)[number].attention
         columns = torch.zeros(layer.output.dense.in_features, dtype=torch.bool)

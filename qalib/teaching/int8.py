@@ -10,9 +10,7 @@ tensor([[ 0.0000,  1.0000, -7.0000],
         [ 0.2571,  0.9000, -0.7714]])
 """
 
-import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -42,7 +40,7 @@ def rounded(weight: Tensor, bits: int, group: str, block: Block = (32, 32)) -> T
 
 def quantized(checkpoint: Checkpoint, bits: int, group: str) -> Checkpoint:
     """A copy whose encoder matrices are `rounded`; embeddings, biases and activations stay as they are."""
-    made = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    made = checkpoint.copy()
     for matrix in bert.matrices(made.model):
         matrix.linear.weight.data = rounded(matrix.linear.weight.data, bits, group, checkpoint.block)
     return made

@@ -5,9 +5,8 @@ average can be left behind in the output's bias, as a constant. Outliers are aft
 2105.06990): a few weights of a few outputs, without which a BERT falls apart.
 """
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
@@ -71,7 +70,7 @@ def cut(checkpoint: Checkpoint, chosen: Sequence[Tensor], left_behind: Sequence[
 
     Where `left_behind` has what they give on average, the output's bias takes it over.
     """
-    made = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    made = checkpoint.copy()
     for number, (layer, gone) in enumerate(zip(bert.layers(made.model), chosen, strict=True)):
         if left_behind is not None:
             layer.output.dense.bias.data += bert.constant_output(layer.output.dense, gone, left_behind[number])
@@ -132,7 +131,7 @@ def behind(checkpoint: Checkpoint, activity: Sequence[Activity], count: int) -> 
 
 def without(checkpoint: Checkpoint, places: pd.DataFrame) -> Checkpoint:
     """A copy without single weights of FFN out, a row each: layer, output, neuron."""
-    made = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    made = checkpoint.copy()
     for row in places.itertuples():
         bert.layers(made.model)[row.layer].output.dense.weight.data[row.output, row.neuron] = 0
     return made

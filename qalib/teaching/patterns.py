@@ -10,9 +10,7 @@ through a row from left to right, as SparseGPT does (Frantar and Alistarh 2023, 
 tensor([[ True, False, False,  True, False, False,  True, False]])
 """
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -93,7 +91,7 @@ def _surgery(weight: Tensor, products: Tensor, group: int | None) -> Tensor:
 
 def halved(checkpoint: Checkpoint, products: Sequence[Tensor], group: int | None, way: str) -> Checkpoint:
     """A copy in which every encoder matrix is `pruned`."""
-    made = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    made = checkpoint.copy()
     for matrix, product in zip(bert.matrices(made.model), products, strict=True):
         matrix.linear.weight.data = pruned(matrix.linear.weight.data, product, group, way)
     return made

@@ -5,7 +5,6 @@ matrices that are cut together simply added up, the best budget would cut where 
 is gone (`budget`). They do not quite: what that is worth is measured, on other questions.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -32,7 +31,7 @@ WAYS = ("the same for all", "one threshold", "by sensitivity")
 
 def shares_pruned(checkpoint: Checkpoint, shares: Mapping[int, float]) -> Checkpoint:
     """A copy in which matrices, by their number in `bert.matrices`, keep a share of their blocks, by magnitude."""
-    pruned = replace(checkpoint, model=copy.deepcopy(checkpoint.model))
+    pruned = checkpoint.copy()
     found = bert.matrices(pruned.model)
     for number, share in shares.items():
         weight = found[number].linear.weight.data
