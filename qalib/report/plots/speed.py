@@ -1,6 +1,7 @@
 """Figures of time: speedups, whole evaluations, sweeps."""
 
 import itertools
+import textwrap
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,7 +18,8 @@ def speedup(rows: pd.DataFrame) -> Figure:
     a row but no bar. An asterisk refers to a remark below.
     """
     remarks = dict.fromkeys(remark for remark in rows.remark if remark)
-    figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(remarks))
+    below = [line for remark in remarks for line in textwrap.wrap(f"* {remark}", 120, subsequent_indent="  ")]
+    figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(below))
     places = range(len(rows))
     first = rows.iloc[0]
     kinds = [runtimes.REGISTRY[name] for name in rows.runtime]
@@ -50,9 +52,9 @@ def speedup(rows: pd.DataFrame) -> Figure:
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
     )
-    figure.legend(loc="outside upper right", frameon=False)
-    if remarks:
-        figure.supxlabel("\n".join(f"* {remark}" for remark in remarks), fontsize=7, x=0.02, ha="left")
+    axes.legend(loc="lower right", frameon=False)
+    if below:
+        figure.supxlabel("\n".join(below), fontsize=7, x=0.02, ha="left")
     return figure
 
 
