@@ -383,3 +383,13 @@ def test_the_bundled_model_says_where_it_comes_from():
     unknown = [name for name, value in description.meta_fields(bundled).items() if value is None]
     assert unknown == ["twin_of", "twin_structure"]  # it is no twin
     assert (bundled.folder / "NOTICE").exists()
+
+
+def test_a_copy_shares_the_tokenizer_but_not_the_weights():
+    loaded = checkpoint.load("bundled")
+    made, whole = loaded.copy(), loaded.model.qa_outputs.weight.clone()
+    known, copied = loaded.tokenizer, loaded.copy()
+    assert copied.tokenizer is known
+    for changed in (made, copied):
+        changed.model.qa_outputs.weight.data.zero_()
+    assert torch.equal(loaded.model.qa_outputs.weight, whole)

@@ -154,9 +154,10 @@ def _plain(loaded: Checkpoint, made: Any) -> Checkpoint:
     """The checkpoint with the weights of a model that was made of it, and nothing else of that model."""
     if not isinstance(made, nn.Module):
         raise TypeError(f"a model is to be returned, not {type(made).__name__}")
-    fresh = copy.deepcopy(loaded.model)
-    fresh.load_state_dict(made.state_dict())  # raises what is too much, missing or of another size
-    return replace(loaded, model=fresh.eval())
+    plain = loaded.copy()
+    plain.model.load_state_dict(made.state_dict())  # raises what is too much, missing or of another size
+    plain.model.eval()
+    return plain
 
 
 def append(path: Path | str, entry: dict[str, Any]) -> None:
