@@ -103,6 +103,8 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     assert "CPU" in result["machine"]
     done = qalib("export", "--model", packed_folder, "--out", tmp_path / "plain")
     assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
+    done = qalib("average", packed_folder, tmp_path / "plain", "--out", tmp_path / "mean")
+    assert done.returncode == 0 and read_json(tmp_path / "mean" / "model_meta.json")["average_of"]
 
 
 def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_path):
@@ -199,7 +201,7 @@ def test_predictions_of_another_data_set(asked_file, tmp_path):
 
 def test_help_names_every_command():
     done = qalib("--help")
-    for name in "report answer evaluate score sparsity benchmark export prune twin audit".split():
+    for name in "report answer evaluate score sparsity benchmark export prune average twin audit".split():
         assert f" {name} " in done.stdout
 
 

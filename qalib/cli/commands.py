@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from qalib.cli.console import describe_error
-from qalib.cli.models import export, prune, sparsity, twin
+from qalib.cli.models import average, export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
 from qalib.cli.timing import benchmark
@@ -32,7 +32,7 @@ def options(
     """Understand, measure and run block-sparse question-answering models."""
 
 
-for command in (report, answer, evaluate, score, sparsity, benchmark, export, push, prune, twin, audit):
+for command in (report, answer, evaluate, score, sparsity, benchmark, export, push, prune, average, twin, audit):
     app.command()(command)
 
 

@@ -79,6 +79,19 @@ def prune(config: PruningConfig) -> None:
     print(run.prune(config))
 
 
+def average(
+    models: Annotated[list[str], typer.Argument(help="Two models or more: a folder or a hub id each.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.")],
+) -> None:
+    """Average the weights of models that were trained from the same one and keep the same blocks."""
+    from qalib.model import checkpoint, saving
+    from qalib.pruning import averaging
+    from qalib.utils.files import require_vacant
+
+    require_vacant(out)
+    print(saving.save_packed(averaging.average([checkpoint.load(model) for model in models]), out))
+
+
 def twin(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or not exist.")],
     published: Annotated[str, typer.Option(help="The published model whose structure it has.")] = "0.32",
