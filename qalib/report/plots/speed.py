@@ -9,16 +9,19 @@ from matplotlib.figure import Figure
 from qalib import runtimes
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
 
+LETTER = 0.013  # the width of one, of the width of the axes
+
 
 @styled
 def speedup(rows: pd.DataFrame) -> Figure:
     """Speedup over the fastest dense runtime (`latency.compare`), and beside it that over dense of the same type.
 
     The mark is the multiply-add ratio, at the pace of dense of the same type. A runtime that could not run here has
-    a row but no bar. An asterisk refers to a remark below.
+    a row but no bar. A number in brackets refers to a remark below.
     """
-    remarks = dict.fromkeys(remark for remark in rows.remark if remark)
-    below = [line for remark in remarks for line in textwrap.wrap(f"* {remark}", 120, subsequent_indent="  ")]
+    remarks = list(dict.fromkeys(remark for remark in rows.remark if remark))
+    numbered = [f"[{number}] {remark}" for number, remark in enumerate(remarks, 1)]
+    below = [line for remark in numbered for line in textwrap.wrap(remark, 120, subsequent_indent=" " * 6)]
     figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(below))
     places = range(len(rows))
     first = rows.iloc[0]
@@ -29,6 +32,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     axes.barh(places, speedups.fillna(0), 0.6, color=colours, edgecolor=INK, linewidth=0.5)
     sparse = [kind.sparse for kind in kinds]
     limit = max(bounds[sparse].max() if any(sparse) else 1, speedups.max())
+    right = 1.1 * limit
     for place, row in enumerate(rows.itertuples()):
         if row.note:
             axes.annotate(f"not run: {row.note}", (0.02 * limit, place), va="center")
@@ -36,7 +40,10 @@ def speedup(rows: pd.DataFrame) -> Figure:
         bar, mark = speedups.iloc[place], bounds.iloc[place] if sparse[place] else 0
         beside = max(bar, mark if mark < bar + 0.45 * limit else 0)  # the mark must not overlap the text
         own = "" if row.best_baseline == row.baseline else f" ({row.speedup:.2f}x over {row.baseline})"
-        axes.annotate(f"{bar:.2f}x{own}{' *' * bool(row.remark)}", (beside + 0.02 * limit, place), va="center")
+        remark = f" [{remarks.index(row.remark) + 1}]" if row.remark else ""
+        text, start = f"{bar:.2f}x{own}{remark}", beside + 0.02 * limit
+        axes.annotate(text, (start, place), va="center")
+        right = max(right, start / (1 - LETTER * len(text)))
     marked = [place for place in places if sparse[place]]
     axes.scatter(
         bounds.iloc[marked], marked, marker="|", s=220, color=ORANGE, linewidth=2.2, zorder=3,
@@ -46,13 +53,13 @@ def speedup(rows: pd.DataFrame) -> Figure:
         yticks=places,
         yticklabels=rows.runtime + " " + rows["dtype"],
         xlabel=f"speedup over {first.best_baseline}, the fastest dense runtime of this run",
-        xlim=(0, 1.3 * limit),
+        xlim=(0, right),
     )
     axes.invert_yaxis()
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
     )
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower right", frameon=False)
     if below:
         figure.supxlabel("\n".join(below), fontsize=7, x=0.02, ha="left")
     return figure
