@@ -309,3 +309,19 @@ def test_without_the_operator_all_but_the_speed_is_the_same(sparse, monkeypatch)
     with torch.inference_mode():
         difference = module(**inputs).start_logits - sparse.model(**inputs).start_logits
     assert difference.abs().max() < 1e-4
+
+
+def test_narrow_blocks_are_widened_for_amx_where_that_is_faster(monkeypatch):
+    def best(block, dtype):
+        return "amx_bf16" if block == instruction_sets.WIDE and dtype == torch.bfloat16 else "avx512"
+
+    monkeypatch.setattr(instruction_sets, "best", best)
+    generator, narrow = torch.Generator().manual_seed(0), (1, 4)
+
+    def chosen(shape, density, dtype=torch.bfloat16):
+        kept = torch.rand(*blocks.grid_shape(shape, narrow), generator=generator) < density
+        return instruction_sets.widened(blocks.expand(kept, narrow).float(), narrow, dtype)
+
+    assert chosen((64, 128), 0.2) == (32, 32) and chosen((64, 128), 0.05) == narrow
+    assert chosen((64, 128), 0.2, torch.float32) == narrow and chosen((64, 144), 0.2) == narrow
+    assert instruction_sets.widened(torch.ones(64, 64), (32, 32), torch.bfloat16) == (32, 32)

@@ -164,15 +164,15 @@ def _evaluations(
     from qalib.utils import files, machine
 
     dtypes = dtypes or machine.hardware_dtypes(device)
-    reasons = {name: unavailable_reason(name, device) for name in names}
-    ways = end_to_end.ways_of([name for name in names if not reasons[name]], dtypes)
+    reasons = {f"{name} {dtype}": unavailable_reason(name, device, dtype) for dtype in dtypes for name in names}
+    not_run = {way: reason for way, reason in reasons.items() if reason}
+    ways = {way: how for way, how in end_to_end.ways_of(names, dtypes).items() if way not in not_run}
     rows = end_to_end.evaluation_time(loaded, asked, device, repeats=repeats, ways=ways).assign(resident_bytes=None)
     if device == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
         ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
         held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
         held = pd.concat(held).drop(columns="share")
         rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
-    not_run = {name: reason for name, reason in reasons.items() if reason}
     found = summary.recorded(rows) | {"data": asked.description, "not_run": not_run}
     if out is not None:
         files.write_json(out / "evaluation.json", {"model": loaded.name} | found)

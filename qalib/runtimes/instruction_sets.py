@@ -8,7 +8,9 @@ import importlib.util
 import os
 
 import torch
+from torch import Tensor
 
+from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.utils.errors import InputError
 
@@ -16,6 +18,8 @@ TORCH = "torch"  # the instruction set's name where the operator is not there
 INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni", "amx_int8")  # int8 weights and, quantised token by token, activations
 SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
 BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
+WIDE = (32, 32)  # blocks that AMX multiplies in bf16, at WIDE_PACE times the pace of narrow ones, which take float32
+WIDE_PACE = 6
 LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
@@ -60,6 +64,15 @@ def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:
 def best(block: Block, dtype: torch.dtype) -> str:
     """The best instruction set for blocks of a size in a type, with weights in that type or better."""
     return [name for name in available() if name not in INT8 and supports(name, block, dtype)][-1]
+
+
+def widened(weight: Tensor, block: Block, dtype: torch.dtype) -> Block:
+    """The blocks to multiply a weight in: WIDE in place of narrow ones where AMX is faster, their zeros included."""
+    fits = not (weight.shape[0] % WIDE[0] or weight.shape[1] % WIDE[1])
+    if not fits or best(block, dtype) in BF16 or best(WIDE, dtype) != "amx_bf16":
+        return block
+    narrow, wide = (blocks.mask(weight, each).float().mean() for each in (block, WIDE))
+    return WIDE if wide < WIDE_PACE * narrow else block
 
 
 def best_int8() -> str | None:
