@@ -86,9 +86,7 @@ def average(
     """Average the weights of models that were trained from the same one and keep the same blocks."""
     from qalib.model import checkpoint, saving
     from qalib.pruning import averaging
-    from qalib.utils.files import require_vacant
 
-    require_vacant(out)
     print(saving.save_packed(averaging.average([checkpoint.load(model) for model in models]), out))
 
 

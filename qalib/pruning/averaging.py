@@ -1,6 +1,6 @@
-"""Weight averaging: one model from several that were trained from the same one, better than each, and as small.
+"""Weight averaging: one model from several that were trained from the same one, as small as each.
 
-The uniform soup of "Model soups" (Wortsman et al., arXiv 2203.05482, section 2).
+The uniform soup of "Model soups" (Wortsman et al., arXiv 2203.05482, section 2), where it is often better than each.
 """
 
 from collections.abc import Sequence

@@ -16,7 +16,6 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.runtimes.add_norm import AddNorm
 from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
-from qalib.runtimes.instruction_sets import widened
 
 
 class Workspace(threading.local):
@@ -116,8 +115,7 @@ def convert(model: BertForQuestionAnswering, block: Block, instructions: str | N
     """The model itself, in its type and on the CPU, with block-sparse encoder layers."""
 
     def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
-        chosen = block if instructions else widened(weight, block, weight.dtype)
-        return BlockSparseLinear(weight, bias, chosen, gelu, weight.dtype, instructions)
+        return BlockSparseLinear(weight, bias, block, gelu, weight.dtype, instructions)
 
     def products(heads: int, size: int) -> AttentionProducts:
         return AttentionProducts(heads, size, attends(size, model.dtype))

@@ -18,8 +18,8 @@ TORCH = "torch"  # the instruction set's name where the operator is not there
 INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni", "amx_int8")  # int8 weights and, quantised token by token, activations
 SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
 BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
-WIDE = (32, 32)  # blocks that AMX multiplies in bf16, at WIDE_PACE times the pace of narrow ones, which take float32
-WIDE_PACE = 6
+WIDE = (32, 32)  # blocks that AMX multiplies in bf16
+WIDE_PACE = 6  # times that of narrow ones, in float32: 74 and 470 GFLOP/s (reports/benchmarks/intel-xeon-amx-2-cores)
 LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
