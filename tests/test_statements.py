@@ -127,7 +127,8 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
         "in FFN out, at dozens of standard deviations": lambda m: sigmas(m).largest_in_sigmas.iloc[3] > 48,
         "The first four of the table are loud, and their weights are enormous: the two together move an output by"
         " several units, the fifth by nearly three. Those farther down still have weights at a dozen standard"
-        " deviations or more, and move it by less than one, some by next to nothing, and not in the order of their size": loud,
+        " deviations or more, and move it by less than one, some by next to nothing, and not in the order of their"
+        " size": loud,
     },
     "12_int8": {
         "found weights at dozens of standard deviations": lambda m: sigmas(m).largest_in_sigmas.iloc[3] > 48,

@@ -38,10 +38,11 @@ def speedup(rows: pd.DataFrame) -> Figure:
             axes.annotate(f"not run: {row.note}", (0.02 * limit, place), va="center")
             continue
         bar, mark = speedups.iloc[place], bounds.iloc[place] if sparse[place] else 0
-        beside = max(bar, mark if mark < bar + 0.45 * limit else 0)  # the mark must not overlap the text
         own = "" if row.best_baseline == row.baseline else f" ({row.speedup:.2f}x over {row.baseline})"
         remark = f" [{remarks.index(row.remark) + 1}]" if row.remark else ""
-        text, start = f"{bar:.2f}x{own}{remark}", beside + 0.02 * limit
+        text = f"{bar:.2f}x{own}{remark}"
+        ends = bar + (0.04 + LETTER * len(text)) * 1.5 * limit
+        start = (mark if bar < mark < ends else bar) + 0.02 * limit  # the mark must not overlap the text
         axes.annotate(text, (start, place), va="center")
         right = max(right, start / (1 - LETTER * len(text)))
     marked = [place for place in places if sparse[place]]
@@ -59,7 +60,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     axes.set_title(
         f"One forward pass, {first.batch} x {first.length} tokens on {first.device}: median of {first.rounds} rounds"
     )
-    figure.legend(loc="outside lower right", frameon=False)
+    figure.legend(loc="outside upper right", frameon=False)
     if below:
         figure.supxlabel("\n".join(below), fontsize=7, x=0.02, ha="left")
     return figure
@@ -89,9 +90,11 @@ def sweep(rows: pd.DataFrame, over: str) -> Figure:
     """Speedup over dense of the same type against a column of a table of `sweep`, with the multiply-add ratio."""
     figure, axes = blank(3.2)
     lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
-    looks = zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True)
-    for ((runtime, dtype), part), (colour, marker) in zip(lines, itertools.cycle(looks), strict=False):
-        axes.plot(part[over], part.speedup, color=colour, marker=marker, markersize=5, label=f"{runtime} {dtype}")
+    looks = itertools.cycle(zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True))
+    looks = dict(zip(rows[rows.runtime != "dense"].runtime.unique(), looks, strict=False))
+    for (runtime, dtype), part in lines:
+        (colour, marker), line = looks[runtime], "-" if dtype == "fp32" else "--"
+        axes.plot(part[over], part.speedup, line, color=colour, marker=marker, ms=5, label=f"{runtime} {dtype}")
     bound = rows[rows.bound > 1].drop_duplicates(over)
     axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="multiply-add ratio")
     axes.axhline(1, color=GREY, zorder=1)
@@ -101,5 +104,5 @@ def sweep(rows: pd.DataFrame, over: str) -> Figure:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if value in (2, 3, 5) else "")
     axes.set_title(f"Speedup over dense of the same type by {over}, {shape['batch']} x {shape['length']} tokens")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
