@@ -22,51 +22,66 @@ T rounded(float value) {
   return found;
 }
 
-constexpr int64_t BLOCK = 32, ROWS_OF_BLOCKS = 3, COLUMNS_OF_BLOCKS = 5, TOKENS = 23;
-constexpr int64_t OUTPUTS = BLOCK * ROWS_OF_BLOCKS, INPUTS = BLOCK * COLUMNS_OF_BLOCKS;
+constexpr int64_t BLOCK = 32, OUTPUTS = 3 * BLOCK, INPUTS = 6 * BLOCK, TOKENS = 23;
 
-// Blocks are stored in strips of `lanes` rows. int8 is given whole numbers with 127 among them in each token and row: steps of 1, and sums that are exact.
+// A layer with every other block, stored in strips of `lanes` rows. int8 is given whole numbers with 127 among them in each
+// token and row: steps of 1, and sums that are exact.
+struct Layer {
+  std::vector<double> dense;
+  std::vector<float> singles, bias, scales;
+  std::vector<uint16_t> halves;
+  std::vector<int8_t> bytes;
+  std::vector<int32_t> starts{0}, columns, offsets;
+  Weight w;
+
+  template <class T>
+  Layer(const Path& path, T, int64_t lanes, int64_t outputs, int64_t inputs, bool gelu)
+      : dense(outputs * inputs), bias(outputs), scales(outputs), offsets(outputs) {
+    const bool int8 = path.stored == Stored::int8;
+    const int64_t step = path.step;
+    for (int64_t strip = 0; strip < outputs / lanes; strip++) {
+      for (int64_t c = 0; c < inputs / BLOCK; c++) {
+        if ((strip * lanes / BLOCK + c) % 2) continue;
+        columns.push_back(c * BLOCK);
+        for (int64_t k = 0; k < BLOCK; k += step)
+          for (int64_t row = strip * lanes; row < (strip + 1) * lanes; row++)
+            for (int64_t i = k; i < k + step; i++) {
+              const float value = int8 ? whole(127) : widen(rounded<T>(number()));
+              dense[row * inputs + c * BLOCK + i] = value;
+              singles.push_back(value);
+              halves.push_back(rounded<uint16_t>(value));
+              bytes.push_back(int8_t(value));
+            }
+      }
+      starts.push_back(columns.size());
+    }
+    for (int64_t row = 0; row < outputs; row++) {
+      bias[row] = number(), scales[row] = int8 ? 1 / 128.0f : 1;
+      if (path.bytes == 1)
+        for (int64_t i = 0; i < inputs; i++) offsets[row] -= 128 * int(dense[row * inputs + i]);
+    }
+    const void* values = int8 ? (const void*)bytes.data()
+                         : path.stored == Stored::half ? (const void*)halves.data() : singles.data();
+    w = Weight{values, starts.data(), columns.data(), bias.data(), scales.data(), offsets.data(),
+               outputs / lanes, lanes, BLOCK, inputs, outputs, gelu};
+  }
+};
+
 template <class T>
 void linear(const Path& path, Tile<T> tile, const std::string& type, int64_t lanes, bool gelu, bool normed) {
   const bool int8 = path.stored == Stored::int8;
-  const int64_t step = path.step;
-  std::vector<double> dense(OUTPUTS * INPUTS);
-  std::vector<float> singles, bias(OUTPUTS), scales(OUTPUTS), gain(OUTPUTS), shift(OUTPUTS);
-  std::vector<uint16_t> halves;
-  std::vector<int8_t> bytes;
-  std::vector<int32_t> starts{0}, columns, offsets(OUTPUTS);
-  for (int64_t strip = 0; strip < OUTPUTS / lanes; strip++) {
-    for (int64_t c = 0; c < COLUMNS_OF_BLOCKS; c++) {
-      if ((strip * lanes / BLOCK + c) % 2) continue;
-      columns.push_back(c * BLOCK);
-      for (int64_t k = 0; k < BLOCK; k += step)
-        for (int64_t row = strip * lanes; row < (strip + 1) * lanes; row++)
-          for (int64_t i = k; i < k + step; i++) {
-            const float value = int8 ? whole(127) : widen(rounded<T>(number()));
-            dense[row * INPUTS + c * BLOCK + i] = value;
-            singles.push_back(value);
-            halves.push_back(rounded<uint16_t>(value));
-            bytes.push_back(int8_t(value));
-          }
-    }
-    starts.push_back(columns.size());
-  }
-  for (int64_t row = 0; row < OUTPUTS; row++) {
-    bias[row] = number(), gain[row] = 1 + number() / 2, shift[row] = number(), scales[row] = int8 ? 1 / 128.0f : 1;
-    if (path.bytes == 1)
-      for (int64_t i = 0; i < INPUTS; i++) offsets[row] -= 128 * int(dense[row * INPUTS + i]);
-  }
+  const Layer layer(path, T(), lanes, OUTPUTS, INPUTS, gelu);
+  const auto &dense = layer.dense;
+  const auto &bias = layer.bias, &scales = layer.scales;
+  std::vector<float> gain(OUTPUTS), shift(OUTPUTS);
+  for (int64_t row = 0; row < OUTPUTS; row++) gain[row] = 1 + number() / 2, shift[row] = number();
   std::vector<T> x(TOKENS * INPUTS), y(TOKENS * OUTPUTS), residual(TOKENS * OUTPUTS);
   for (T& value : x) value = rounded<T>(int8 ? whole(127) : number());
   for (int64_t t = 0; t < TOKENS; t++) x[t * INPUTS] = rounded<T>(int8 ? 127 : 1);
   for (T& value : residual) value = rounded<T>(number());
-  const void* values = int8 ? (const void*)bytes.data() : path.stored == Stored::half ? (const void*)halves.data()
-                                                                                      : singles.data();
-  const Weight w{values, starts.data(), columns.data(), bias.data(), scales.data(), offsets.data(),
-                 OUTPUTS / lanes, lanes, BLOCK, INPUTS, OUTPUTS, gelu};
   const Norm norm{residual.data(), gain.data(), shift.data(), 1e-12f};
   Workspace workspace;
-  tile(w, normed ? &norm : nullptr, x.data(), y.data(), TOKENS, workspace);
+  tile(nullptr, layer.w, normed ? &norm : nullptr, x.data(), y.data(), TOKENS, workspace);
 
   double error = 0, largest = 0, widest = 0;
   for (int64_t t = 0; t < TOKENS; t++) {
@@ -93,6 +108,22 @@ void linear(const Path& path, Tile<T> tile, const std::string& type, int64_t lan
   const double bound = (sizeof(T) == 2 ? 0x1p-8 : 2e-6) * (normed ? 1.5 * widest + 6 : largest);
   std::printf("%s linear-%s-%d%s%s %g %g\n", path.name, type.c_str(), int(lanes), gelu ? "-gelu" : "", normed ? "-norm" : "", error,
               bound);
+}
+
+// One layer by way of another must give what the two give in turn, bit by bit.
+template <class T>
+void in_turn(const Path& path, Tile<T> tile, const std::string& type, int64_t lanes) {
+  const Layer inner(path, T(), lanes, INPUTS, OUTPUTS, true), outer(path, T(), lanes, OUTPUTS, INPUTS, false);
+  std::vector<T> x(TOKENS * OUTPUTS), between(TOKENS * INPUTS), expected(TOKENS * OUTPUTS), y(TOKENS * OUTPUTS);
+  for (T& value : x) value = rounded<T>(number());
+  Workspace workspace;
+  tile(nullptr, inner.w, nullptr, x.data(), between.data(), TOKENS, workspace);
+  tile(nullptr, outer.w, nullptr, between.data(), expected.data(), TOKENS, workspace);
+  tile(&inner.w, outer.w, nullptr, x.data(), y.data(), TOKENS, workspace);
+  double error = 0;
+  for (int64_t i = 0; i < TOKENS * OUTPUTS; i++)
+    error = std::max(error, std::fabs(double(widen(y[i])) - widen(expected[i])));
+  std::printf("%s in-turn-%s-%d %g 0\n", path.name, type.c_str(), int(lanes), error);
 }
 
 template <class T>
@@ -135,6 +166,8 @@ int main() {
         if (path->single) linear(*path, path->single, "fp32", lanes, kind & 1, kind & 2);
         if (path->half) linear(*path, path->half, "bf16", lanes, kind & 1, kind & 2);
       }
+      if (path->single) in_turn(*path, path->single, "fp32", lanes);
+      if (path->half) in_turn(*path, path->half, "bf16", lanes);
     }
     if (path->attend_single) attention(*path, path->attend_single, "fp32");
     if (path->attend_half) attention(*path, path->attend_half, "bf16");

@@ -1,6 +1,7 @@
 """The block-sparse linear layer against float64, for every instruction set that this machine has."""
 
 import copy
+import math
 import subprocess
 import sys
 
@@ -136,6 +137,38 @@ def test_added_and_normalised(instructions, data):
     room = torch.finfo(dtype).eps * (expected.abs() + (8 + y.abs() / deviation) * rounded) + 1e-5 * (1 + rounded)
     assert ((found.double() - expected).abs() <= room).all()
     assert (around[[0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("instructions", instruction_sets.available())
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_two_layers_in_one_are_the_two_in_turn(instructions, data):
+    """Bit by bit, whether tiles are small enough for both or not, and whatever their blocks are."""
+    dtype = data.draw(st.sampled_from([torch.float32, HALF])) if instructions not in instruction_sets.BF16 else HALF
+    suit = [size for size in SIZES if instruction_sets.supports(instructions, size, dtype)]
+    first, second = data.draw(st.sampled_from(suit)), data.draw(st.sampled_from(suit))
+    middle = math.lcm(first[0], second[1]) * data.draw(st.integers(1, 3))
+    density, tokens = data.draw(st.sampled_from([0.0, 0.4, 1.0])), data.draw(st.sampled_from([1, 5, 33, 64, 700]))
+    weight, bias, x = case(middle // first[0], data.draw(st.integers(1, 4)), first, density, tokens, dtype)
+    inner = BlockSparseLinear(weight, bias, first, data.draw(st.booleans()), dtype, instructions)
+    weight, bias, _ = case(data.draw(st.integers(1, 4)), middle // second[1], second, density, 1, dtype, 1)
+    outer = BlockSparseLinear(weight, bias, second, False, dtype, instructions)
+    residual, norm = torch.ones(tokens, len(bias), dtype=dtype), torch.nn.LayerNorm(len(bias)).to(dtype)
+    around = torch.full((tokens + 2, len(bias)), 7.0, dtype=dtype)
+    with torch.inference_mode():
+        assert torch.equal(outer(x, inner=inner), outer(inner(x)))
+        found = outer(x, around[1:-1], residual, norm, inner)
+        assert torch.equal(found, outer(inner(x), None, residual, norm))
+    assert (around[[0, -1]] == 7).all()
+
+
+@needs_operator
+def test_what_goes_through_two_layers_where_weights_are_large_goes_through_one_after_the_other():
+    """Weights that are larger than many times the results between: their tiles would read them too often."""
+    weight, bias, x = case(96, 96, (32, 32), 1.0, 70, torch.float32)
+    layer = BlockSparseLinear(weight / 50, bias, (32, 32), True)
+    with torch.inference_mode():
+        assert torch.equal(layer(x, inner=layer), layer(layer(x)))
 
 
 @needs_operator
@@ -282,6 +315,8 @@ def test_arguments_that_do_not_fit_are_refused():
         BlockSparseLinear(weight, bias, (32, 32))(x[:, :64].contiguous())
     with pytest.raises(RuntimeError, match="out has 64 elements, not 256"):
         BlockSparseLinear(weight, bias, (32, 32))(x, torch.empty(64))
+    with pytest.raises(RuntimeError, match="column 64 is not in x"):  # 64 outputs to 96 inputs
+        BlockSparseLinear(torch.ones(64, 96), bias, (32, 32))(x, inner=BlockSparseLinear(weight, bias, (32, 32)))
     with pytest.raises(RuntimeError, match="no instruction set 'mmx'"):
         BlockSparseLinear(weight, bias, (32, 32), instructions="mmx")
 

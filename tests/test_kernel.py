@@ -1,6 +1,7 @@
 """The kernel without torch (kernel_driver.cpp): by each compiler that is here, for Arm too, against float64."""
 
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,21 @@ def test_avx_vnni_is_what_is_compiled(compiler, tmp_path):
     text = subprocess.run(["objdump", "--disassemble", program], check=True, capture_output=True, text=True).stdout
     products = [line for line in text.splitlines() if "vpdpbusd" in line and "ymm" in line]
     assert products and all("{vex}" in line for line in products)  # the other encoding is AVX-512's
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
+def test_what_runs_when_it_is_loaded_is_for_any_machine(tmp_path):
+    need("g++", "objdump")
+    program = tmp_path / "driver.o"
+    subprocess.run(["g++", *FLAGS, "-O3", "-c", TESTS / "kernel_driver.cpp", "-o", program], check=True)
+    text = subprocess.run(["objdump", "--disassemble", program], check=True, capture_output=True, text=True).stdout
+    functions = dict(re.findall(r"^[0-9a-f]+ <(.+)>:\n((?:.+\n)+)", text, re.MULTILINE))
+    loaded = [name for name in functions if name.startswith("_GLOBAL__sub_I")]
+    for name in loaded:
+        loaded += [
+            n for n in re.findall(r"(?:call|jmp).+<([^+>]+)>", functions[name]) if n in functions and n not in loaded
+        ]
+    assert loaded and not [name for name in loaded if re.search(r"\tv\w+", functions[name])]  # AVX
 
 
 def test_arm(tmp_path):

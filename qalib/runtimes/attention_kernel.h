@@ -15,34 +15,39 @@ INLINE const T* items(const T* x) { return x; }
 INLINE void shorten(float*, int64_t) {}
 #endif
 
-// e^x for -87 <= x <= 0, what is below as -87: a polynomial around the nearest power of two (error below 2e-7 of it).
-INLINE vec exponential(vec x) {
-  const vec lowest = vec{} - 87.0f;
+// 2^x for x <= 0, or next to nothing below 2^-126: the nearest power, times a polynomial (error below 2e-7 of it).
+INLINE vec power_of_two(vec x) {
+#if BYTES == 64
+  const vec r = (vec)_mm512_reduce_ps((__m512)x, 8);  // what is above or below the nearest whole number
+#else
+  const vec lowest = vec{} - 126.0f;
   x = x < lowest ? lowest : x;  // NaN stays
-  const vec rounded = x * 1.44269504f + 12582912.0f, power = rounded - 12582912.0f;  // 1.5 * 2^23
-  const vec r = x - power * 0.693359375f + power * 2.12194440e-4f;
-  const vec y = (((((1.3888889e-3f * r + 8.3333333e-3f) * r + 4.1666667e-2f) * r + 0.16666667f) * r + 0.5f) * r +
-                1.0f) * r + 1.0f;
+  const vec rounded = x + 12582912.0f, r = x - (rounded - 12582912.0f);  // 1.5 * 2^23
+#endif
+  const vec y = ((((1.3276472e-3f * r + 9.6755415e-3f) * r + 5.5507133e-2f) * r + 2.4022120e-1f) * r +
+                 6.9314697e-1f) * r + 1.0f;
+#if BYTES == 64
+  return (vec)_mm512_scalef_ps((__m512)y, (__m512)(x - r));
+#else
   return (vec)((wholes)y + ((wholes)rounded << 23));
+#endif
 }
 
 // Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)); returns 1 over their sum.
 INLINE float softmax(float* scores, int64_t strips, int64_t apart, float scale) {
-  vec most = *(const loose*)scores, total = vec{};
+  vec most = *(const loose*)scores, all = vec{};
   for (int64_t s = 0; s < strips; s++)
-    for (int v = 0; v < WIDE; v++) {
+    UNROLL for (int v = 0; v < WIDE; v++) {
       const vec x = ((const loose*)(scores + s * apart))[v];
       most = x > most ? x : most;
     }
-  float largest = most[0], sum = 0;
-  for (int l = 1; l < LANES; l++) largest = most[l] > largest ? most[l] : largest;
+  const float highest = largest(most), log_two = scale * 1.44269504f;
   for (int64_t s = 0; s < strips; s++)
-    for (int v = 0; v < WIDE; v++) {
+    UNROLL for (int v = 0; v < WIDE; v++) {
       loose& x = ((loose*)(scores + s * apart))[v];
-      total += x = exponential((x - largest) * scale);
+      all += x = power_of_two((x - highest) * log_two);
     }
-  for (int l = 0; l < LANES; l++) sum += total[l];
-  return 1 / sum;
+  return 1 / total(all);
 }
 
 template <class T>

@@ -5,8 +5,13 @@
 // multiplication. Which instruction set runs is chosen by name. Threads are torch's own.
 
 #include <ATen/Parallel.h>
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
+
+#ifdef __linux__
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <exception>
@@ -17,34 +22,34 @@
 #include "instruction_sets.h"
 
 #ifdef __linux__
-extern "C" {  // of torch's OpenMP library: GNU's, LLVM's and Intel's have these names
+extern "C" {  // of torch's OpenMP library: GNU's, LLVM's and Intel's have this name
 void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
-int omp_get_num_threads();
-int omp_get_thread_num();
 }
 #endif
 
 namespace {
 
-// f(begin, end) for parts of 0 ... count - 1, shared among torch's threads.
+// f(i) for 0 ... count - 1, shared among torch's threads: each takes the next when it is ready, as cores may differ.
 //
 // at::parallel_for is compiled here, not in torch: clang would make calls to LLVM's OpenMP library of it, where torch
 // brings GNU's, and a second one must not be loaded.
 template <class F>
-void parallel_for(int64_t count, const F& f) {
-#ifdef __linux__
+void share(int64_t count, const F& f) {
+  std::atomic<int64_t> next{0};
+  const auto some = [&] {
+    for (int64_t i; (i = next++) < count;) f(i);
+  };
   const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
-  if (threads < 2 || at::in_parallel_region()) return f(0, count);
+  if (threads < 2 || at::in_parallel_region()) return some();
+#ifdef __linux__
   struct Shared {
-    const F& f;
-    int64_t count;
+    const decltype(some)& work;
     std::exception_ptr error;
-  } shared{f, count, nullptr};
+  } shared{some, nullptr};
   const auto part = [](void* data) {
     Shared& s = *static_cast<Shared*>(data);
-    const int64_t parts = omp_get_num_threads(), i = omp_get_thread_num();
     try {
-      s.f(s.count * i / parts, s.count * (i + 1) / parts);
+      s.work();
     } catch (...) {
       static std::mutex one;
       const std::lock_guard<std::mutex> lock(one);
@@ -54,11 +59,23 @@ void parallel_for(int64_t count, const F& f) {
   GOMP_parallel(part, &shared, threads, 0);
   if (shared.error) std::rethrow_exception(shared.error);
 #else
-  at::parallel_for(0, count, 1, f);
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { some(); });
 #endif
 }
 
-constexpr int64_t TILE_BYTES = 384 * 1024;  // of packed tokens, to leave room for weights in an L2 cache of 512 KiB
+constexpr int PARTS = 6;  // tensors of a layer
+
+// What tokens of a tile may take: three quarters of the L2 cache, to leave room for weights.
+int64_t tile_bytes() {
+  static const int64_t bytes = [] {
+    int64_t l2 = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return std::max<int64_t>(l2, 512 * 1024) * 3 / 4;
+  }();
+  return bytes;
+}
 
 const Path& named(c10::string_view name) {
   for (const Path* path : paths())
@@ -86,32 +103,55 @@ std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64
 int64_t peak(c10::string_view instructions, int64_t rounds) {
   const Path& path = named(instructions);
   std::atomic<int64_t> done{0};
-  parallel_for(at::get_num_threads(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) done += path.peak(rounds);
-  });
+  share(at::get_num_threads(), [&](int64_t) { done += path.peak(rounds); });
   return done;
 }
 
+// Bytes of the values of a weight.
+int64_t stored(const Weight& w, const Path& path) {
+  const int64_t bytes = path.stored == Stored::int8 ? 1 : path.stored == Stored::half ? 2 : 4;
+  return w.starts[w.strips] * w.width * w.lanes * bytes;
+}
+
+// A number of tiles for so many tokens: each fits into the cache, and threads get equally many.
 template <class T>
-void run(const Path& path, Tile<T> tile, const Weight& w, const std::optional<Norm>& norm, const T* x, T* y,
-         int64_t tokens) {
+int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens) {
   const int64_t threads = at::get_num_threads();
-  const bool narrow = w.lanes != path.lanes[0] && w.lanes != path.lanes[1];
-  TORCH_CHECK(!narrow || path.across, path.name, " is not for strips of ", w.lanes, " rows");
-  const int64_t panels = narrow ? 1 : std::max<int64_t>(1, TILE_BYTES / (w.inputs * path.bytes * path.rows + 1));
-  const int64_t fit = panels * (narrow ? path.across : path.rows);
-  int64_t tiles = (tokens + fit - 1) / fit;
-  tiles = std::min(tokens, (tiles + threads - 1) / threads * threads);
-  parallel_for(tiles, [&](int64_t begin, int64_t end) {
-    static thread_local Workspace workspace;
-    for (int64_t i = begin; i < end; i++) {
-      const auto start = [&](int64_t j) { return j == tiles ? tokens : tokens * j / tiles / path.whole * path.whole; };
-      const int64_t first = start(i), last = start(i + 1);
-      if (first == last) continue;
-      Norm here = norm.value_or(Norm{});
-      if (norm) here.residual = static_cast<const T*>(norm->residual) + first * w.outputs;
-      tile(w, norm ? &here : nullptr, x + first * w.inputs, y + first * w.outputs, last - first, workspace);
+  int64_t held = path.rows, bytes = layers.size() > 1 ? layers[0].outputs * sizeof(T) : 0;  // of one token
+  for (const Weight& w : layers) {
+    bytes += w.inputs * path.bytes;
+    if (w.lanes == path.lanes[0] || w.lanes == path.lanes[1]) continue;
+    TORCH_CHECK(path.across, path.name, " is not for strips of ", w.lanes, " rows");
+    held = path.across;
+  }
+  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, tile_bytes() / (bytes * held + 1));
+  const int64_t count = (tokens + fit - 1) / fit;
+  return std::min(tokens, (count + threads - 1) / threads * threads);
+}
+
+template <class T>
+void run(const Path& path, Tile<T> tile, const std::vector<Weight>& layers, const std::optional<Norm>& norm, const T* x,
+         T* y, int64_t tokens) {
+  const Weight *inner = layers.size() > 1 ? &layers[0] : nullptr, &w = layers.back();
+  const int64_t count = tiles<T>(path, layers, tokens);
+  if (inner) {
+    // Tiles of both layers are smaller. Reading the weights more often may cost more than results that leave the cache.
+    const int64_t more = count - tiles<T>(path, {*inner}, tokens);
+    if (more * stored(*inner, path) > 8 * tokens * inner->outputs * int64_t(sizeof(T))) {
+      static thread_local Workspace workspace;
+      T* between = workspace.take<T>(0, tokens * inner->outputs);
+      run(path, tile, {*inner}, std::nullopt, x, between, tokens);
+      return run(path, tile, {w}, norm, static_cast<const T*>(between), y, tokens);
     }
+  }
+  const auto start = [&](int64_t i) { return i == count ? tokens : tokens * i / count / path.whole * path.whole; };
+  share(count, [&](int64_t i) {
+    static thread_local Workspace workspace;
+    const int64_t first = start(i), some = start(i + 1) - first;
+    if (some == 0) return;
+    Norm here = norm.value_or(Norm{});
+    if (norm) here.residual = static_cast<const T*>(norm->residual) + first * w.outputs;
+    tile(inner, w, norm ? &here : nullptr, x + first * layers[0].inputs, y + first * w.outputs, some, workspace);
   });
 }
 
@@ -129,30 +169,23 @@ std::optional<Norm> normed(const std::optional<at::Tensor>& residual, const std:
   return Norm{residual->const_data_ptr(), gain->const_data_ptr<float>(), shift->const_data_ptr<float>(), float(epsilon)};
 }
 
-void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& starts, const at::Tensor& columns,
-            const at::Tensor& bias, const at::Tensor& scales, const at::Tensor& offsets, int64_t width, bool gelu,
-            c10::string_view instructions, const std::optional<at::Tensor>& residual,
-            const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double epsilon,
-            at::Tensor& out) {
-  const Path& path = named(instructions);
+// A layer from its tensors, checked: values, starts, columns, bias, scales and offsets.
+Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_t width, bool gelu) {
+  const at::Tensor &values = parts[0], &starts = parts[1], &columns = parts[2], &bias = parts[3], &scales = parts[4],
+                   &offsets = parts[5];
   const bool int8 = path.stored == Stored::int8;
-  const auto type = x.scalar_type();
   const auto stored = int8 ? at::kChar : path.stored == Stored::half ? at::kBFloat16 : at::kFloat;
-  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "x is ", type, ", not float32 or bfloat16");
-  TORCH_CHECK(path.single || type == at::kBFloat16, "x is ", type, ", but ", path.name, " is for bfloat16");
   TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
   TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt, "starts and columns are not int32");
-  TORCH_CHECK(bias.scalar_type() == at::kFloat && out.scalar_type() == type, "bias is not float32, or out not as x");
+  TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
   TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
               scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
               "scales and offsets do not fit");
-  for (const at::Tensor* tensor :
-       {&x, &values, &starts, &columns, &bias, &scales, &offsets, static_cast<const at::Tensor*>(&out)})
-    TORCH_CHECK(tensor->is_contiguous(), "a tensor is not contiguous");
-  TORCH_CHECK(x.dim() > 0 && starts.numel() > 1 && width > 0 && width % path.step == 0, "no weight");
+  for (int i = 0; i < PARTS; i++) TORCH_CHECK(parts[i].is_contiguous(), "a tensor is not contiguous");
+  TORCH_CHECK(starts.numel() > 1 && width > 0 && width % path.step == 0, "no weight");
   Weight w{values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
            bias.const_data_ptr<float>(), scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(),
-           starts.numel() - 1, bias.numel() / (starts.numel() - 1), width, x.size(-1),
+           starts.numel() - 1, bias.numel() / (starts.numel() - 1), width, inputs,
            bias.numel(), gelu};
   TORCH_CHECK(w.lanes * w.strips == w.outputs, w.outputs, " outputs are not in ", w.strips, " strips of one height");
   TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
@@ -161,26 +194,43 @@ void linear(const at::Tensor& x, const at::Tensor& values, const at::Tensor& sta
   for (int64_t b = 0; b < columns.numel(); b++)
     TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= w.inputs, "column ",
                 w.columns[b], " is not in x");
-  const int64_t tokens = w.inputs ? x.numel() / w.inputs : out.numel() / w.outputs;
-  TORCH_CHECK(out.numel() == tokens * w.outputs, "out has ", out.numel(), " elements, not ", tokens * w.outputs);
+  return w;
+}
+
+void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef widths, const c10::List<bool>& gelus,
+            c10::string_view instructions, const std::optional<at::Tensor>& residual,
+            const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double epsilon,
+            at::Tensor& out) {
+  const Path& path = named(instructions);
+  const auto type = x.scalar_type();
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "x is ", type, ", not float32 or bfloat16");
+  TORCH_CHECK(path.single || type == at::kBFloat16, "x is ", type, ", but ", path.name, " is for bfloat16");
+  TORCH_CHECK(out.scalar_type() == type && x.is_contiguous() && out.is_contiguous() && x.dim() > 0,
+              "out is not as x, or one is not contiguous");
+  TORCH_CHECK((widths.size() == 1 || widths.size() == 2) && gelus.size() == widths.size() &&
+              parts.size() == PARTS * widths.size(), "not one layer or two");
+  std::vector<Weight> layers;
+  for (size_t i = 0; i < widths.size(); i++)
+    layers.push_back(checked(path, &parts[PARTS * i], i ? layers[0].outputs : x.size(-1), widths[i], gelus[i]));
+  const int64_t inputs = layers[0].inputs, outputs = layers.back().outputs;
+  const int64_t tokens = inputs ? x.numel() / inputs : out.numel() / outputs;
+  TORCH_CHECK(out.numel() == tokens * outputs, "out has ", out.numel(), " elements, not ", tokens * outputs);
   if (tokens == 0) return;
-  const std::optional<Norm> norm = normed(residual, gain, shift, epsilon, out, w.outputs);
+  const std::optional<Norm> norm = normed(residual, gain, shift, epsilon, out, outputs);
   if (type == at::kFloat)
-    run(path, path.single, w, norm, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), tokens);
+    run(path, path.single, layers, norm, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), tokens);
   else
-    run(path, path.half, w, norm, static_cast<const uint16_t*>(x.const_data_ptr()),
+    run(path, path.half, layers, norm, static_cast<const uint16_t*>(x.const_data_ptr()),
         static_cast<uint16_t*>(out.mutable_data_ptr()), tokens);
 }
 
 template <class T>
 void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
   const int64_t step = h.length * h.heads * h.size;
-  parallel_for(batch * h.heads, [&](int64_t begin, int64_t end) {
+  share(batch * h.heads, [&](int64_t i) {
     static thread_local Workspace workspace;
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t b = i / h.heads;
-      attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, workspace);
-    }
+    const int64_t b = i / h.heads;
+    attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, workspace);
   });
 }
 
@@ -216,9 +266,8 @@ TORCH_LIBRARY(qalib, m) {
   m.def("peak(str instructions, int rounds) -> int", peak);
   m.def("layout(str instructions, int height, int width) -> int[]", layout);
   m.def(
-      "block_sparse_linear(Tensor x, Tensor values, Tensor starts, Tensor columns, Tensor bias, Tensor scales, "
-      "Tensor offsets, int width, bool gelu, str instructions, Tensor? residual, Tensor? norm_weight, Tensor? norm_bias, "
-      "float epsilon, Tensor(a!) out) -> ()");
+      "block_sparse_linear(Tensor x, Tensor[] layers, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
+      "Tensor? norm_weight, Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
   m.def("attention(Tensor qkv, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }
 TORCH_LIBRARY_IMPL(qalib, CPU, m) {

@@ -147,30 +147,28 @@ INLINE void store(floats value, T* to, int64_t left) {
   for (int64_t i = 0; i < left; i++) to[i] = some[i];
 }
 
-// x (1 + erf(x / sqrt 2)) / 2, with erf as a quotient of two polynomials fitted on -4 ... 4 (error below 3e-8).
-INLINE floats gelu(floats x) {
-  const floats most = floats{} + 4.0f;
-  floats a = x * 0.70710678f;
-  a = a > most ? most : a;
-  a = a < -most ? -most : a;
-  const floats s = a * a;
-  const floats p = ((((1.9867246e-06f * s + 2.8456815e-04f) * s + 3.8835329e-03f) * s + 5.3102345e-02f) * s +
-                    1.9354973e-01f) * s + 1.12837914f;
-  const floats q = ((((3.7419684e-05f * s + 1.1856126e-03f) * s + 1.5207640e-02f) * s + 1.1535191e-01f) * s +
-                    5.0486154e-01f) * s + 1.0f;
-  return 0.5f * x * (1.0f + a * p / q);
-}
+#include "gelu_kernel.h"
 
+// One number of all of a vector, by halves: f(f(...), f(...)).
+template <class F>
+INLINE float reduce(floats x, const F& f) {
+  float all[LANES];
+  __builtin_memcpy(all, &x, BYTES);
+  UNROLL for (int half = LANES / 2; half > 0; half /= 2)
+    UNROLL for (int i = 0; i < half; i++) all[i] = f(all[i], all[i + half]);
+  return all[0];
+}
 INLINE float total(floats x) {
-  float sum = 0;
-  UNROLL for (int i = 0; i < LANES; i++) sum += x[i];
-  return sum;
+  return reduce(x, [](float a, float b) { return a + b; });
+}
+INLINE float largest(floats x) {
+  return reduce(x, [](float a, float b) { return a > b ? a : b; });
 }
 
-// From sums, those of a token `stride` apart, to their place in y: `count` outputs from `first` on.
+// From sums, those of a token `stride` apart, to y, where tokens are `apart`: `count` outputs from `first` on.
 template <class T>
 void finish(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens, int64_t first,
-            int64_t count, T* y) {
+            int64_t count, T* y, int64_t apart) {
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t i = 0; i < count; i += LANES) {
 #if KIND == WORDS || KIND == QUADS
@@ -180,26 +178,35 @@ void finish(const Weight& w, const number* sums, int64_t stride, const float* sc
 #else
       const floats value = load(sums + t * stride + i);
 #endif
-      store(w.gelu ? gelu(value) : value, y + t * w.outputs + first + i, count - i);
+      store(w.gelu ? gelu(value) : value, y + t * apart + i, count - i);
     }
 }
+
+// f(v, i) for the numbers i ... i + LANES - 1 of a row, in turn with v = 0 ... 3: four sums, none waits for the last.
+template <class F>
+INLINE void by_four(int64_t count, const F& f) {
+  for (int64_t i = 0; i < count; i += 4 * LANES)
+    UNROLL for (int v = 0; v < 4; v++)
+      if (i + v * LANES < count) f(v, i + v * LANES);
+}
+INLINE float total(const floats (&sums)[4]) { return total((sums[0] + sums[1]) + (sums[2] + sums[3])); }
 
 // LayerNorm(y + residual) in place, a token at a time; `sum` is room for one.
 template <class T>
 void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* residual, T* y, float* sum) {
   for (int64_t t = 0; t < tokens; t++, y += outputs, residual += outputs) {
-    floats all = {}, squares = {};
-    for (int64_t i = 0; i < outputs; i += LANES) {
+    floats all[4] = {}, squares[4] = {};
+    by_four(outputs, [&](int v, int64_t i) {
       const floats value = load(y + i, outputs - i) + load(residual + i, outputs - i);
       store(value, sum + i, outputs - i);
-      all += value;
-    }
+      all[v] += value;
+    });
     const float mean = total(all) / outputs;
     std::fill(sum + outputs, sum + outputs + LANES, mean);  // what stands behind the row counts as 0
-    for (int64_t i = 0; i < outputs; i += LANES) {
+    by_four(outputs, [&](int v, int64_t i) {
       const floats off = load(sum + i) - mean;
-      squares += off * off;
-    }
+      squares[v] += off * off;
+    });
     const float scale = 1 / __builtin_sqrtf(total(squares) / outputs + norm.epsilon);
     for (int64_t i = 0; i < outputs; i += LANES) {
       const int64_t left = outputs - i;
@@ -216,34 +223,71 @@ constexpr int ACROSS = 0;  // vectors of float32 are faster than those of bf16 w
 #include "narrow_kernel.h"
 #endif
 
+INLINE bool is_wide(const Weight& w) { return w.lanes == LANES || w.lanes == WIDE * LANES; }
+
+// The panels of a tile of tokens, with their scales.
 template <class T>
-void wide_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
+void pack_tile(const Weight& w, const T* x, int64_t tokens, item* packed, float* scales, Workspace& workspace) {
   const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP, depth = depth_of(w.width);
-  item *packed = workspace.take<item>(0, panels * ROWS * size), *rows = workspace.take<item>(1, ROWS * size + LANES);
-  number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
-  float* scales = workspace.take<float>(3, tokens);
-  Tiles tiles;
-  tiles.shape(depth);
+  item* rows = workspace.take<item>(1, ROWS * size + LANES);
   for (int64_t p = 0; p < panels; p++) {
     const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
     pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first, held(count), depth);
   }
+}
+
+// From panels to y: there `token` is what lies between two tokens, and `strip` between two strips of one token; a panel
+// is as far from the next as its tokens' outputs take.
+template <class T>
+void multiply_tile(const Weight& w, const item* packed, const float* scales, int64_t tokens, T* y, int64_t token,
+                   int64_t strip, Workspace& workspace) {
+  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
+  number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
+  Tiles tiles;
+  tiles.shape(depth_of(w.width));
   for (int64_t s = 0; s < w.strips; s++)
     for (int64_t p = 0; p < panels; p++) {
       const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
-      const item* panel = packed + first * size;
-      for (int64_t t = 0; t < count; t++) __builtin_prefetch(y + (first + t) * w.outputs + s * w.lanes, 1);
-      (w.lanes == LANES ? of<1>(count) : of<WIDE>(count))(w, panel, s, sums);
-      finish(w, sums, w.lanes, scales + first, count, s * w.lanes, w.lanes, y + first * w.outputs);
+      T* to = y + first * w.outputs + s * strip;
+      for (int64_t t = 0; t < count; t++) __builtin_prefetch(to + t * token, 1);
+      (w.lanes == LANES ? of<1>(count) : of<WIDE>(count))(w, packed + first * size, s, sums);
+      finish(w, sums, w.lanes, scales + first, count, s * w.lanes, w.lanes, to, token);
     }
 }
 
 template <class T>
-void tile(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  const bool wide = w.lanes == LANES || w.lanes == WIDE * LANES;
-  if (wide) wide_tile(w, x, y, tokens, workspace);
-  if constexpr (ACROSS > 0)
-    if (!wide) narrow_tile(w, x, y, tokens, workspace);
+void multiply_tile(const Weight& w, const item* packed, const float* scales, int64_t tokens, T* y,
+                   Workspace& workspace) {
+  multiply_tile(w, packed, scales, tokens, y, w.outputs, w.lanes, workspace);
+}
+
+template <class T>
+void layer(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
+  if (is_wide(w)) {
+    item* packed = workspace.take<item>(0, (tokens + ROWS) * w.inputs / STEP);
+    float* scales = workspace.take<float>(3, tokens);
+    pack_tile(w, x, tokens, packed, scales, workspace);
+    multiply_tile(w, packed, scales, tokens, y, workspace);
+  } else if constexpr (ACROSS > 0)
+    narrow_tile(w, x, y, tokens, workspace);
+}
+
+template <class T>
+void tile(const Weight* inner, const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens,
+          Workspace& workspace) {
+  if (inner == nullptr) {
+    layer(w, x, y, tokens, workspace);
+  } else if (is_panel(*inner, w)) {
+    item* packed = workspace.take<item>(0, (tokens + ROWS) * inner->inputs / STEP);
+    item* between = workspace.take<item>(5, (tokens + ROWS) * w.inputs / STEP);
+    pack_tile(*inner, x, tokens, packed, nullptr, workspace);
+    multiply_tile(*inner, packed, nullptr, tokens, (T*)between, inner->lanes, inner->lanes * ROWS, workspace);
+    multiply_tile(w, between, nullptr, tokens, y, workspace);
+  } else {
+    T* between = workspace.take<T>(5, tokens * inner->outputs);
+    layer(*inner, x, between, tokens, workspace);
+    layer(w, (const T*)between, y, tokens, workspace);
+  }
   if (norm == nullptr) return;
   float* sum = workspace.take<float>(4, w.outputs + LANES);
   normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);

@@ -76,23 +76,25 @@ class BlockSparseLinear(nn.Module):
         out: Tensor | None = None,
         residual: Tensor | None = None,
         norm: nn.LayerNorm | None = None,
+        inner: "BlockSparseLinear | None" = None,
     ) -> Tensor:
         """`x` of shape `(..., inputs)` to `(..., outputs)`, into `out` if that is given (contiguous).
 
-        With `residual`, of the shape of the result, that is `norm(y + residual)`: in one operator, a tile of tokens at
-        a time, as two more passes through memory would take a tenth of a layer's time.
+        With `residual`, of the shape of the result, that is `norm(y + residual)`; with `inner`, a layer of the same
+        instructions, it is of `inner(x)`. All is one operator, a tile of tokens at a time: what is between stays in the
+        cache.
         """
         if self.instructions == TORCH:
-            found = self._by_torch(x, out)
+            found = self._by_torch(x if inner is None else inner(x), out)
             return found if residual is None else norm(found.add_(residual))
         out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
         added = (None, None, None, 0.0)
         if residual is not None:
             added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
-        torch.ops.qalib.block_sparse_linear(
-            x.contiguous(), self.values, self.starts, self.columns, self.bias, self.scales, self.offsets,
-            self.block[1], self.gelu, self.instructions, *added, out,
-        )  # fmt: skip
+        layers = [self] if inner is None else [inner, self]
+        parts = [part for layer in layers for part in layer.buffers()]
+        widths, gelus = [layer.block[1] for layer in layers], [layer.gelu for layer in layers]
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), parts, widths, gelus, self.instructions, *added, out)
         return out
 
     def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "gelu_bump.h"
+
 namespace {
 
 struct Weight {
@@ -50,9 +52,9 @@ struct Heads {
 template <class T>
 using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace);
 
-// y, shape (tokens, outputs), from x, shape (tokens, inputs); `norm` may be null.
+// y, shape (tokens, outputs), from x, shape (tokens, inputs), by way of `inner`; that and `norm` may be null.
 template <class T>
-using Tile = void (*)(const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace);
+using Tile = void (*)(const Weight* inner, const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens, Workspace& workspace);
 
 enum class Stored { single, half, int8 };
 

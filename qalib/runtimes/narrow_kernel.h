@@ -63,7 +63,7 @@ void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& w
       for (int64_t i = 0; i < some; i++)
         multiply(w, panel, (output + i) / w.lanes, (output + i) % w.lanes, chain, sums + i * across);
       pack((const item*)sums, across, across, LANES, (item*)turned, LANES);
-      finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs);
+      finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs + output, w.outputs);
     }
   }
 }
