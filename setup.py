@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 # Beside the package in the repository, within it in a wheel.
 CARRIED = ("notebooks", "models/minilm-l6-squad-block-sparse")
 SOURCE = "qalib/runtimes/block_sparse.cpp"
-KERNELS = ("block_sparse", "vector", "amx", "gelu", "packing", "narrow", "attention")
+KERNELS = ("block_sparse", "vector", "amx", "gelu", "packing", "narrow", "tile", "attention")
 HEADERS = ["instruction_sets.h", "gelu_bump.h", *(f"{name}_kernel.h" for name in KERNELS)]
 
 

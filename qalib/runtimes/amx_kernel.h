@@ -19,11 +19,6 @@ INLINE int64_t depth_of(int64_t width) {
   return depth;
 }
 
-// Whether the results of a strip of `inner`, one token's after another's, are a part of a panel of w as they are.
-INLINE bool is_panel(const Weight& inner, const Weight& w) {
-  return KIND == PAIRS && inner.lanes == TILE * STEP && depth_of(w.width) == TILE && w.lanes % TILE == 0;
-}
-
 // The registers' shapes, while it lives: 0 to 3 are sums, 4 and 5 tokens, 6 and 7 weights.
 class Tiles {
  public:

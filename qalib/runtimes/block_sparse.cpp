@@ -9,10 +9,6 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
-#ifdef __linux__
-#include <unistd.h>
-#endif
-
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -22,60 +18,58 @@
 #include "instruction_sets.h"
 
 #ifdef __linux__
-extern "C" {  // of torch's OpenMP library: GNU's, LLVM's and Intel's have this name
+extern "C" {  // of torch's OpenMP library: GNU's, LLVM's and Intel's have these names
 void GOMP_parallel(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+int omp_get_thread_num();
 }
 #endif
 
 namespace {
 
-// f(i) for 0 ... count - 1, shared among torch's threads: each takes the next when it is ready, as cores may differ.
+// f(i) for 0 ... count - 1, shared among torch's threads: each has a part, the same one in call after call, as what it has
+// written may still be in its cache, and helps others when it is done, as cores may differ in speed.
 //
 // at::parallel_for is compiled here, not in torch: clang would make calls to LLVM's OpenMP library of it, where torch
 // brings GNU's, and a second one must not be loaded.
 template <class F>
 void share(int64_t count, const F& f) {
-  std::atomic<int64_t> next{0};
-  const auto some = [&] {
-    for (int64_t i; (i = next++) < count;) f(i);
-  };
   const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
-  if (threads < 2 || at::in_parallel_region()) return some();
+  if (threads < 2 || at::in_parallel_region()) {
+    for (int64_t i = 0; i < count; i++) f(i);
+    return;
+  }
+  std::vector<std::atomic<int64_t>> next(threads);
+  for (int64_t part = 0; part < threads; part++) next[part] = count * part / threads;
+  const auto work = [&](int64_t thread) {
+    for (int64_t turn = 0; turn < threads; turn++) {
+      const int64_t part = (thread + turn) % threads, end = count * (part + 1) / threads;
+      for (int64_t i; (i = next[part]++) < end;) f(i);
+    }
+  };
 #ifdef __linux__
   struct Shared {
-    const decltype(some)& work;
+    const decltype(work)& f;
     std::exception_ptr error;
-  } shared{some, nullptr};
-  const auto part = [](void* data) {
+  } shared{work, nullptr};
+  const auto call = [](void* data) {
     Shared& s = *static_cast<Shared*>(data);
     try {
-      s.work();
+      s.f(omp_get_thread_num());
     } catch (...) {
       static std::mutex one;
       const std::lock_guard<std::mutex> lock(one);
       s.error = std::current_exception();
     }
   };
-  GOMP_parallel(part, &shared, threads, 0);
+  GOMP_parallel(call, &shared, threads, 0);
   if (shared.error) std::rethrow_exception(shared.error);
 #else
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { some(); });
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t) { work(begin); });
 #endif
 }
 
-constexpr int PARTS = 6;  // tensors of a layer
-
-// What tokens of a tile may take: three quarters of the L2 cache, to leave room for weights.
-int64_t tile_bytes() {
-  static const int64_t bytes = [] {
-    int64_t l2 = 0;
-#ifdef _SC_LEVEL2_CACHE_SIZE
-    l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
-#endif
-    return std::max<int64_t>(l2, 512 * 1024) * 3 / 4;
-  }();
-  return bytes;
-}
+constexpr int64_t TILE_BYTES = 384 * 1024;  // of packed tokens a layer: most L2 caches have 512 KiB or more
+constexpr int PARTS = 6;                    // tensors of a layer
 
 const Path& named(c10::string_view name) {
   for (const Path* path : paths())
@@ -114,17 +108,17 @@ int64_t stored(const Weight& w, const Path& path) {
 }
 
 // A number of tiles for so many tokens: each fits into the cache, and threads get equally many.
-template <class T>
 int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens) {
   const int64_t threads = at::get_num_threads();
-  int64_t held = path.rows, bytes = layers.size() > 1 ? layers[0].outputs * sizeof(T) : 0;  // of one token
+  int64_t held = path.rows, bytes = 0;  // of a token
   for (const Weight& w : layers) {
     bytes += w.inputs * path.bytes;
     if (w.lanes == path.lanes[0] || w.lanes == path.lanes[1]) continue;
     TORCH_CHECK(path.across, path.name, " is not for strips of ", w.lanes, " rows");
     held = path.across;
   }
-  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, tile_bytes() / (bytes * held + 1));
+  const int64_t room = TILE_BYTES * layers.size();
+  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, room / (bytes * held + 1));
   const int64_t count = (tokens + fit - 1) / fit;
   return std::min(tokens, (count + threads - 1) / threads * threads);
 }
@@ -133,10 +127,10 @@ template <class T>
 void run(const Path& path, Tile<T> tile, const std::vector<Weight>& layers, const std::optional<Norm>& norm, const T* x,
          T* y, int64_t tokens) {
   const Weight *inner = layers.size() > 1 ? &layers[0] : nullptr, &w = layers.back();
-  const int64_t count = tiles<T>(path, layers, tokens);
+  const int64_t count = tiles(path, layers, tokens);
   if (inner) {
     // Tiles of both layers are smaller. Reading the weights more often may cost more than results that leave the cache.
-    const int64_t more = count - tiles<T>(path, {*inner}, tokens);
+    const int64_t more = count - tiles(path, {*inner}, tokens);
     if (more * stored(*inner, path) > 8 * tokens * inner->outputs * int64_t(sizeof(T))) {
       static thread_local Workspace workspace;
       T* between = workspace.take<T>(0, tokens * inner->outputs);

@@ -223,75 +223,7 @@ constexpr int ACROSS = 0;  // vectors of float32 are faster than those of bf16 w
 #include "narrow_kernel.h"
 #endif
 
-INLINE bool is_wide(const Weight& w) { return w.lanes == LANES || w.lanes == WIDE * LANES; }
-
-// The panels of a tile of tokens, with their scales.
-template <class T>
-void pack_tile(const Weight& w, const T* x, int64_t tokens, item* packed, float* scales, Workspace& workspace) {
-  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP, depth = depth_of(w.width);
-  item* rows = workspace.take<item>(1, ROWS * size + LANES);
-  for (int64_t p = 0; p < panels; p++) {
-    const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
-    pack_panel(w, x + first * w.inputs, count, packed + first * size, rows, scales + first, held(count), depth);
-  }
-}
-
-// From panels to y: there `token` is what lies between two tokens, and `strip` between two strips of one token; a panel
-// is as far from the next as its tokens' outputs take.
-template <class T>
-void multiply_tile(const Weight& w, const item* packed, const float* scales, int64_t tokens, T* y, int64_t token,
-                   int64_t strip, Workspace& workspace) {
-  const int64_t panels = (tokens + ROWS - 1) / ROWS, size = w.inputs / STEP;
-  number* sums = workspace.take<number>(2, ROWS * w.lanes + LANES);
-  Tiles tiles;
-  tiles.shape(depth_of(w.width));
-  for (int64_t s = 0; s < w.strips; s++)
-    for (int64_t p = 0; p < panels; p++) {
-      const int64_t first = first_of(p, panels, tokens), count = first_of(p + 1, panels, tokens) - first;
-      T* to = y + first * w.outputs + s * strip;
-      for (int64_t t = 0; t < count; t++) __builtin_prefetch(to + t * token, 1);
-      (w.lanes == LANES ? of<1>(count) : of<WIDE>(count))(w, packed + first * size, s, sums);
-      finish(w, sums, w.lanes, scales + first, count, s * w.lanes, w.lanes, to, token);
-    }
-}
-
-template <class T>
-void multiply_tile(const Weight& w, const item* packed, const float* scales, int64_t tokens, T* y,
-                   Workspace& workspace) {
-  multiply_tile(w, packed, scales, tokens, y, w.outputs, w.lanes, workspace);
-}
-
-template <class T>
-void layer(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  if (is_wide(w)) {
-    item* packed = workspace.take<item>(0, (tokens + ROWS) * w.inputs / STEP);
-    float* scales = workspace.take<float>(3, tokens);
-    pack_tile(w, x, tokens, packed, scales, workspace);
-    multiply_tile(w, packed, scales, tokens, y, workspace);
-  } else if constexpr (ACROSS > 0)
-    narrow_tile(w, x, y, tokens, workspace);
-}
-
-template <class T>
-void tile(const Weight* inner, const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens,
-          Workspace& workspace) {
-  if (inner == nullptr) {
-    layer(w, x, y, tokens, workspace);
-  } else if (is_panel(*inner, w)) {
-    item* packed = workspace.take<item>(0, (tokens + ROWS) * inner->inputs / STEP);
-    item* between = workspace.take<item>(5, (tokens + ROWS) * w.inputs / STEP);
-    pack_tile(*inner, x, tokens, packed, nullptr, workspace);
-    multiply_tile(*inner, packed, nullptr, tokens, (T*)between, inner->lanes, inner->lanes * ROWS, workspace);
-    multiply_tile(w, between, nullptr, tokens, y, workspace);
-  } else {
-    T* between = workspace.take<T>(5, tokens * inner->outputs);
-    layer(*inner, x, between, tokens, workspace);
-    layer(w, (const T*)between, y, tokens, workspace);
-  }
-  if (norm == nullptr) return;
-  float* sum = workspace.take<float>(4, w.outputs + LANES);
-  normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);
-}
+#include "tile_kernel.h"
 
 #if KIND == SINGLES || KIND == PAIRS
 #include "attention_kernel.h"

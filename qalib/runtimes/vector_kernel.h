@@ -6,7 +6,6 @@ struct Tiles {  // nothing to be set
   void shape(int64_t) {}
 };
 INLINE int64_t depth_of(int64_t) { return 1; }
-INLINE bool is_panel(const Weight&, const Weight&) { return false; }
 
 // The room for tokens that a panel of some has, and the first token of a panel: they are as even as can be.
 INLINE int64_t held(int64_t tokens) { return tokens; }
