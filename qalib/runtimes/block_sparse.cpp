@@ -101,6 +101,8 @@ int64_t peak(c10::string_view instructions, int64_t rounds) {
   return done;
 }
 
+bool is_wide(const Weight& w, const Path& path) { return w.lanes == path.lanes[0] || w.lanes == path.lanes[1]; }
+
 // Bytes of the values of a weight.
 int64_t stored(const Weight& w, const Path& path) {
   const int64_t bytes = path.stored == Stored::int8 ? 1 : path.stored == Stored::half ? 2 : 4;
@@ -113,9 +115,7 @@ int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t token
   int64_t held = path.rows, bytes = 0;  // of a token
   for (const Weight& w : layers) {
     bytes += w.inputs * path.bytes;
-    if (w.lanes == path.lanes[0] || w.lanes == path.lanes[1]) continue;
-    TORCH_CHECK(path.across, path.name, " is not for strips of ", w.lanes, " rows");
-    held = path.across;
+    if (!is_wide(w, path)) held = path.across;
   }
   const int64_t room = TILE_BYTES * layers.size();
   const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, room / (bytes * held + 1));
@@ -182,6 +182,7 @@ Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_
            starts.numel() - 1, bias.numel() / (starts.numel() - 1), width, inputs,
            bias.numel(), gelu};
   TORCH_CHECK(w.lanes * w.strips == w.outputs, w.outputs, " outputs are not in ", w.strips, " strips of one height");
+  TORCH_CHECK(path.across || is_wide(w, path), path.name, " is not for strips of ", w.lanes, " rows");
   TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
               w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
   TORCH_CHECK(values.numel() == columns.numel() * width * w.lanes, "there are not ", columns.numel(), " blocks of values");

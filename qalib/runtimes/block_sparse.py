@@ -73,23 +73,27 @@ class BlockSparseLayer(nn.Module):
         context = self._memory("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
         context = self.products(qkv, attention_mask, context)
         x = self._normed(self.outputs, self.outputs_norm, context, x, self._memory("middle", x, *x.shape))
-        if self.in_one:
-            return self.outer(x, torch.empty_like(x), x, self.outer_norm.norm, self.inner)
+        if self._in_one:
+            return self._normed(self.outer, self.outer_norm, x, x, torch.empty_like(x), inner=self.inner)
         inner = self._into("inner", self.inner, x)
         inner = inner if self.activation is None else self.activation(inner)
         return self._normed(self.outer, self.outer_norm, inner, x, torch.empty_like(x))
 
     @property
-    def in_one(self) -> bool:
-        """Whether the feed-forward part, its residual and norm are one operator."""
-        kinds = isinstance(self.inner, BlockSparseLinear) and isinstance(self.outer, BlockSparseLinear)
-        same = kinds and self.inner.instructions == self.outer.instructions
-        return same and self.activation is None and isinstance(self.outer_norm.norm, nn.LayerNorm)
+    def _in_one(self) -> bool:
+        """Whether both products of the feed-forward part can be one operator."""
+        if self.activation is not None or not all(
+            isinstance(part, BlockSparseLinear) for part in (self.inner, self.outer)
+        ):
+            return False
+        return self.inner.instructions == self.outer.instructions
 
-    def _normed(self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+    def _normed(
+        self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor, **named: nn.Module
+    ) -> Tensor:
         if isinstance(linear, BlockSparseLinear) and isinstance(last.norm, nn.LayerNorm):
-            return linear(x, out, residual, last.norm)
-        return last(linear(x, out), residual)
+            return linear(x, out, residual, last.norm, **named)
+        return last(linear(x, out, **named), residual)
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
         return linear(x, self._memory(name, x, *x.shape[:-1], linear.outputs))

@@ -72,19 +72,16 @@ INLINE float quantise(const T* x, int64_t inputs, step* to) {
     most = size > most ? size : most;
     broken |= value != value;
   }
-  float largest = 0;
+  const float highest = largest(most);
   int32_t any = 0;
-  for (int i = 0; i < LANES; i++) {
-    largest = most[i] > largest ? most[i] : largest;
-    any |= broken[i];
-  }
-  const float inverse = largest > 0 ? 127 / largest : 0;
+  for (int i = 0; i < LANES; i++) any |= broken[i];
+  const float inverse = highest > 0 ? 127 / highest : 0;
   for (int64_t k = 0; k < inputs; k += LANES) {
     // added to 1.5 * 2^23, a number is rounded to a whole one in the lowest bits
     const floats value = load(x + k, inputs - k) * inverse + (12582912.0f + ZERO);
     narrow_to((wholes)value, to + k);
   }
-  return any ? __builtin_nanf("") : largest / 127;
+  return any ? __builtin_nanf("") : highest / 127;
 }
 #endif
 

@@ -47,11 +47,6 @@ void multiply_tile(const Weight& w, const item* packed, const float* scales, int
 }
 
 #if KIND == SINGLES || KIND == PAIRS
-// Whether the results of a strip of `inner` are whole parts of the panels that w takes.
-INLINE bool is_part(const Weight& inner, const Weight& w) {
-  return is_wide(inner) && is_wide(w) && inner.lanes / STEP % depth_of(w.width) == 0;
-}
-
 // To the panels that w takes.
 template <class T>
 void multiply_tile(const Weight& inner, const Weight& w, const item* packed, int64_t tokens, item* panels, const T*,
@@ -67,6 +62,23 @@ void multiply_tile(const Weight& inner, const Weight& w, const item* packed, int
     finish(inner, sums, inner.lanes, nullptr, count, s * inner.lanes, inner.lanes, to, inner.lanes);
     if (to == part) pack_panel(of_part, part, count, panel, nullptr, nullptr, held(count), depth);
   });
+}
+
+// Both layers, if the results of a strip of `inner` are whole parts of the panels that w takes.
+template <class T>
+bool through_panels(const Weight& inner, const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
+  if (!is_wide(inner) || !is_wide(w) || inner.lanes / STEP % depth_of(w.width)) return false;
+  item* packed = workspace.take<item>(0, (tokens + ROWS) * inner.inputs / STEP);
+  item* between = workspace.take<item>(5, (tokens + ROWS) * w.inputs / STEP);
+  pack_tile(inner, x, tokens, packed, nullptr, workspace);
+  multiply_tile(inner, w, packed, tokens, between, x, workspace);
+  multiply_tile(w, between, nullptr, tokens, y, workspace);
+  return true;
+}
+#else
+template <class T>
+bool through_panels(const Weight&, const Weight&, const T*, T*, int64_t, Workspace&) {
+  return false;
 }
 #endif
 
@@ -84,23 +96,13 @@ void layer(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspa
 template <class T>
 void tile(const Weight* inner, const Weight& w, const Norm* norm, const T* x, T* y, int64_t tokens,
           Workspace& workspace) {
-  bool through_panels = false;
-#if KIND == SINGLES || KIND == PAIRS
-  through_panels = inner && is_part(*inner, w);
-  if (through_panels) {
-    item* packed = workspace.take<item>(0, (tokens + ROWS) * inner->inputs / STEP);
-    item* between = workspace.take<item>(5, (tokens + ROWS) * w.inputs / STEP);
-    pack_tile(*inner, x, tokens, packed, nullptr, workspace);
-    multiply_tile(*inner, w, packed, tokens, between, x, workspace);
-    multiply_tile(w, between, nullptr, tokens, y, workspace);
-  }
-#endif
-  if (inner && !through_panels) {
+  if (!inner)
+    layer(w, x, y, tokens, workspace);
+  else if (!through_panels(*inner, w, x, y, tokens, workspace)) {
     T* between = workspace.take<T>(5, tokens * inner->outputs);
     layer(*inner, x, between, tokens, workspace);
     layer(w, (const T*)between, y, tokens, workspace);
   }
-  if (!inner) layer(w, x, y, tokens, workspace);
   if (norm == nullptr) return;
   float* sum = workspace.take<float>(4, w.outputs + LANES);
   normalise(*norm, w.outputs, tokens, (const T*)norm->residual, y, sum);
