@@ -36,7 +36,7 @@ test: install  ## lint and test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-OLDER := QALIB_INSTRUCTIONS=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+OLDER := QALIB_INSTRUCTIONS=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 older: install  ## run the kernels' tests and the main job as on a processor without AVX-512
 	$(OLDER) $(BIN)/python -m pytest tests/test_block_sparse.py tests/test_runtimes.py tests/benchmark/test_benchmark.py
 	$(OLDER) $(BIN)/qalib report --quick --out reports/older

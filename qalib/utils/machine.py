@@ -37,10 +37,12 @@ UNKNOWN = "not known: py-cpuinfo is not installed"
 # Those that matter here.
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp bf16".split()
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
-# Environment variables that make a processor behave like an older one, with the values (lower case) that leave it bf16.
+# Environment variables that make a processor behave like an older one, with the values (lower case) that leave it bf16:
+# of torch's own loops, of oneDNN, of MKL, which multiplies torch's float32 on x86, and of our kernel.
 CAPS = {
     "ATEN_CPU_CAPABILITY": {"avx512"},
     "ONEDNN_MAX_CPU_ISA": {"all", "default", "avx512_core_bf16", "avx512_core_fp16", "avx512_core_amx", "avx10_1_512"},
+    "MKL_ENABLE_INSTRUCTIONS": {"avx512_e3", "avx512_e4"},
     "QALIB_INSTRUCTIONS": {"avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"},
 }
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from qalib.report.frontier import RUN, THIS
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
+from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, PURPLE, blank, styled
 from qalib.sparsity import Summary
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS
 
@@ -67,7 +67,7 @@ def frontier(rows: pd.DataFrame) -> Figure:
             axes.scatter(part[column], part.f1, label=label, **({"s": 22, "linewidth": 0.8} | look))
             if group == THIS:
                 for x, y in zip(part[column], part.f1, strict=True):
-                    axes.annotate(f"{y:.1f}", (x, y), (8, 4), textcoords="offset points", fontweight="bold")
+                    axes.annotate(f"{y:.1f}", (x, y), (9, -5), textcoords="offset points", fontweight="bold", **HALO)
         axes.grid(color="#EEEEEE")
         axes.set_axisbelow(True)
     panels[0].set(xlabel="encoder weights left, %", ylabel="F1 on SQuAD v1.1 dev, %", title="Over density")

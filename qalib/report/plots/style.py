@@ -6,8 +6,10 @@ Colours are from the Okabe-Ito set, which colour-blind readers can tell apart; n
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#D9D9D9", "#222222"
+HALO = {"path_effects": [withStroke(linewidth=2.5, foreground="white")]}  # of text that crosses points and lines
 WIDTH = 7.2  # inches; a model card shows figures about 700 pixels wide
 STYLE = {
     "font.family": "DejaVu Sans",

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from qalib.pruning.config import EARLIER_WORDS
-from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, blank, styled
+from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, blank, styled
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
 
@@ -81,7 +81,7 @@ def runs(table: pd.DataFrame) -> Figure:
         name = "movement, then trained further" if method == "fixed-mask" else method
         axes.plot(rows.density, rows.f1, linewidth=1.5, label=f"{name}, {windows / 1000:.0f}k windows", **style)
         for row in rows.itertuples():
-            place = {"textcoords": "offset points", "fontsize": 8} | sides[row.side]
+            place = {"textcoords": "offset points", "fontsize": 8} | sides[row.side] | HALO
             axes.annotate(f"{row.f1:.1f}", (row.density, row.f1), **place)
     axes.set(
         xlabel="linear weights kept, %", ylabel="F1, %", title="What is kept, and how it was chosen", ylim=(0, None)

@@ -1,0 +1,28 @@
+import pytest
+
+from qalib.utils import machine
+
+
+@pytest.mark.parametrize(
+    "flags, caps, types",
+    [
+        ("avx2", {}, ["fp32"]),
+        ("asimd bf16", {}, ["fp32", "bf16"]),
+        ("avx512f avx512_bf16", {}, ["fp32", "bf16"]),
+        ("avx512f avx512_bf16", {"ATEN_CPU_CAPABILITY": "avx2"}, ["fp32"]),
+        ("avx512f avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, ["fp32"]),
+        ("avx512f avx512_bf16", {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, ["fp32"]),
+        ("avx512f avx512_bf16", {"QALIB_INSTRUCTIONS": "avx512"}, ["fp32"]),
+        ("avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "ALL", "MKL_ENABLE_INSTRUCTIONS": "AVX512_E4"}, ["fp32", "bf16"]),
+        ("avx512f avx512_bf16 amx_bf16", {"QALIB_INSTRUCTIONS": "amx_bf16"}, ["fp32", "bf16"]),
+    ],
+)
+def test_bf16_is_taken_where_the_processor_has_it_and_no_cap_forbids_it(monkeypatch, flags, caps, types):
+    monkeypatch.setattr(machine, "_processor", lambda: ("a processor", frozenset(flags.split())))
+    for name in machine.CAPS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in caps.items():
+        monkeypatch.setenv(name, value)
+    assert machine.hardware_dtypes("cpu") == types
+    assert machine.caps() == caps
+    assert machine.fastest_dtype("cpu") == types[-1] and machine.is_emulated("bf16") == (types == ["fp32"])
