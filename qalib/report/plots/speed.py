@@ -99,10 +99,10 @@ def sweep(rows: pd.DataFrame, over: str) -> Figure:
     axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="multiply-add ratio")
     axes.axhline(1, color=GREY, zorder=1)
     first = rows.iloc[0]
-    shape = {"batch": first.batch, "length": first.length} | ({over: "any"} if over == "length" else {})
-    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel="speedup, times", yscale="log")
+    shape = f"batches of {first.batch}" if over == "length" else f"{first.batch} x {first.length} tokens"
+    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel="speedup over dense of the same type", yscale="log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if value in (2, 3, 5) else "")
-    axes.set_title(f"Speedup over dense of the same type by {over}, {shape['batch']} x {shape['length']} tokens")
+    axes.set_title(f"Speedup by {over}, {shape}")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
