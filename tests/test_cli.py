@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +125,19 @@ def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_p
     assert result["not_run"] == {"onnxruntime-int8 bf16": "is for fp32, not for bf16"} and len(result["rows"]) == 2
 
 
+def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_path):
+    few = ("--batch", 1, "--length", 8, "--repeats", 1, "--runtimes", "dense,block-sparse-int8,compact")
+    how = ("--model", packed_folder, "--dtype", "fp32", "--score", asked_file, "--questions", 2)
+    result = as_json("benchmark", *how, *few, "--out", tmp_path)
+    assert read_json(tmp_path / "benchmark.json")["rows"] == result["rows"]
+    assert result["scored"]["model"] == Path(packed_folder).name and result["scored"]["data"].endswith("the first 2 of 8 questions")
+    for row in result["rows"]:
+        runtime = ("--runtime", row["runtime"], "--dtype", "fp32")
+        scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--questions", 2, *runtime)
+        assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
+    assert "f1 (%) is of " in qalib("benchmark", *how, *few).stdout
+
+
 def test_audit(packed_folder, asked_file, tmp_path):
     claims = as_json("audit", "--model", packed_folder, "--data", asked_file, "--out", tmp_path / "a")["claims"]
     assert {row["claim"]: row["verdict"] for row in claims}["linear density"] == "differs"
@@ -152,7 +166,10 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["benchmark", "--model", "PACKED", "--data", "sample", "--repeats", "0"], "0 repeats"),
         (["benchmark", "--model", "PACKED", "--data", "sample", "--runtimes", "fast"], "no runtime 'fast'"),
         (["benchmark", "--model", "PACKED", "--data", "sample", "--pace"], "--data and --pace: choose one"),
-        (["benchmark", "--model", "PACKED", "--questions", "3"], "--questions 3: of which --data?"),
+        (["benchmark", "--model", "PACKED", "--questions", "3"], "--questions 3: of which --data or --score?"),
+        (["benchmark", "--model", "PACKED", "--score", "sample", "--pace"], "--score sample: --pace times no answers"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--score", "sample"], "--data scores already"),
+        (["benchmark", "--model", "PACKED", "--score", "nowhere.json"], "nowhere.json: no such file"),
         (["audit", "--card", "PACKED/config.json", "--model", "PACKED"], "config.json: not a card of this family"),
         (["twin", "t", "--density", "0.9"], "density 0.9: must be between 0 and "),
         (["twin", "t", "--masks", "PACKED/config.json"], "config.json: expected an object with block_size"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = [
     "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms", "speedup_over_best", "speedup", "bound_reached",
-    "note", "remark",
+    "f1", "note", "remark",
 ]  # fmt: skip
 EVALUATED = [
     "way", "rounds", "median_seconds", "spread_seconds", "speedup", "exact_match", "f1", "same_answers",
@@ -49,6 +49,13 @@ def benchmark(
     data: Annotated[
         str | None, typer.Option(help="Instead, time whole evaluations of these questions, and score the answers.")
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="Beside the times, score each runtime's answers to these questions; where the weights are random, "
+            "the bundled model's."
+        ),
+    ] = None,
     questions: Questions = None,
     out: Annotated[
         Path | None, typer.Option(help="Write benchmark.json and a figure there, pace.json or evaluation.json.")
@@ -57,6 +64,7 @@ def benchmark(
 ) -> None:
     """Time the runtimes side by side, interleaved in one run."""
     from qalib.benchmark import latency, summary
+    from qalib.benchmark.accuracy import with_scores
     from qalib.benchmark.sweep import SWEEPS
     from qalib.model import checkpoint
     from qalib.qa import squad
@@ -68,9 +76,12 @@ def benchmark(
     asked_for = [f"--{name}" for name, given in (("data", data), ("sweep", sweep), ("pace", pace)) if given]
     if len(asked_for) > 1:
         raise InputError(f"{' and '.join(asked_for)}: choose one")
-    if questions is not None and data is None:
-        raise InputError(f"--questions {questions}: of which --data?")
+    if score is not None and (data is not None or pace):
+        raise InputError(f"--score {score}: {'--data scores already' if data else '--pace times no answers'}")
+    if questions is not None and data is None and score is None:
+        raise InputError(f"--questions {questions}: of which --data or --score?")
     loaded = checkpoint.load(model)
+    asked = None if score is None else squad.load(score).first(questions)
     if pace:
         _pace(loaded, batch, length, repeats, out, as_json)
         return
@@ -90,18 +101,26 @@ def benchmark(
     }
     how |= {} if sweep is Sweep.length else {"length": length}
     rows = SWEEPS[sweep.value](loaded, *chosen, **how) if sweep else latency.compare(loaded, **how)
+    found = summary.report(rows)
+    if asked is not None:
+        scored = checkpoint.load("bundled") if loaded.unscored else loaded
+        rows = with_scores(rows, scored, asked)
+        found = summary.report(rows) | {"scored": {"model": scored.name, "data": asked.description}}
     if out is not None:
         name, figure = (
             (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))
         )
-        files.write_json(out / "benchmark.json", {"model": loaded.name} | summary.report(rows))
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | found)
         results.Results(out, "qalib benchmark").figure(name, figure)
     if as_json:
-        print_json(summary.report(rows))
+        print_json(found)
     else:
         print("\n".join(f"{key}: {value}" for key, value in machine.specs().items()))
         print(_explained(rows))
-        print(_in_milliseconds(rows)[([sweep.value] if sweep else []) + SHOWN].to_string(index=False))
+        if asked is not None:
+            print(f"f1 (%) is of {scored.name} in that runtime and type, on {asked.description}")
+        shown = [name for name in ([sweep.value] if sweep else []) + SHOWN if asked is not None or name != "f1"]
+        print(_in_milliseconds(rows)[shown].to_string(index=False))
 
 
 def _numbers(text: str | None, sweep: Sweep | None) -> list[list[float]]:

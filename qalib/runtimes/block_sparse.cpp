@@ -68,8 +68,9 @@ void share(int64_t count, const F& f) {
 #endif
 }
 
-constexpr int64_t TILE_BYTES = 384 * 1024;  // of packed tokens a layer: most L2 caches have 512 KiB or more
-constexpr int PARTS = 6;                    // tensors of a layer
+// Bytes of a tile's packed tokens, a layer, and of what is normalised: most L2 caches have 512 KiB or more.
+constexpr int64_t LEAST = 128 * 1024, MOST = 384 * 1024, NORMALISED = 320 * 1024;
+constexpr int PARTS = 6;  // tensors of a layer
 
 const Path& named(c10::string_view name) {
   for (const Path* path : paths())
@@ -109,16 +110,19 @@ int64_t stored(const Weight& w, const Path& path) {
   return w.starts[w.strips] * w.width * w.lanes * bytes;
 }
 
-// A number of tiles for so many tokens: each fits into the cache, and threads get equally many.
-int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens) {
+// A number of tiles for so many tokens, each with so many bytes to be normalised: a tile stays in the cache, is no larger
+// than the weights, which are read once a tile, and threads get equally many.
+int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens, int64_t normalised) {
   const int64_t threads = at::get_num_threads();
-  int64_t held = path.rows, bytes = 0;  // of a token
+  int64_t held = path.rows, bytes = 0, weights = 0;  // of a token
   for (const Weight& w : layers) {
     bytes += w.inputs * path.bytes;
+    weights += stored(w, path);
     if (!is_wide(w, path)) held = path.across;
   }
-  const int64_t room = TILE_BYTES * layers.size();
-  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, room / (bytes * held + 1));
+  const int64_t room = std::clamp<int64_t>(weights, LEAST, MOST * layers.size());
+  const int64_t most = std::min(room / (bytes + 1), NORMALISED / (normalised + 1));
+  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, most / held);
   const int64_t count = (tokens + fit - 1) / fit;
   return std::min(tokens, (count + threads - 1) / threads * threads);
 }
@@ -127,10 +131,10 @@ template <class T>
 void run(const Path& path, Tile<T> tile, const std::vector<Weight>& layers, const std::optional<Norm>& norm, const T* x,
          T* y, int64_t tokens) {
   const Weight *inner = layers.size() > 1 ? &layers[0] : nullptr, &w = layers.back();
-  const int64_t count = tiles(path, layers, tokens);
+  const int64_t count = tiles(path, layers, tokens, norm ? 2 * w.outputs * sizeof(T) : 0);
   if (inner) {
     // Tiles of both layers are smaller. Reading the weights more often may cost more than results that leave the cache.
-    const int64_t more = count - tiles(path, {*inner}, tokens);
+    const int64_t more = count - tiles(path, {*inner}, tokens, 0);
     if (more * stored(*inner, path) > 8 * tokens * inner->outputs * int64_t(sizeof(T))) {
       static thread_local Workspace workspace;
       T* between = workspace.take<T>(0, tokens * inner->outputs);

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from qalib import runtimes
-from qalib.benchmark import end_to_end, latency, memory, summary
+from qalib.benchmark import accuracy, end_to_end, latency, memory, summary
 from qalib.benchmark.timing import Timing, interleave
 from qalib.qa.answering import Answers
 from qalib.qa.batching import PADDED
+from qalib.qa.evaluation import evaluate
 from qalib.report import plots
 from qalib.utils import machine
 from qalib.utils.errors import InputError
@@ -161,6 +162,27 @@ def test_what_fails_has_a_row_that_says_so_and_the_others_are_timed(sparse, monk
     monkeypatch.setitem(runtimes.REGISTRY, "dense", runtimes.Runtime("dense", "", fails))
     with pytest.raises(type(error), match="gave up|blocks of|of a kernel"):
         latency.compare(sparse, ["compact"], batch=1, length=8, repeats=1, progress=False)
+
+
+def test_scores_stand_beside_what_was_timed(sparse, asked, monkeypatch):
+    def fails_later(checkpoint, device, dtype, calls=[]):  # noqa: B006
+        if calls:
+            raise RuntimeError("no more")
+        return calls.append(1) or copy.deepcopy(checkpoint.model)
+
+    monkeypatch.setitem(runtimes.REGISTRY, "other", runtimes.Runtime("other", "", fails_later, peer=True))
+    away = runtimes.Runtime("away", "", None, unavailable_reason=lambda: "not installed: away")
+    monkeypatch.setitem(runtimes.REGISTRY, "away", away)
+    names = ["away", "other", "block-sparse"]
+    rows = latency.compare(sparse, names, ["fp32"], batch=1, length=8, repeats=2, progress=False)
+    dense, missing, other, ours = accuracy.with_scores(rows, sparse, asked).to_dict("records")
+    expected = evaluate(sparse.model, sparse.tokenizer, asked).score
+    assert dense["f1"] == ours["f1"] == expected.f1 and ours["exact_match"] == expected.exact_match
+    assert pd.isna(missing["f1"]) and pd.isna(other["f1"])
+    assert other["remark"] == "not scored: RuntimeError: no more" and not ours["remark"].startswith("not scored")
+    monkeypatch.setitem(runtimes.REGISTRY, "other", runtimes.Runtime("other", "", fails_later))
+    with pytest.raises(RuntimeError, match="no more"):  # one of ours
+        accuracy.with_scores(rows, sparse, asked)
 
 
 def test_what_a_gpu_is_timed_with(monkeypatch):
