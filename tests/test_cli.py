@@ -130,7 +130,8 @@ def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_pat
     how = ("--model", packed_folder, "--dtype", "fp32", "--score", asked_file, "--questions", 2)
     result = as_json("benchmark", *how, *few, "--out", tmp_path)
     assert read_json(tmp_path / "benchmark.json")["rows"] == result["rows"]
-    assert result["scored"]["model"] == Path(packed_folder).name and result["scored"]["data"].endswith("the first 2 of 8 questions")
+    assert result["scored"]["model"] == Path(packed_folder).name
+    assert result["scored"]["data"].endswith("the first 2 of 8 questions")
     for row in result["rows"]:
         runtime = ("--runtime", row["runtime"], "--dtype", "fp32")
         scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--questions", 2, *runtime)
