@@ -142,8 +142,13 @@ def round_counts(repeats: int, device: str) -> tuple[int, int]:
 
 
 def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
-    """The largest difference of logits from those of dense fp32. Raises InputError if it is too large to be exact."""
+    """The largest difference of logits from those of dense fp32.
+
+    Raises InputError if one is not a number, or too different where the runtime is to be exact.
+    """
     largest = (found - expected).abs().max().item()
+    if largest != largest:
+        raise InputError(f"runtime {name} in {dtype}: a logit is not a number; it is not timed")
     if runtimes.REGISTRY[name].exact and not largest <= TOLERANCE[dtype]:
         raise InputError(f"runtime {name} in {dtype}: a logit differs from dense by {largest:.2g}; it is not timed")
     return largest

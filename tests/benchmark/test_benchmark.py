@@ -100,6 +100,17 @@ def test_a_runtime_with_other_logits_is_not_timed(sparse, monkeypatch):
     assert "runtime wrong in fp32: a logit differs from dense by" in rows.note[2]
 
 
+def test_what_gives_no_numbers_is_not_timed_even_where_rounding_is_allowed(sparse, monkeypatch):
+    def broken(checkpoint, device, dtype):
+        model = copy.deepcopy(checkpoint.model)
+        torch.nn.init.constant_(model.qa_outputs.bias, float("nan"))
+        return model
+
+    monkeypatch.setitem(runtimes.REGISTRY, "broken", runtimes.Runtime("broken", "", broken, exact=False, peer=True))
+    rows = latency.compare(sparse, ["compact", "broken"], ["fp32"], batch=1, length=8, repeats=1, progress=False)
+    assert rows.rounds.tolist() == [1, 1, 0] and "a logit is not a number" in rows.note[2]
+
+
 def test_sizes_that_do_not_fit(sparse):
     with pytest.raises(InputError, match="batch 1 x length 513: at least 1 window of 1 to 512 tokens"):
         latency.compare(sparse, batch=1, length=513)
