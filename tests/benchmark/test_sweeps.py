@@ -26,7 +26,13 @@ def test_over_density(sparse):
     bounds = rows[rows.runtime == "block-sparse"].set_index("density").bound
     assert bounds[0.25] > 1.5 and bounds[1.0] == pytest.approx(1)
     assert all(torch.equal(value, before[name]) for name, value in sparse.model.state_dict().items())
-    assert plots.speed.sweep(rows, "density").axes[0].get_xlabel() == "density of the encoder matrices"
+    axes = plots.speed.sweep(rows, "density").axes[0]
+    assert axes.get_xlabel() == "density of the encoder matrices"
+    assert axes.get_ylabel() == "speedup over dense of the same type"
+    assert list(axes.lines[1].get_ydata()) == list(rows[rows.runtime == "block-sparse"].speedup)
+    both = pd.concat([rows, rows.assign(dtype="bf16", speedup_over_best=7.0)])  # no line is over a baseline of its own
+    axes = plots.speed.sweep(both, "density").axes[0]
+    assert axes.get_ylabel() == "speedup over the fastest dense runtime" and set(axes.lines[3].get_ydata()) == {7.0}
 
 
 def test_over_density_in_the_blocks_of_the_model(sparse, monkeypatch):

@@ -87,20 +87,26 @@ UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens"
 
 @styled
 def sweep(rows: pd.DataFrame, over: str) -> Figure:
-    """Speedup over dense of the same type against a column of a table of `sweep`, with the multiply-add ratio."""
+    """Speedup against a column of a table of `sweep`, with the multiply-add ratio.
+
+    Over dense of the same type; in a table of several types, over the fastest dense runtime: one for all lines.
+    """
     figure, axes = blank(3.2)
+    column, baseline = "speedup", "dense of the same type"
+    if rows[rows.speedup.notna()]["dtype"].nunique() > 1:
+        column, baseline = "speedup_over_best", "the fastest dense runtime"
     lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
     looks = itertools.cycle(zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True))
     looks = dict(zip(rows[rows.runtime != "dense"].runtime.unique(), looks, strict=False))
     for (runtime, dtype), part in lines:
         (colour, marker), line = looks[runtime], "-" if dtype == "fp32" else "--"
-        axes.plot(part[over], part.speedup, line, color=colour, marker=marker, ms=5, label=f"{runtime} {dtype}")
+        axes.plot(part[over], part[column], line, color=colour, marker=marker, ms=5, label=f"{runtime} {dtype}")
     bound = rows[rows.bound > 1].drop_duplicates(over)
     axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="multiply-add ratio")
     axes.axhline(1, color=GREY, zorder=1)
     first = rows.iloc[0]
     shape = f"batches of {first.batch}" if over == "length" else f"{first.batch} x {first.length} tokens"
-    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel="speedup over dense of the same type", yscale="log")
+    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel=f"speedup over {baseline}", yscale="log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if value in (2, 3, 5) else "")
     axes.set_title(f"Speedup by {over}, {shape}")
