@@ -81,7 +81,7 @@ def benchmark(
     if questions is not None and data is None and score is None:
         raise InputError(f"--questions {questions}: of which --data or --score?")
     loaded = checkpoint.load(model)
-    asked = None if score is None else squad.load(score).first(questions)
+    asked = None if data is None and score is None else squad.load(data or score).first(questions)
     if pace:
         _pace(loaded, batch, length, repeats, out, as_json)
         return
@@ -90,7 +90,7 @@ def benchmark(
     names = for_device if runtimes == "all" else runtimes.split(",")
     dtypes = None if dtype == "auto" else dtype.split(",")
     if data is not None:
-        _evaluations(loaded, squad.load(data).first(questions), names, dtypes, place, repeats, out, as_json)
+        _evaluations(loaded, asked, names, dtypes, place, repeats, out, as_json)
         return
     how = {
         "names": names,
@@ -101,11 +101,12 @@ def benchmark(
     }
     how |= {} if sweep is Sweep.length else {"length": length}
     rows = SWEEPS[sweep.value](loaded, *chosen, **how) if sweep else latency.compare(loaded, **how)
-    found = summary.report(rows)
+    about = {}
     if asked is not None:
         scored = checkpoint.load("bundled") if loaded.unscored else loaded
         rows = with_scores(rows, scored, asked)
-        found = summary.report(rows) | {"scored": {"model": scored.name, "data": asked.description}}
+        about = {"scored": {"model": scored.name, "data": asked.description}}
+    found = summary.report(rows) | about
     if out is not None:
         name, figure = (
             (sweep.value, plots.speed.sweep(rows, sweep.value)) if sweep else ("speedup", plots.speed.speedup(rows))

@@ -111,7 +111,7 @@ int64_t stored(const Weight& w, const Path& path) {
 }
 
 // A number of tiles for so many tokens, each with so many bytes to be normalised: a tile stays in the cache, is no larger
-// than the weights, which are read once a tile, and threads get equally many.
+// than the weights (or LEAST), which are read once a tile, and threads get equally many.
 int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens, int64_t normalised) {
   const int64_t threads = at::get_num_threads();
   int64_t held = path.rows, bytes = 0, weights = 0;  // of a token
