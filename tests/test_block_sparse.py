@@ -346,17 +346,25 @@ def test_without_the_operator_all_but_the_speed_is_the_same(sparse, monkeypatch)
     assert difference.abs().max() < 1e-4
 
 
-def test_narrow_blocks_are_widened_for_amx_where_that_is_faster(monkeypatch):
+def test_blocks_are_widened_for_amx_where_that_is_faster(monkeypatch):
     def best(block, dtype):
-        return "amx_bf16" if block == instruction_sets.WIDE and dtype == torch.bfloat16 else "avx512"
+        return "amx_bf16" if block == (32, 32) and dtype == torch.bfloat16 else "avx512"
 
     monkeypatch.setattr(instruction_sets, "best", best)
-    generator, narrow = torch.Generator().manual_seed(0), (1, 4)
+    generator = torch.Generator().manual_seed(0)
 
-    def chosen(shape, density, dtype=torch.bfloat16):
-        kept = torch.rand(*blocks.grid_shape(shape, narrow), generator=generator) < density
-        return instruction_sets.widened(blocks.expand(kept, narrow).float(), narrow, dtype)
+    def chosen(shape, block, density, dtype=torch.bfloat16, instructions=None):
+        kept = torch.rand(*blocks.grid_shape(shape, block), generator=generator) < density
+        return instruction_sets.widened(blocks.expand(kept, block).float(), block, dtype, instructions)
 
-    assert chosen((64, 128), 0.2) == (32, 32) and chosen((64, 128), 0.05) == narrow
-    assert chosen((64, 128), 0.2, torch.float32) == narrow and chosen((64, 144), 0.2) == narrow
-    assert instruction_sets.widened(torch.ones(64, 64), (32, 32), torch.bfloat16) == (32, 32)
+    narrow, wide = (1, 4), (32, 32)
+    assert chosen((64, 128), narrow, 0.2) == wide and chosen((64, 128), narrow, 0.05) == narrow
+    assert chosen((64, 128), narrow, 0.2, torch.float32) == narrow and chosen((64, 144), narrow, 0.2) == narrow
+    assert chosen((64, 128), wide, 1) == wide
+    for dtype in (torch.float32, torch.bfloat16):
+        assert chosen((64, 128), narrow, 0.2, dtype, "amx_int8") == (32, 64)
+        assert chosen((64, 128), narrow, 0.05, dtype, "amx_int8") == narrow
+        assert chosen((64, 96), narrow, 0.2, dtype, "amx_int8") == narrow
+        assert chosen((640, 1280), wide, 0.8, dtype, "amx_int8") == (32, 64)
+        assert chosen((640, 1280), wide, 0.1, dtype, "amx_int8") == wide
+        assert chosen((64, 128), narrow, 0.2, dtype, "avx512_vnni") == narrow

@@ -33,26 +33,33 @@ INLINE vec power_of_two(vec x) {
 #endif
 }
 
-// Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)); returns 1 over their sum.
-INLINE float softmax(float* scores, int64_t strips, int64_t apart, float scale) {
-  vec most = *(const loose*)scores, all = vec{};
+// Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)): put(weights, strip) for each.
+// Returns 1 over their sum.
+template <class Put>
+INLINE float softmax(const float* scores, const float* added, int64_t strips, int64_t apart, float scale,
+                     const Put& put) {
+  const auto score = [&](int64_t s, int v) {
+    const floats x = load(scores + s * apart + v * LANES);
+    return STARTED ? x : x + load(added + (s * WIDE + v) * LANES);
+  };
+  floats most = floats{} - __builtin_inff(), all = floats{};
   for (int64_t s = 0; s < strips; s++)
     UNROLL for (int v = 0; v < WIDE; v++) {
-      const vec x = ((const loose*)(scores + s * apart))[v];
+      const floats x = score(s, v);
       most = x > most ? x : most;
     }
   const float highest = largest(most), log_two = scale * 1.44269504f;
-  for (int64_t s = 0; s < strips; s++)
-    UNROLL for (int v = 0; v < WIDE; v++) {
-      loose& x = ((loose*)(scores + s * apart))[v];
-      all += x = power_of_two((x - highest) * log_two);
-    }
+  for (int64_t s = 0; s < strips; s++) {
+    floats weights[WIDE];
+    UNROLL for (int v = 0; v < WIDE; v++) all += weights[v] = power_of_two((score(s, v) - highest) * log_two);
+    put(weights, s);
+  }
   return 1 / total(all);
 }
 
 template <class T>
 void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace) {
-  constexpr int64_t STRIP = WIDE * LANES;
+  constexpr int64_t STRIP = WIDE * LANES, ITEMS = STRIP / STEP;
   const int64_t size = h.size, apart = h.heads * size, row = 3 * apart, lanes = size % STRIP ? LANES : STRIP;
   const int64_t keys = (h.length + STRIP - 1) / STRIP * STRIP, strips = std::max(keys / STRIP, size / lanes);
   const T *query = qkv + head * size, *key = query + apart, *value = key + apart;
@@ -93,12 +100,21 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
     pack(items(query + first * row), size / STEP, row / STEP, count, panel, across, depth);
     tiles.shape(depth);
     for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
-    for (int64_t t = 0; t < count; t++) shares[t] = softmax(scores + t * STRIP, scored.strips, strip, h.scale);
+    for (int64_t t = 0; t < count; t++)
+      shares[t] = softmax(scores + t * STRIP, added, scored.strips, strip, h.scale, [&](const floats* x, int64_t s) {
+#ifdef TILES  // a row of a tile
+        _mm512_store_si512(weights + s * across * ITEMS + t * ITEMS,
+                           (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]));
+#else
+        UNROLL for (int v = 0; v < WIDE; v++) store(x[v], scores + s * strip + t * STRIP + v * LANES);
+#endif
+      });
+#ifndef TILES
     for (int64_t s = 0; s < scored.strips; s++) {
-      constexpr int64_t ITEMS = STRIP / STEP;
       shorten(scores + s * strip, strip);
       pack((const item*)(scores + s * strip), ITEMS, ITEMS, count, weights + s * across * ITEMS, across, all);
     }
+#endif
     tiles.shape(all);
     for (int64_t s = 0; s < summed.strips; s++) {
       (lanes == STRIP ? of<WIDE>(count) : of<1>(count))(summed, weights, s, sums);

@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
+from qalib.runtimes import instruction_sets
 from qalib.runtimes.add_norm import AddNorm
 from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
@@ -125,10 +126,11 @@ def replace(
 
 
 def convert(model: BertForQuestionAnswering, block: Block, instructions: str | None = None) -> BertForQuestionAnswering:
-    """The model itself, in its type and on the CPU, with block-sparse encoder layers."""
+    """The model itself, in its type and on the CPU, with block-sparse encoder layers, in wider blocks for AMX."""
 
     def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
-        return BlockSparseLinear(weight, bias, block, gelu, weight.dtype, instructions)
+        wide = instruction_sets.widened(weight, block, weight.dtype, instructions)
+        return BlockSparseLinear(weight, bias, wide, gelu, weight.dtype, instructions)
 
     def products(heads: int, size: int) -> AttentionProducts:
         return AttentionProducts(heads, size, attends(size, model.dtype))

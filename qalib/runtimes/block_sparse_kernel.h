@@ -165,29 +165,51 @@ INLINE float largest(floats x) {
   return reduce(x, [](float a, float b) { return a > b ? a : b; });
 }
 
-// From sums, those of a token `stride` apart, to y, where tokens are `apart`: `count` outputs from `first` on.
+// From sums, those of a token `stride` apart, to y, where tokens are `apart`: `count` outputs from `first` on, all of
+// LANES each if WHOLE.
+template <bool GELU, bool WHOLE, class T>
+INLINE void finish_as(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens,
+                      int64_t first, int64_t count, T* y, int64_t apart) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    const int64_t left = WHOLE ? LANES : count - i;
+    const vec start = STARTED ? vec{} : (vec)load((const float*)starts(w) + first + i, left);
+#if KIND == WORDS || KIND == QUADS
+    const floats scale = load(w.scales + first + i, left), bias = load(w.bias + first + i, left);
+#endif
+    for (int64_t t = 0; t < tokens; t++) {
+      vec sum = *(const loose*)(sums + t * stride + i);
+      if (!STARTED) sum += start;
+#if KIND == WORDS || KIND == QUADS
+      const floats value = __builtin_convertvector(sum, floats) * (scales[t] * scale) + bias;
+#else
+      const floats value = sum;
+#endif
+      store(GELU ? gelu(value) : value, y + t * apart + i, left);
+    }
+  }
+}
 template <class T>
 void finish(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens, int64_t first,
             int64_t count, T* y, int64_t apart) {
-  for (int64_t t = 0; t < tokens; t++)
-    for (int64_t i = 0; i < count; i += LANES) {
-#if KIND == WORDS || KIND == QUADS
-      const floats sum = __builtin_convertvector(*(const loose*)(sums + t * stride + i), floats);
-      const floats value =
-          sum * (scales[t] * load(w.scales + first + i, count - i)) + load(w.bias + first + i, count - i);
-#else
-      const floats value = load(sums + t * stride + i);
-#endif
-      store(w.gelu ? gelu(value) : value, y + t * apart + i, count - i);
-    }
+  const auto as = [&](auto gelu, auto whole) {
+    finish_as<gelu, whole>(w, sums, stride, scales, tokens, first, count, y, apart);
+  };
+  const std::true_type yes;
+  const std::false_type no;
+  if (count % LANES)
+    w.gelu ? as(yes, no) : as(no, no);
+  else
+    w.gelu ? as(yes, yes) : as(no, yes);
 }
 
-// f(v, i) for the numbers i ... i + LANES - 1 of a row, in turn with v = 0 ... 3: four sums, none waits for the last.
+// f(v, i, left) for the numbers i ... i + LANES - 1 of a row, `left` of them there, with v = 0 ... 3 in turn: of four sums
+// none waits for the last.
 template <class F>
 INLINE void by_four(int64_t count, const F& f) {
-  for (int64_t i = 0; i < count; i += 4 * LANES)
-    UNROLL for (int v = 0; v < 4; v++)
-      if (i + v * LANES < count) f(v, i + v * LANES);
+  int64_t i = 0;
+  for (; i + 4 * LANES <= count; i += 4 * LANES)
+    UNROLL for (int v = 0; v < 4; v++) f(v, i + v * LANES, LANES);
+  for (; i < count; i += LANES) f(0, i, count - i);
 }
 INLINE float total(const floats (&sums)[4]) { return total((sums[0] + sums[1]) + (sums[2] + sums[3])); }
 
@@ -196,23 +218,22 @@ template <class T>
 void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* residual, T* y, float* sum) {
   for (int64_t t = 0; t < tokens; t++, y += outputs, residual += outputs) {
     floats all[4] = {}, squares[4] = {};
-    by_four(outputs, [&](int v, int64_t i) {
-      const floats value = load(y + i, outputs - i) + load(residual + i, outputs - i);
-      store(value, sum + i, outputs - i);
+    by_four(outputs, [&](int v, int64_t i, int64_t left) {
+      const floats value = load(y + i, left) + load(residual + i, left);
+      store(value, sum + i, left);
       all[v] += value;
     });
     const float mean = total(all) / outputs;
     std::fill(sum + outputs, sum + outputs + LANES, mean);  // what stands behind the row counts as 0
-    by_four(outputs, [&](int v, int64_t i) {
+    by_four(outputs, [&](int v, int64_t i, int64_t) {
       const floats off = load(sum + i) - mean;
       squares[v] += off * off;
     });
     const float scale = 1 / __builtin_sqrtf(total(squares) / outputs + norm.epsilon);
-    for (int64_t i = 0; i < outputs; i += LANES) {
-      const int64_t left = outputs - i;
+    by_four(outputs, [&](int, int64_t i, int64_t left) {
       const floats value = (load(sum + i) - mean) * scale * load(norm.gain + i, left) + load(norm.shift + i, left);
       store(value, y + i, left);
-    }
+    });
   }
 }
 

@@ -22,7 +22,7 @@ class BlockSparseLinear(nn.Module):
     Args:
         weight: Shape `(outputs, inputs)`; what is zero block by block is not stored.
         bias: Shape `(outputs,)`.
-        block: Height and width of a block; they must divide the weight. AMX may take wider ones (`widened`).
+        block: Height and width of a block; they must divide the weight.
         gelu: Whether GELU (the exact one, with erf) follows.
         dtype: float32 or bfloat16: the type of x and y. Sums are in float32, or int32 for int8.
         instructions: One of `instruction_sets.available()`; the best by default.
@@ -39,7 +39,6 @@ class BlockSparseLinear(nn.Module):
     ):
         super().__init__()
         self.outputs, self.inputs = weight.shape
-        block = block if instructions else instruction_sets.widened(weight, block, dtype)
         self.block, self.gelu = block, gelu
         self.instructions = instructions or instruction_sets.best(block, dtype)
         kept, weight = blocks.mask(weight, block), weight.detach().float()
