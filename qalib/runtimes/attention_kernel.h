@@ -33,14 +33,14 @@ INLINE vec power_of_two(vec x) {
 #endif
 }
 
-// Scores of one token, [strip][STRIP] with strips `apart`, to e^(scale (score - largest)): put(weights, strip) for each.
-// Returns 1 over their sum.
+// Scores of one token, [strip][STRIP] with strips `apart`, and what may be added, to e^(scale (score - largest)):
+// put(weights, strip) for each. Returns 1 over their sum.
 template <class Put>
 INLINE float softmax(const float* scores, const float* added, int64_t strips, int64_t apart, float scale,
                      const Put& put) {
   const auto score = [&](int64_t s, int v) {
     const floats x = load(scores + s * apart + v * LANES);
-    return STARTED ? x : x + load(added + (s * WIDE + v) * LANES);
+    return added ? x + load(added + (s * WIDE + v) * LANES) : x;
   };
   floats most = floats{} - __builtin_inff(), all = floats{};
   for (int64_t s = 0; s < strips; s++)
@@ -87,8 +87,10 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
       for (int64_t i = 0; i < lanes; i += LANES) store(k < h.length ? load(from + i) : floats{}, to + i);
 #endif
     }
-  const Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
-  const Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
+  Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
+  Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
+  const float* later = FROM_ZERO ? added : nullptr;
+  if (FROM_ZERO) scored.bias = summed.bias = nullptr;
 
   item *panel = workspace.take<item>(6, size / STEP * ROWS), *weights = workspace.take<item>(7, keys / STEP * ROWS);
   float *scores = workspace.take<float>(8, keys * ROWS), *sums = workspace.take<float>(9, ROWS * STRIP), shares[ROWS];
@@ -100,15 +102,17 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
     pack(items(query + first * row), size / STEP, row / STEP, count, panel, across, depth);
     tiles.shape(depth);
     for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
-    for (int64_t t = 0; t < count; t++)
-      shares[t] = softmax(scores + t * STRIP, added, scored.strips, strip, h.scale, [&](const floats* x, int64_t s) {
+    for (int64_t t = 0; t < count; t++) {
+      const auto put = [&](const floats* x, int64_t s) {
 #ifdef TILES  // a row of a tile
         _mm512_store_si512(weights + s * across * ITEMS + t * ITEMS,
                            (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]));
 #else
         UNROLL for (int v = 0; v < WIDE; v++) store(x[v], scores + s * strip + t * STRIP + v * LANES);
 #endif
-      });
+      };
+      shares[t] = softmax(scores + t * STRIP, later, scored.strips, strip, h.scale, put);
+    }
 #ifndef TILES
     for (int64_t s = 0; s < scored.strips; s++) {
       shorten(scores + s * strip, strip);

@@ -172,13 +172,11 @@ INLINE void finish_as(const Weight& w, const number* sums, int64_t stride, const
                       int64_t first, int64_t count, T* y, int64_t apart) {
   for (int64_t i = 0; i < count; i += LANES) {
     const int64_t left = WHOLE ? LANES : count - i;
-    const vec start = STARTED ? vec{} : (vec)load((const float*)starts(w) + first + i, left);
 #if KIND == WORDS || KIND == QUADS
     const floats scale = load(w.scales + first + i, left), bias = load(w.bias + first + i, left);
 #endif
     for (int64_t t = 0; t < tokens; t++) {
-      vec sum = *(const loose*)(sums + t * stride + i);
-      if (!STARTED) sum += start;
+      const vec sum = *(const loose*)(sums + t * stride + i);
 #if KIND == WORDS || KIND == QUADS
       const floats value = __builtin_convertvector(sum, floats) * (scales[t] * scale) + bias;
 #else
@@ -202,8 +200,8 @@ void finish(const Weight& w, const number* sums, int64_t stride, const float* sc
     w.gelu ? as(yes, yes) : as(no, yes);
 }
 
-// f(v, i, left) for the numbers i ... i + LANES - 1 of a row, `left` of them there, with v = 0 ... 3 in turn: of four sums
-// none waits for the last.
+// f(v, i, left) for the numbers i ... i + LANES - 1 of a row, of which `left` are there, with v = 0 ... 3 in turn: of four
+// sums none waits for the last.
 template <class F>
 INLINE void by_four(int64_t count, const F& f) {
   int64_t i = 0;

@@ -19,7 +19,7 @@ INLINE auto repeat(weight value) { return spread(value); }
 // The sums of one row of a strip for COUNT vectors of tokens, of `chain` blocks at a time.
 template <int COUNT>
 void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row, int64_t chain, number* sums) {
-  const vec first = vec{} + (STARTED ? starts(w)[strip * w.lanes + row] : number{});
+  const vec first = vec{} + starts(w)[strip * w.lanes + row];
   const int64_t lanes = w.lanes, steps = w.width / STEP, end = w.starts[strip + 1];
   const weight* value = (const weight*)w.values + w.starts[strip] * steps * lanes + row;
   loose* total = (loose*)sums;

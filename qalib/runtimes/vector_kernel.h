@@ -1,7 +1,7 @@
 // The multiplication of `block_sparse_kernel.h` by vectors of LANES sums, one token's. Included by it.
 
-constexpr int64_t WHOLE = 1;    // what parts of the tokens are a multiple of
-constexpr bool STARTED = true;  // sums begin with what `starts` gives
+constexpr int64_t WHOLE = 1;       // what parts of the tokens are a multiple of
+constexpr bool FROM_ZERO = false;  // sums begin with what `starts` gives
 
 struct Tiles {  // nothing to be set
   void shape(int64_t) {}
