@@ -166,12 +166,12 @@ INLINE float largest(floats x) {
 }
 
 // From sums, those of a token `stride` apart, to y, where tokens are `apart`: `count` outputs from `first` on, all of
-// LANES each if WHOLE.
-template <bool GELU, bool WHOLE, class T>
+// LANES each if FULL.
+template <bool GELU, bool FULL, class T>
 INLINE void finish_as(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens,
                       int64_t first, int64_t count, T* y, int64_t apart) {
   for (int64_t i = 0; i < count; i += LANES) {
-    const int64_t left = WHOLE ? LANES : count - i;
+    const int64_t left = FULL ? LANES : count - i;
 #if KIND == WORDS || KIND == QUADS
     const floats scale = load(w.scales + first + i, left), bias = load(w.bias + first + i, left);
 #endif
@@ -189,8 +189,8 @@ INLINE void finish_as(const Weight& w, const number* sums, int64_t stride, const
 template <class T>
 void finish(const Weight& w, const number* sums, int64_t stride, const float* scales, int64_t tokens, int64_t first,
             int64_t count, T* y, int64_t apart) {
-  const auto as = [&](auto gelu, auto whole) {
-    finish_as<gelu, whole>(w, sums, stride, scales, tokens, first, count, y, apart);
+  const auto as = [&](auto gelu, auto full) {
+    finish_as<gelu, full>(w, sums, stride, scales, tokens, first, count, y, apart);
   };
   const std::true_type yes;
   const std::false_type no;
