@@ -4,15 +4,11 @@
 #if KIND == PAIRS
 INLINE const item* items(const uint16_t* x) { return (const item*)x; }
 INLINE item join(uint16_t x, uint16_t next) { return x | uint32_t(next) << 16; }
-// Each row of `count` numbers, in place, to bf16.
-INLINE void shorten(float* row, int64_t count) {
-  for (int64_t i = 0; i < count; i += LANES)
-    _mm256_storeu_si256((__m256i*)((uint16_t*)row + i), (__m256i)_mm512_cvtneps_pbh((__m512)*(const loose*)(row + i)));
-}
+typedef uint16_t share;  // what a weight of attention is stored as
 #else
 template <class T>
 INLINE const T* items(const T* x) { return x; }
-INLINE void shorten(float*, int64_t) {}
+typedef float share;
 #endif
 
 // 2^x for x <= 0, or next to nothing below 2^-126: the nearest power, times a polynomial (error below 2e-7 of it).
@@ -102,23 +98,16 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
     pack(items(query + first * row), size / STEP, row / STEP, count, panel, across, depth);
     tiles.shape(depth);
     for (int64_t s = 0; s < scored.strips; s++) of<WIDE>(count)(scored, panel, s, scores + s * strip);
+    // Tiles take a token's row as it is; else it stands in for scores that are used up, till it is transposed.
+    const auto rows = [&](int64_t s) { return all > 1 ? weights + s * across * ITEMS : (item*)(scores + s * strip); };
     for (int64_t t = 0; t < count; t++) {
       const auto put = [&](const floats* x, int64_t s) {
-#ifdef TILES  // a row of a tile
-        _mm512_store_si512(weights + s * across * ITEMS + t * ITEMS,
-                           (__m512i)_mm512_cvtne2ps_pbh((__m512)x[1], (__m512)x[0]));
-#else
-        UNROLL for (int v = 0; v < WIDE; v++) store(x[v], scores + s * strip + t * STRIP + v * LANES);
-#endif
+        UNROLL for (int v = 0; v < WIDE; v++) store(x[v], (share*)(rows(s) + t * ITEMS) + v * LANES);
       };
       shares[t] = softmax(scores + t * STRIP, later, scored.strips, strip, h.scale, put);
     }
-#ifndef TILES
-    for (int64_t s = 0; s < scored.strips; s++) {
-      shorten(scores + s * strip, strip);
-      pack((const item*)(scores + s * strip), ITEMS, ITEMS, count, weights + s * across * ITEMS, across, all);
-    }
-#endif
+    for (int64_t s = 0; s < scored.strips && all == 1; s++)
+      pack((const item*)rows(s), ITEMS, ITEMS, count, weights + s * across * ITEMS, across, all);
     tiles.shape(all);
     for (int64_t s = 0; s < summed.strips; s++) {
       (lanes == STRIP ? of<WIDE>(count) : of<1>(count))(summed, weights, s, sums);
