@@ -121,17 +121,18 @@ INLINE halves lower(wholes value) {  // 16 bits of each
   return __builtin_convertvector(value, halves);
 #endif
 }
-#if KIND == PAIRS || defined(TILES)  // in one instruction, that takes numbers below the normal ones for 0
 INLINE void store(floats value, uint16_t* to) {
-  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)value));
-}
-#else
-INLINE void store(floats value, uint16_t* to) {
+#if BYTES == 64
+  if (KIND == PAIRS || narrows) {  // in one instruction, that takes numbers below the normal ones for 0
+    __m256i found;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(found) : "v"(value));
+    return _mm256_storeu_si256((__m256i*)to, found);
+  }
+#endif
   const wholes bits = (wholes)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const halves found = lower(value != value ? wholes{} + 0x7fc0 : rounded);
   __builtin_memcpy(to, &found, sizeof found);
 }
-#endif
 template <class T>
 INLINE floats load(const T* from, int64_t left) {
   if (left >= LANES) return load(from);

@@ -151,6 +151,11 @@ BEGIN("avx2,fma,avxvnni")
 END
 #undef KIND
 
+// Whether vectors of float32 become bf16 in one instruction.
+namespace {
+const bool narrows = __builtin_cpu_supports("avx512bf16");
+}
+
 #undef BYTES
 #undef ROWS
 #define BYTES 64

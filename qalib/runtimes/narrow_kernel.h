@@ -1,10 +1,12 @@
 // Blocks of fewer rows than a vector has, down to single weights: here a vector holds tokens, not rows. Included by
 // `block_sparse_kernel.h`.
 //
-// A weight is read once for up to ACROSS tokens, whose panel stays in the first caches while all rows pass by; so panels
-// come first, then rows. Sums are turned, LANES rows at a time, and go on as those of a strip do.
+// A weight is read once for up to ACROSS tokens. Of their panel one part after another, which the first cache holds, meets
+// the weights of CHUNK rows, whose sums wait in the second. Sums are turned, LANES rows at a time, and go on as those of a
+// strip do.
 
 constexpr int VECTORS = 8, ACROSS = VECTORS * LANES;
+constexpr int64_t PART = 48 * 1024 / (ACROSS * sizeof(item)), CHUNK = 192, LEAST = 16;
 
 #if KIND == WORDS
 INLINE __m256i activations(const item* x) { return _mm256_loadu_si256((const __m256i*)x); }
@@ -16,54 +18,82 @@ INLINE auto activations(const item* x) { return fetch(x); }
 INLINE auto repeat(weight value) { return spread(value); }
 #endif
 
-// The sums of one row of a strip for COUNT vectors of tokens, of `chain` blocks at a time.
-template <int COUNT>
-void multiply_row(const Weight& w, const item* panel, int64_t strip, int64_t row, int64_t chain, number* sums) {
-  const vec first = vec{} + starts(w)[strip * w.lanes + row];
-  const int64_t lanes = w.lanes, steps = w.width / STEP, end = w.starts[strip + 1];
-  const weight* value = (const weight*)w.values + w.starts[strip] * steps * lanes + row;
-  loose* total = (loose*)sums;
-  UNROLL for (int v = 0; v < COUNT; v++) total[v] = first;
-  for (int64_t b = w.starts[strip]; b < end;) {
-    const int64_t until = b + chain < end ? b + chain : end;
-    vec sum[COUNT] = {};
-    for (; b < until; b++) {
-      const item* x = panel + uint32_t(w.columns[b]) / STEP * COUNT * LANES;
-      for (int64_t k = 0; k < steps; k++, x += COUNT * LANES, value += lanes) {
-        const auto same = repeat(*value);
-        UNROLL for (int v = 0; v < COUNT; v++) add(sum[v], activations(x + v * LANES), same);
-      }
+// As `add`, but of the sums here gcc makes copies if they go through its asm.
+template <class V>
+INLINE void add_to(vec& sum, V x, V w) {
+#if KIND == QUADS && BYTES == 64
+  sum = (vec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+#else
+  add(sum, x, w);
+#endif
+}
+
+// Adds to the sums of `count` rows from `first` on, COUNT vectors of tokens each, what their blocks give that begin before
+// input `limit`, of `chain` blocks at a time; next[i] is the next block of row i. A block has STEPS, or any number if 0.
+template <int COUNT, int STEPS>
+void multiply_rows(const Weight& w, const item* panel, int64_t first, int64_t count, int32_t* next, int64_t limit,
+                   int64_t chain, number* sums) {
+  const int64_t lanes = w.lanes, steps = STEPS ? STEPS : w.width / STEP;
+  const int32_t* columns = w.columns;
+  int64_t strip = first / lanes, row = first % lanes;
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t end = w.starts[strip + 1];
+    int64_t b = next[i];
+    const weight* value = (const weight*)w.values + b * steps * lanes + row;
+    loose* total = (loose*)sums + i * COUNT;
+    while (b < end && columns[b] < limit) {
+      const int64_t until = b + chain < end ? b + chain : end;
+      vec sum[COUNT] = {};
+      do {
+        const item* x = panel + uint32_t(columns[b]) / STEP * COUNT * LANES;
+        for (int64_t k = 0; k < steps; k++, x += COUNT * LANES, value += lanes) {
+          const auto same = repeat(*value);
+          UNROLL for (int v = 0; v < COUNT; v++) add_to(sum[v], activations(x + v * LANES), same);
+        }
+      } while (++b < until && columns[b] < limit);
+      UNROLL for (int v = 0; v < COUNT; v++) total[v] += sum[v];
     }
-    UNROLL for (int v = 0; v < COUNT; v++) total[v] += sum[v];
+    next[i] = int32_t(b);
+    if (++row == lanes) row = 0, strip++;
   }
 }
 
-typedef void (*MultiplyRow)(const Weight&, const item*, int64_t, int64_t, int64_t, number*);
-template <int COUNT = VECTORS>
-INLINE MultiplyRow row_of(int64_t count) {
+typedef void (*MultiplyRows)(const Weight&, const item*, int64_t, int64_t, int32_t*, int64_t, int64_t, number*);
+template <int STEPS, int COUNT = VECTORS>
+INLINE MultiplyRows rows_of(int64_t count) {
   if constexpr (COUNT > 1)
-    if (count < COUNT) return row_of<COUNT - 1>(count);
-  return multiply_row<COUNT>;
+    if (count < COUNT) return rows_of<STEPS, COUNT - 1>(count);
+  return multiply_rows<COUNT, STEPS>;
 }
 
 template <class T>
 void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
   const int64_t size = w.inputs / STEP, chain = blocks_in_chain(w);
   item *panel = workspace.take<item>(0, ACROSS * size), *rows = workspace.take<item>(1, ACROSS * size + LANES);
-  number *sums = workspace.take<number>(2, LANES * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
+  number *sums = workspace.take<number>(2, CHUNK * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
   float* scales = workspace.take<float>(4, ACROSS);
+  int32_t next[CHUNK];
+  const int64_t kept = w.starts[w.strips] * w.width / STEP;  // in strips of `size`; a row has LEAST of a part, or more
+  const int64_t part = std::max(PART, LEAST * size * w.strips / (kept + 1)), chunk = part < size ? CHUNK : LANES;
   for (int64_t first = 0; first < tokens; first += ACROSS) {
     const int64_t count = tokens - first < ACROSS ? tokens - first : ACROSS;
     const int64_t vectors = (count + LANES - 1) / LANES, across = vectors * LANES;
     if (count < across) std::memset(panel, 0, across * size * sizeof(item));
     pack_panel(w, x + first * w.inputs, count, panel, rows, scales, across);
-    const MultiplyRow multiply = row_of(vectors);
-    for (int64_t output = 0; output < w.outputs; output += LANES) {
-      const int64_t some = w.outputs - output < LANES ? w.outputs - output : LANES;
-      for (int64_t i = 0; i < some; i++)
-        multiply(w, panel, (output + i) / w.lanes, (output + i) % w.lanes, chain, sums + i * across);
-      pack((const item*)sums, across, across, LANES, (item*)turned, LANES);
-      finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs + output, w.outputs);
+    const MultiplyRows multiply = w.width == 4 ? rows_of<4 / STEP>(vectors) : rows_of<0>(vectors);
+    for (int64_t begin = 0; begin < w.outputs; begin += chunk) {
+      const int64_t held = w.outputs - begin < chunk ? w.outputs - begin : chunk;
+      for (int64_t i = 0, strip = begin / w.lanes, row = begin % w.lanes; i < held; i++) {
+        std::fill(sums + i * across, sums + (i + 1) * across, starts(w)[begin + i]);
+        next[i] = w.starts[strip];
+        if (++row == w.lanes) row = 0, strip++;
+      }
+      for (int64_t at = 0; at < size; at += part) multiply(w, panel, begin, held, next, (at + part) * STEP, chain, sums);
+      for (int64_t i = 0; i < held; i += LANES) {
+        const int64_t some = held - i < LANES ? held - i : LANES, output = begin + i;
+        pack((const item*)(sums + i * across), across, across, LANES, (item*)turned, LANES);
+        finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs + output, w.outputs);
+      }
     }
   }
 }

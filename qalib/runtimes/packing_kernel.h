@@ -65,23 +65,23 @@ INLINE void narrow_to(wholes value, step* to) {
 // One token to ZERO + x / scale in steps of its scale, which it returns; NaN if there is one in it.
 template <class T>
 INLINE float quantise(const T* x, int64_t inputs, step* to) {
-  floats most = {};
-  wholes broken = {};
+  wholes most = {};  // bits of a size are in the order of sizes, those of NaN above all
   for (int64_t k = 0; k < inputs; k += LANES) {
-    const floats value = load(x + k, inputs - k), size = value < 0.0f ? -value : value;
+    const wholes size = (wholes)load(x + k, inputs - k) & 0x7fffffff;
     most = size > most ? size : most;
-    broken |= value != value;
   }
-  const float highest = largest(most);
-  int32_t any = 0;
-  for (int i = 0; i < LANES; i++) any |= broken[i];
+  int32_t all[LANES];
+  __builtin_memcpy(all, &most, BYTES);
+  const int32_t bits = *std::max_element(all, all + LANES);
+  float highest;
+  __builtin_memcpy(&highest, &bits, 4);
   const float inverse = highest > 0 ? 127 / highest : 0;
   for (int64_t k = 0; k < inputs; k += LANES) {
     // added to 1.5 * 2^23, a number is rounded to a whole one in the lowest bits
     const floats value = load(x + k, inputs - k) * inverse + (12582912.0f + ZERO);
     narrow_to((wholes)value, to + k);
   }
-  return any ? __builtin_nanf("") : highest / 127;
+  return highest / 127;
 }
 #endif
 
