@@ -73,7 +73,8 @@ void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& w
   number *sums = workspace.take<number>(2, CHUNK * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
   float* scales = workspace.take<float>(4, ACROSS);
   int32_t next[CHUNK];
-  const int64_t kept = w.starts[w.strips] * w.width / STEP;  // in strips of `size`; a row has LEAST of a part, or more
+  // Of a part a row has LEAST items or more: it costs a row's sums the way there and back.
+  const int64_t kept = w.starts[w.strips] * w.width / STEP;
   const int64_t part = std::max(PART, LEAST * size * w.strips / (kept + 1)), chunk = part < size ? CHUNK : LANES;
   for (int64_t first = 0; first < tokens; first += ACROSS) {
     const int64_t count = tokens - first < ACROSS ? tokens - first : ACROSS;
