@@ -191,7 +191,6 @@ Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_
   TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
               w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
   TORCH_CHECK(values.numel() == columns.numel() * width * w.lanes, "there are not ", columns.numel(), " blocks of values");
-  const auto is_in = [&](uint32_t column) { return column % width == 0 && column + width <= inputs; };
   // Of small blocks there are so many that a division each would take longer than a short batch.
   uint32_t most = 0, any = 0;
   for (int64_t b = 0; b < columns.numel(); b++) {
@@ -200,7 +199,8 @@ Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_
   }
   if ((width & (width - 1)) != 0 || any % width || most + width > inputs)
     for (int64_t b = 0; b < columns.numel(); b++)
-      TORCH_CHECK(is_in(w.columns[b]), "column ", w.columns[b], " is not in x");
+      TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
+                  w.columns[b], " is not in x");
   return w;
 }
 
