@@ -24,7 +24,7 @@ T rounded(float value) {
 
 constexpr int64_t BLOCK = 32, OUTPUTS = 3 * BLOCK, INPUTS = 6 * BLOCK, TOKENS = 23;
 
-// A layer with every other block, stored in strips of `lanes` rows. int8 is given whole numbers with 127 among them in each
+// A layer with every other block, stored in strips of `lanes` rows, or column by column where those are a chunk. int8 is given whole numbers with 127 among them in each
 // token and row: steps of 1, and sums that are exact.
 struct Layer {
   std::vector<double> dense;
@@ -32,27 +32,35 @@ struct Layer {
   std::vector<uint16_t> halves;
   std::vector<int8_t> bytes;
   std::vector<int32_t> starts{0}, columns, offsets;
+  std::vector<int16_t> rows;
   Weight w;
 
   template <class T>
   Layer(const Path& path, T, int64_t lanes, int64_t outputs, int64_t inputs, bool gelu)
       : dense(outputs * inputs), bias(outputs), scales(outputs), offsets(outputs) {
     const bool int8 = path.stored == Stored::int8;
-    const int64_t step = path.step;
-    for (int64_t strip = 0; strip < outputs / lanes; strip++) {
-      for (int64_t c = 0; c < inputs / BLOCK; c++) {
-        if ((strip * lanes / BLOCK + c) % 2) continue;
-        columns.push_back(c * BLOCK);
-        for (int64_t k = 0; k < BLOCK; k += step)
-          for (int64_t row = strip * lanes; row < (strip + 1) * lanes; row++)
-            for (int64_t i = k; i < k + step; i++) {
-              const float value = int8 ? whole(127) : widen(rounded<T>(number()));
-              dense[row * inputs + c * BLOCK + i] = value;
-              singles.push_back(value);
-              halves.push_back(rounded<uint16_t>(value));
-              bytes.push_back(int8_t(value));
-            }
-      }
+    const bool by_columns = lanes == path.chunk;
+    const int64_t step = path.step, width = by_columns ? ITEMS * step : BLOCK, strips = (outputs + lanes - 1) / lanes;
+    const auto block = [&](int64_t first, int64_t end, int64_t column) {  // of some rows
+      columns.push_back(column);
+      for (int64_t k = column; k < column + width; k += step)
+        for (int64_t row = first; row < end; row++)
+          for (int64_t i = k; i < k + step; i++) {
+            const float value = int8 ? whole(127) : widen(rounded<T>(number()));
+            dense[row * inputs + i] = value;
+            singles.push_back(value);
+            halves.push_back(rounded<uint16_t>(value));
+            bytes.push_back(int8_t(value));
+          }
+    };
+    for (int64_t strip = 0; strip < strips; strip++) {
+      const int64_t first = strip * lanes, end = std::min(first + lanes, outputs);
+      for (int64_t c = 0; c < inputs / width; c++)
+        if (!by_columns) {
+          if ((first / BLOCK + c) % 2 == 0) block(first, end, c * width);
+        } else
+          for (int64_t row = first; row < end; row++)
+            if ((row + c) % 2 == 0) block(row, row + 1, c * width), rows.push_back(row - first);
       starts.push_back(columns.size());
     }
     for (int64_t row = 0; row < outputs; row++) {
@@ -62,8 +70,8 @@ struct Layer {
     }
     const void* values = int8 ? (const void*)bytes.data()
                          : path.stored == Stored::half ? (const void*)halves.data() : singles.data();
-    w = Weight{values, starts.data(), columns.data(), bias.data(), scales.data(), offsets.data(),
-               outputs / lanes, lanes, BLOCK, inputs, outputs, gelu};
+    w = Weight{values, starts.data(), columns.data(), by_columns ? rows.data() : nullptr, bias.data(), scales.data(),
+               offsets.data(), strips, lanes, width, inputs, outputs, gelu};
   }
 };
 
@@ -160,8 +168,8 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
 
 int main() {
   for (const Path* path : paths()) {
-    for (int64_t lanes : {path->lanes[0], path->lanes[1], int64_t(3)}) {
-      if (BLOCK % lanes && (lanes > 3 || !path->across)) continue;
+    for (int64_t lanes : {path->lanes[0], path->lanes[1], int64_t(3), path->chunk}) {
+      if (lanes == 0 || (lanes == 3 && !path->across)) continue;
       for (int kind = 0; kind < 4; kind++) {
         if (path->single) linear(*path, path->single, "fp32", lanes, kind & 1, kind & 2);
         if (path->half) linear(*path, path->half, "bf16", lanes, kind & 1, kind & 2);

@@ -25,7 +25,7 @@ SETS = [
     for dtype in (torch.float32, HALF)
     if name not in INT8 and instruction_sets.supports(name, (32, 32), dtype)
 ]
-SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (1, 4), (48, 6)]
+SIZES = [(32, 32), (16, 16), (64, 64), (16, 32), (8, 8), (4, 2), (3, 5), (1, 1), (1, 4), (2, 16), (48, 6)]
 
 reason = instruction_sets.unavailable_reason()
 needs_operator = pytest.mark.skipif(reason is not None, reason=str(reason))
@@ -85,7 +85,7 @@ def test_error_is_no_larger_than_that_of_the_dense_layer(instructions, dtype):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_int8_is_within_its_steps(instructions, dtype, data):
-    block = data.draw(st.sampled_from([(32, 32), (16, 16), (64, 64), (16, 4), (1, 4), (3, 4), (8, 8)]))
+    block = data.draw(st.sampled_from([(32, 32), (16, 16), (64, 64), (16, 4), (1, 4), (3, 4), (8, 8), (2, 16)]))
     (rows, columns), tokens = extent(data, block), data.draw(st.integers(1, 300))
     density, seed = data.draw(st.sampled_from([0.0, 0.05, 0.3, 1.0])), data.draw(st.integers(0, 9))
     weight, bias, x = case(rows, columns, block, density, tokens, dtype, seed)
@@ -327,6 +327,15 @@ def test_arguments_that_do_not_fit_are_refused():
         BlockSparseLinear(weight, bias, (32, 32))(x, torch.empty(64))
     with pytest.raises(RuntimeError, match="column 64 is not in x"):  # 64 outputs to 96 inputs
         BlockSparseLinear(torch.ones(64, 96), bias, (32, 32))(x, inner=BlockSparseLinear(weight, bias, (32, 32)))
+    by_columns = BlockSparseLinear(*case(200, 3, (1, 4), 1.0, 4, torch.float32)[:2], (1, 4))  # of 192 rows and 8
+    for place, row in ((0, 192), (-1, 8), (0, -1)):
+        wrong = copy.deepcopy(by_columns)
+        wrong.rows[place] = row
+        with pytest.raises(RuntimeError, match="a row is not in its strip"):
+            wrong(x[:, :12].contiguous())
+    by_columns.lanes = 96
+    with pytest.raises(RuntimeError, match="200 outputs are not in 2 strips of 96 rows"):
+        by_columns(x[:, :12].contiguous())
     with pytest.raises(RuntimeError, match="no instruction set 'mmx'"):
         BlockSparseLinear(weight, bias, (32, 32), instructions="mmx")
 

@@ -1,16 +1,25 @@
 """The kernel without torch (kernel_driver.cpp): by each compiler that is here, for Arm too, against float64."""
 
+import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from qalib.runtimes import instruction_sets
+
 TESTS = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O1", f"-I{TESTS.parent / 'qalib' / 'runtimes'}"]
 ARM = "aarch64-linux-gnu-g++"
+EMULATED = {  # what the rest of an instruction set needs, and a flag to do without its own instructions
+    "avx_vnni": ("avx2", "-DEMULATE_VNNI"),
+    "amx_int8": ("avx512_bf16", f'-DEMULATE_TILES="{TESTS / "emulated_tiles.h"}"'),
+}
 
 
 def need(*programs: str) -> None:
@@ -42,11 +51,36 @@ def test_each_compiler(compiler, tmp_path):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
-def test_avx_vnni_but_for_its_instruction(tmp_path):
+@pytest.mark.parametrize("name", EMULATED)
+def test_all_but_the_instructions_themselves(name, tmp_path):
     need("g++")
-    if "avx2" not in check(tmp_path, "g++"):
-        pytest.skip("the rest of it needs AVX2")
-    assert "avx_vnni" in check(tmp_path, "g++", "-DEMULATE_VNNI")
+    rest, flag = EMULATED[name]
+    if rest not in check(tmp_path, "g++"):
+        pytest.skip(f"the rest of it needs {rest}")
+    assert name in check(tmp_path, "g++", flag)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
+def test_properties_of_instruction_sets_that_are_not_here(tmp_path):
+    """The operator compiled with what stands for their instructions, under all of test_block_sparse.py."""
+    need("g++")
+    here = instruction_sets.available()
+    missing = [name for name, (rest, _) in EMULATED.items() if rest in here and name not in here]
+    if not missing:
+        pytest.skip("there are none that could be emulated")
+    flags = " ".join(shlex.quote(flag) for _, flag in EMULATED.values())
+    built = ["--build-lib", tmp_path, "--build-temp", tmp_path / "objects"]
+    compiler = [sys.executable, "setup.py", "--quiet", "build_ext", *built]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QALIB_")}
+    subprocess.run(compiler, cwd=TESTS.parent, env=environment | {"CPPFLAGS": f"-w {flags}"}, check=True)
+    script = (
+        "import sys, pytest, qalib.runtimes; qalib.runtimes.__path__.insert(0, sys.argv[1])\n"
+        "from qalib.runtimes import instruction_sets; assert sys.argv[2] in instruction_sets.available()\n"
+        "sys.exit(pytest.main(sys.argv[3:]))"
+    )
+    tests = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", TESTS / "test_block_sparse.py", "-k", "amx or avx_vnni"]
+    runs = [sys.executable, "-c", script, tmp_path / "qalib" / "runtimes", missing[-1], *tests]
+    subprocess.run(runs, env=environment, check=True)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")

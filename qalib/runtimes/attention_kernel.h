@@ -83,8 +83,8 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
       for (int64_t i = 0; i < lanes; i += LANES) store(k < h.length ? load(from + i) : floats{}, to + i);
 #endif
     }
-  Weight scored{lefts, starts, columns, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
-  Weight summed{rights, starts, columns, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
+  Weight scored{lefts, starts, columns, nullptr, added, nullptr, nullptr, keys / STRIP, STRIP, size, size, keys, false};
+  Weight summed{rights, starts, columns, nullptr, nothing, nullptr, nullptr, size / lanes, lanes, keys, keys, size, false};
   const float* later = FROM_ZERO ? added : nullptr;
   if (FROM_ZERO) scored.bias = summed.bias = nullptr;
 

@@ -70,7 +70,7 @@ void share(int64_t count, const F& f) {
 
 // Bytes of a tile's packed tokens, a layer, and of what is normalised: most L2 caches have 512 KiB or more.
 constexpr int64_t LEAST = 128 * 1024, MOST = 384 * 1024, NORMALISED = 320 * 1024;
-constexpr int PARTS = 6;  // tensors of a layer
+constexpr int PARTS = 7;  // tensors of a layer
 
 const Path& named(c10::string_view name) {
   static const std::vector<const Path*> all = paths();  // asked once: a virtual machine leaves for its host to answer
@@ -85,14 +85,16 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-// How blocks of height x width are stored: rows of a strip, and inputs that stand together; nothing if they cannot be.
+// How blocks of height x width are stored: rows and columns of each piece that they are cut into, inputs that stand
+// together, and rows of a strip; nothing if they cannot be.
 std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64_t width) {
   const Path& path = named(instructions);
   if (width % path.step) return {};
   for (int64_t lanes : path.lanes)
-    if (height % lanes == 0) return {lanes, path.step};
+    if (height % lanes == 0) return {lanes, width, path.step, lanes};
   if (path.across == 0) return {};
-  return {height, path.step};  // narrow ones as they are
+  if (width % (ITEMS * path.step) == 0) return {1, ITEMS * path.step, path.step, path.chunk};
+  return {height, width, path.step, height};
 }
 
 // The multiply-adds of `rounds` turns of the kernel's inner loop on every thread, without memory: to be timed.
@@ -108,7 +110,7 @@ bool is_wide(const Weight& w, const Path& path) { return w.lanes == path.lanes[0
 // Bytes of the values of a weight.
 int64_t stored(const Weight& w, const Path& path) {
   const int64_t bytes = path.stored == Stored::int8 ? 1 : path.stored == Stored::half ? 2 : 4;
-  return w.starts[w.strips] * w.width * w.lanes * bytes;
+  return w.starts[w.strips] * w.width * (w.rows ? 1 : w.lanes) * bytes;
 }
 
 // A number of tiles for so many tokens, each with so many bytes to be normalised: a tile stays in the cache, is no larger
@@ -168,29 +170,43 @@ std::optional<Norm> normed(const std::optional<at::Tensor>& residual, const std:
   return Norm{residual->const_data_ptr(), gain->const_data_ptr<float>(), shift->const_data_ptr<float>(), float(epsilon)};
 }
 
-// A layer from its tensors, checked: values, starts, columns, bias, scales and offsets.
-Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_t width, bool gelu) {
-  const at::Tensor &values = parts[0], &starts = parts[1], &columns = parts[2], &bias = parts[3], &scales = parts[4],
-                   &offsets = parts[5];
+// A layer from its tensors, checked: values, starts, columns, rows, bias, scales and offsets.
+Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_t lanes, int64_t width, bool gelu) {
+  const at::Tensor &values = parts[0], &starts = parts[1], &columns = parts[2], &rows = parts[3], &bias = parts[4],
+                   &scales = parts[5], &offsets = parts[6];
   const bool int8 = path.stored == Stored::int8;
   const auto stored = int8 ? at::kChar : path.stored == Stored::half ? at::kBFloat16 : at::kFloat;
   TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
   TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt, "starts and columns are not int32");
+  TORCH_CHECK(rows.scalar_type() == at::kShort && (rows.numel() == 0 || rows.numel() == columns.numel()),
+              "rows are not int16, one of each block");
   TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
   TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
               scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
               "scales and offsets do not fit");
   for (int i = 0; i < PARTS; i++) TORCH_CHECK(parts[i].is_contiguous(), "a tensor is not contiguous");
-  TORCH_CHECK(starts.numel() > 1 && width > 0 && width % path.step == 0, "no weight");
+  TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % path.step == 0, "no weight");
   Weight w{values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
-           bias.const_data_ptr<float>(), scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(),
-           starts.numel() - 1, bias.numel() / (starts.numel() - 1), width, inputs,
+           rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
+           scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
            bias.numel(), gelu};
-  TORCH_CHECK(w.lanes * w.strips == w.outputs, w.outputs, " outputs are not in ", w.strips, " strips of one height");
-  TORCH_CHECK(path.across || is_wide(w, path), path.name, " is not for strips of ", w.lanes, " rows");
+  const int64_t last = w.outputs - (w.strips - 1) * lanes;  // rows of the last strip
+  TORCH_CHECK(0 < last && (last == lanes || lanes == path.chunk) && last <= lanes, w.outputs, " outputs are not in ",
+              w.strips, " strips of ", lanes, " rows");
+  TORCH_CHECK(path.across || is_wide(w, path), path.name, " is not for strips of ", lanes, " rows");
   TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
               w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
-  TORCH_CHECK(values.numel() == columns.numel() * width * w.lanes, "there are not ", columns.numel(), " blocks of values");
+  TORCH_CHECK(values.numel() == columns.numel() * width * (w.rows ? 1 : lanes), "there are not ", columns.numel(),
+              " blocks of values");
+  if (w.rows) {
+    TORCH_CHECK(lanes == path.chunk && width == ITEMS * path.step, path.name,
+                " does not take rows of blocks in strips of ", lanes, " rows, ", width, " columns wide");
+    uint16_t most = 0;
+    for (int64_t b = 0; b < columns.numel(); b++) most = std::max<uint16_t>(most, w.rows[b]);
+    for (int64_t b = w.starts[w.strips - 1]; most < lanes && b < columns.numel(); b++)
+      most = w.rows[b] < last ? most : lanes;
+    TORCH_CHECK(most < lanes, "a row is not in its strip");
+  }
   // Of small blocks there are so many that a division each would take longer than a short batch.
   uint32_t most = 0, any = 0;
   for (int64_t b = 0; b < columns.numel(); b++) {
@@ -204,8 +220,8 @@ Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_
   return w;
 }
 
-void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef widths, const c10::List<bool>& gelus,
-            c10::string_view instructions, const std::optional<at::Tensor>& residual,
+void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef lanes, at::IntArrayRef widths,
+            const c10::List<bool>& gelus, c10::string_view instructions, const std::optional<at::Tensor>& residual,
             const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double epsilon,
             at::Tensor& out) {
   const Path& path = named(instructions);
@@ -215,10 +231,11 @@ void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef widths, c
   TORCH_CHECK(out.scalar_type() == type && x.is_contiguous() && out.is_contiguous() && x.dim() > 0,
               "out is not as x, or one is not contiguous");
   TORCH_CHECK((widths.size() == 1 || widths.size() == 2) && gelus.size() == widths.size() &&
-              parts.size() == PARTS * widths.size(), "not one layer or two");
+              lanes.size() == widths.size() && parts.size() == PARTS * widths.size(), "not one layer or two");
   std::vector<Weight> layers;
   for (size_t i = 0; i < widths.size(); i++)
-    layers.push_back(checked(path, &parts[PARTS * i], i ? layers[0].outputs : x.size(-1), widths[i], gelus[i]));
+    layers.push_back(checked(path, &parts[PARTS * i], i ? layers[0].outputs : x.size(-1), lanes[i], widths[i],
+                             gelus[i]));
   const int64_t inputs = layers[0].inputs, outputs = layers.back().outputs;
   const int64_t tokens = inputs ? x.numel() / inputs : out.numel() / outputs;
   TORCH_CHECK(out.numel() == tokens * outputs, "out has ", out.numel(), " elements, not ", tokens * outputs);
@@ -273,7 +290,7 @@ TORCH_LIBRARY(qalib, m) {
   m.def("peak(str instructions, int rounds) -> int", peak);
   m.def("layout(str instructions, int height, int width) -> int[]", layout);
   m.def(
-      "block_sparse_linear(Tensor x, Tensor[] layers, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
+      "block_sparse_linear(Tensor x, Tensor[] layers, int[] lanes, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
       "Tensor? norm_weight, Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
   m.def("attention(Tensor qkv, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }

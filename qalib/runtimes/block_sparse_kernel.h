@@ -3,7 +3,8 @@
 // W is stored in strips of `lanes` rows. Strip s has the kept blocks starts[s] ... starts[s + 1] - 1, each with the
 // column where it begins and its values as [width / STEP][lanes][STEP]. A tile of tokens, small enough for the L2 cache,
 // is packed once into panels [input / STEP][token][STEP] of up to ROWS tokens; then, strip by strip, ROWS x lanes sums
-// stay in registers over the kept blocks: in vectors, or in tiles where there is AMX.
+// stay in registers over the kept blocks: in vectors, or in tiles where there is AMX. For other blocks see
+// `narrow_kernel.h`.
 //
 // For int8 weights each token is quantised when it is packed, with the scale that takes its largest value to 127. Sums
 // start from `offsets`: minus 128 times the weights' sum where activations are stored without a sign, as 128 + x / scale.
@@ -238,7 +239,7 @@ void normalise(const Norm& norm, int64_t outputs, int64_t tokens, const T* resid
 
 #include "packing_kernel.h"
 #if defined(TILES) && KIND == PAIRS
-constexpr int ACROSS = 0;  // vectors of float32 are faster than those of bf16 where there are tiles
+constexpr int ACROSS = 0, CHUNK = 0;  // vectors of float32 are faster than those of bf16 where there are tiles
 #else
 #include "narrow_kernel.h"
 #endif
@@ -252,13 +253,13 @@ constexpr int ACROSS = 0;  // vectors of float32 are faster than those of bf16 w
 #define TEXT(name) #name
 #define NAME(name) TEXT(name)
 #if KIND == SINGLES
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::single, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, CHUNK, STEP, 4 / STEP, Stored::single, peak,
                     tile<float>, tile<uint16_t>, attend<float>, attend<uint16_t>};
 #elif KIND == PAIRS
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::half, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, CHUNK, STEP, 4 / STEP, Stored::half, peak,
                     nullptr, tile<uint16_t>, nullptr, attend<uint16_t>};
 #else
-constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, STEP, 4 / STEP, Stored::int8, peak,
+constexpr Path path{NAME(PATH), {WIDE * LANES, LANES}, ROWS, WHOLE, ACROSS, CHUNK, STEP, 4 / STEP, Stored::int8, peak,
                     tile<float>, tile<uint16_t>, nullptr, nullptr};
 #endif
 #undef TEXT

@@ -47,24 +47,25 @@ class BlockSparseLinear(nn.Module):
             scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             weight = (weight / scales[:, None]).round()
             offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
-        tiles = blocks.split(weight, block)
-        lanes, step = (block[0], 1) if self.instructions == TORCH else instruction_sets.layout(self.instructions, block)
-        strips = block[0] // lanes
-        kept = kept.repeat_interleave(strips, 0)
-        starts = functional.pad(kept.sum(1).cumsum(0), (1, 0))
-        # blocks (R, C, height, width) to strips (R * strips, C, lanes, width)
-        tiles = tiles.unflatten(2, (strips, lanes)).transpose(1, 2).flatten(0, 1)[kept]
+        rows, width, step, self.lanes = instruction_sets.layout(self.instructions, block)
+        # pieces of blocks, strip by strip, in order of columns: shape (strips, C, pieces of a strip)
+        self.width, in_strip = width, self.lanes // rows
+        kept = kept.repeat_interleave(block[0] // rows, 0).repeat_interleave(block[1] // width, 1)
+        kept = functional.pad(kept, (0, 0, 0, -len(kept) % in_strip)).unflatten(0, (-1, in_strip)).transpose(1, 2)
+        strip, column, row = kept.nonzero().T
+        tiles, counts = blocks.split(weight, (rows, width))[strip * in_strip + row, column], kept.sum((1, 2))
         if self.instructions == TORCH:  # a matrix a block row, shape (height, kept * width)
-            values = torch.cat([row.transpose(0, 1).reshape(-1) for row in tiles.split(kept.sum(1).tolist())])
-        else:  # (block, width / step, lanes, step)
+            values = torch.cat([part.transpose(0, 1).reshape(-1) for part in tiles.split(counts.tolist())])
+        else:  # (piece, width / step, rows, step)
             values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
         if self.instructions in INT8:
             stored = torch.int8
         else:
             stored = dtype if self.instructions == TORCH or step == 2 else torch.float32
         self.register_buffer("values", values.to(stored).contiguous())
-        self.register_buffer("starts", starts.int())
-        self.register_buffer("columns", (kept.nonzero()[:, 1] * block[1]).int())
+        self.register_buffer("starts", functional.pad(counts.cumsum(0), (1, 0)).int())
+        self.register_buffer("columns", (column * width).int())
+        self.register_buffer("rows", (row if in_strip > 1 else row[:0]).short())
         self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
         self.register_buffer("scales", scales)
         self.register_buffer("offsets", offsets)
@@ -92,8 +93,8 @@ class BlockSparseLinear(nn.Module):
             added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
         layers = [self] if inner is None else [inner, self]
         parts = [part for layer in layers for part in layer.buffers()]
-        widths, gelus = [layer.block[1] for layer in layers], [layer.gelu for layer in layers]
-        torch.ops.qalib.block_sparse_linear(x.contiguous(), parts, widths, gelus, self.instructions, *added, out)
+        how = zip(*((layer.lanes, layer.width, layer.gelu) for layer in layers), strict=True)
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), parts, *map(list, how), self.instructions, *added, out)
         return out
 
     def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:

@@ -14,9 +14,12 @@
 
 namespace {
 
+constexpr int ITEMS = 4;  // of blocks with one row of a strip
+
 struct Weight {
   const void* values;
   const int32_t *starts, *columns;
+  const int16_t* rows;  // within their strips, of blocks that have one; null where they have all rows
   const float *bias, *scales;  // of int8 weights, a row each
   const int32_t* offsets;
   int64_t strips, lanes, width, inputs, outputs;
@@ -60,11 +63,12 @@ using Tile = void (*)(const Weight* inner, const Weight& w, const Norm* norm, co
 enum class Stored { single, half, int8 };
 
 // An instruction set: strips of `lanes[0]` or `lanes[1]` rows with panels of `rows` tokens, `whole` of them never parted
-// among threads; strips of other heights, where `across` is not 0, with panels of so many. Blocks are of whole `step`
-// inputs, activations take `bytes` in a panel. A function that is null cannot be had.
+// among threads; strips of other heights, where `across` is not 0, with panels of so many. Blocks of one row stand in
+// strips of `chunk`. Blocks are of whole `step` inputs, activations take `bytes` in a panel. A function that is null
+// cannot be had.
 struct Path {
   const char* name;
-  int64_t lanes[2], rows, whole, across, step, bytes;
+  int64_t lanes[2], rows, whole, across, chunk, step, bytes;
   Stored stored;
   int64_t (*peak)(int64_t rounds);
   Tile<float> single;
@@ -110,6 +114,9 @@ inline void narrow(float value, uint16_t* to) {  // to the nearest, ties to even
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86
 #include <cpuid.h>
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of gcc's own header, where it is left so on purpose
+#endif
 #include <immintrin.h>
 #undef BYTES
 #undef WIDE
@@ -183,6 +190,9 @@ END
 
 #if defined(__linux__) && (defined(__clang__) || __GNUC__ > 10)
 #define AMX
+#ifdef EMULATE_TILES  // for a test, where no machine has them
+#include EMULATE_TILES
+#endif
 #include <sys/syscall.h>
 #include <unistd.h>
 #undef ROWS
@@ -221,6 +231,9 @@ inline bool has_avx_vnni() {
 #ifdef AMX
 // Whether there are tiles for bf16 and int8, and Linux, which must be asked, lets this process use them.
 inline bool has_amx() {
+#ifdef EMULATE_TILES
+  return __builtin_cpu_supports("avx512bf16");
+#endif
   constexpr int PERMISSION = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   constexpr unsigned WANTED = 1u << 22 | 1u << 24 | 1u << 25;
   unsigned a, b, c, d = 0;

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import math
 import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +21,19 @@ INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni", "amx_int8")  # int8 weights and,
 SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
 BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
 AMX = {"amx_bf16": (32, 32), "amx_int8": (32, 64)}  # blocks that fill its tiles
-# How much faster these are than narrow ones in vectors, float32 and int8: at 2816 tokens, 3072 x 768, blocks of 1x4
+# How much faster these are than narrow ones in vectors, float32 and int8: at 2816 tokens, 3072 x 768, blocks of 1x4,
+# measured before those of float32 went by columns, which may be faster than AMX now
 PACE = {"amx_bf16": 6, "amx_int8": 8}
 LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+
+
+class Layout(NamedTuple):
+    """Blocks are cut into pieces of `rows` and `width`, `step` inputs beside each other; `strip` rows are one strip."""
+
+    rows: int
+    width: int
+    step: int
+    strip: int
 
 
 @functools.cache
@@ -59,8 +70,7 @@ def _compiled() -> list[str]:
 
 def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:
     """Whether an instruction set can multiply blocks of a size with activations of a type."""
-    fits = instructions == TORCH or layout(instructions, block)[1] > 0
-    return fits and (instructions not in BF16 or dtype == torch.bfloat16)
+    return layout(instructions, block) is not None and (instructions not in BF16 or dtype == torch.bfloat16)
 
 
 def best(block: Block, dtype: torch.dtype) -> str:
@@ -98,7 +108,10 @@ def int8_unavailable_reason() -> str | None:
     return unavailable_reason() or none
 
 
-def layout(instructions: str, block: Block) -> tuple[int, int]:
-    """Rows and columns of what is multiplied at once of a block; zeros if the block does not suit."""
+def layout(instructions: str, block: Block) -> Layout | None:
+    """How an instruction set has blocks stored, or None if they do not suit it."""
+    if instructions == TORCH:
+        return Layout(*block, 1, block[0])
     unavailable_reason()  # loads the operator
-    return tuple(torch.ops.qalib.layout(instructions, *block)) or (0, 0)
+    found = torch.ops.qalib.layout(instructions, *block)
+    return Layout(*found) if found else None

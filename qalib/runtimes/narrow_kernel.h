@@ -1,11 +1,22 @@
 // Blocks of fewer rows than a vector has, down to single weights: here a vector holds tokens, not rows. Included by
 // `block_sparse_kernel.h`.
 //
-// A weight is read once for up to ACROSS tokens. Of their panel one part after another, which the first cache holds, meets
-// the weights of CHUNK rows, whose sums wait in the second. Sums are turned, LANES rows at a time, and go on as those of a
-// strip do.
+// By rows: a weight is read once for up to ACROSS tokens. Of their panel one part after another, which the first cache
+// holds, meets the weights of CHUNK rows, whose sums wait in the second.
+//
+// By columns, where blocks are ITEMS deep: the tokens' ITEMS stay in registers and meet one after another of CHUNK rows. A
+// row's sums come and go for each block, but that is a load and a store for ITEMS products, where by rows each has a load.
+//
+// Sums are turned, LANES rows at a time, and go on as those of a strip do.
 
 constexpr int VECTORS = 8, ACROSS = VECTORS * LANES;
+#if BYTES == 64 || defined(__aarch64__)
+constexpr int BESIDE = 4;  // vectors of tokens by columns: with ITEMS of each, and sums, what there are registers for
+#elif BYTES == 32 && KIND != WORDS
+constexpr int BESIDE = 3;
+#else
+constexpr int BESIDE = 2;
+#endif
 constexpr int64_t PART = 48 * 1024 / (ACROSS * sizeof(item)), CHUNK = 192, LEAST = 16;
 
 #if KIND == WORDS
@@ -66,35 +77,81 @@ INLINE MultiplyRows rows_of(int64_t count) {
   return multiply_rows<COUNT, STEPS>;
 }
 
+// Adds to the sums of a strip what its blocks give, COUNT vectors of tokens each; those of a column stand together.
+template <int COUNT>
+void multiply_columns(const Weight& w, const item* panel, int64_t strip, number* sums) {
+  const int64_t end = w.starts[strip + 1];
+  int64_t b = w.starts[strip];
+  const weight* value = (const weight*)w.values + b * ITEMS;
+  while (b < end) {
+    const int32_t column = w.columns[b];
+    const item* x = panel + uint32_t(column) / STEP * COUNT * LANES;
+    decltype(activations(x)) held[ITEMS][COUNT];
+    UNROLL for (int k = 0; k < ITEMS; k++)
+      UNROLL for (int v = 0; v < COUNT; v++) {
+        held[k][v] = activations(x + (k * COUNT + v) * LANES);
+        asm volatile("" : REGISTER(held[k][v]));  // or they are loaded for each row
+      }
+    do {
+      loose* total = (loose*)sums + w.rows[b] * COUNT;
+      vec sum[COUNT];
+      UNROLL for (int v = 0; v < COUNT; v++) sum[v] = total[v];
+      UNROLL for (int k = 0; k < ITEMS; k++) {
+        const auto same = repeat(*value++);
+        UNROLL for (int v = 0; v < COUNT; v++) add_to(sum[v], held[k][v], same);
+      }
+      UNROLL for (int v = 0; v < COUNT; v++) total[v] = sum[v];
+    } while (++b < end && w.columns[b] == column);
+  }
+}
+
+typedef void (*MultiplyColumns)(const Weight&, const item*, int64_t, number*);
+template <int COUNT = BESIDE>
+INLINE MultiplyColumns columns_of(int64_t count) {
+  if constexpr (COUNT > 1)
+    if (count < COUNT) return columns_of<COUNT - 1>(count);
+  return multiply_columns<COUNT>;
+}
+
 template <class T>
 void narrow_tile(const Weight& w, const T* x, T* y, int64_t tokens, Workspace& workspace) {
-  const int64_t size = w.inputs / STEP, chain = blocks_in_chain(w);
-  item *panel = workspace.take<item>(0, ACROSS * size), *rows = workspace.take<item>(1, ACROSS * size + LANES);
-  number *sums = workspace.take<number>(2, CHUNK * ACROSS), *turned = workspace.take<number>(3, LANES * ACROSS);
+  const int64_t size = w.inputs / STEP, most = w.rows ? BESIDE * LANES : ACROSS;
+  item *panels = workspace.take<item>(0, ACROSS * size), *rows = workspace.take<item>(1, most * size + LANES);
+  number *sums = workspace.take<number>(2, CHUNK * most), *turned = workspace.take<number>(3, LANES * most);
   float* scales = workspace.take<float>(4, ACROSS);
   int32_t next[CHUNK];
   // Of a part a row has LEAST items or more: it costs a row's sums the way there and back.
   const int64_t kept = w.starts[w.strips] * w.width / STEP;
-  const int64_t part = std::max(PART, LEAST * size * w.strips / (kept + 1)), chunk = part < size ? CHUNK : LANES;
-  for (int64_t first = 0; first < tokens; first += ACROSS) {
-    const int64_t count = tokens - first < ACROSS ? tokens - first : ACROSS;
-    const int64_t vectors = (count + LANES - 1) / LANES, across = vectors * LANES;
-    if (count < across) std::memset(panel, 0, across * size * sizeof(item));
-    pack_panel(w, x + first * w.inputs, count, panel, rows, scales, across);
-    const MultiplyRows multiply = w.width == 4 ? rows_of<4 / STEP>(vectors) : rows_of<0>(vectors);
-    for (int64_t begin = 0; begin < w.outputs; begin += chunk) {
-      const int64_t held = w.outputs - begin < chunk ? w.outputs - begin : chunk;
-      for (int64_t i = 0, strip = begin / w.lanes, row = begin % w.lanes; i < held; i++) {
-        std::fill(sums + i * across, sums + (i + 1) * across, starts(w)[begin + i]);
-        next[i] = w.starts[strip];
-        if (++row == w.lanes) row = 0, strip++;
+  const int64_t part = std::max(PART, LEAST * size * w.strips / (kept + 1));
+  const int64_t chunk = w.rows || part < size ? CHUNK : LANES;
+  for (; tokens > 0; tokens -= ACROSS, x += ACROSS * w.inputs, y += ACROSS * w.outputs) {
+    const auto each_panel = [&](const auto& f) {  // f(first token, count, vectors)
+      for (int64_t t = 0; t < tokens && t < ACROSS; t += most) {
+        const int64_t count = std::min(tokens - t, most);
+        f(t, count, (count + LANES - 1) / LANES);
       }
-      for (int64_t at = 0; at < size; at += part) multiply(w, panel, begin, held, next, (at + part) * STEP, chain, sums);
-      for (int64_t i = 0; i < held; i += LANES) {
-        const int64_t some = held - i < LANES ? held - i : LANES, output = begin + i;
-        pack((const item*)(sums + i * across), across, across, LANES, (item*)turned, LANES);
-        finish(w, turned, LANES, scales, count, output, some, y + first * w.outputs + output, w.outputs);
-      }
-    }
+    };
+    each_panel([&](int64_t t, int64_t count, int64_t vectors) {
+      if (count % LANES) std::memset(panels + t * size, 0, vectors * LANES * size * sizeof(item));
+      pack_panel(w, x + t * w.inputs, count, panels + t * size, rows, scales + t, vectors * LANES);
+    });
+    for (int64_t begin = 0; begin < w.outputs; begin += chunk)
+      each_panel([&](int64_t t, int64_t count, int64_t vectors) {
+        const int64_t held = std::min(w.outputs - begin, chunk), across = vectors * LANES;
+        for (int64_t i = 0; i < held; i++) std::fill(sums + i * across, sums + (i + 1) * across, starts(w)[begin + i]);
+        if (w.rows)
+          columns_of(vectors)(w, panels + t * size, begin / CHUNK, sums);
+        else {
+          const MultiplyRows multiply = w.width == 4 ? rows_of<4 / STEP % ITEMS>(vectors) : rows_of<0>(vectors);
+          for (int64_t i = 0; i < held; i++) next[i] = w.starts[uint32_t(begin + i) / uint32_t(w.lanes)];
+          for (int64_t at = 0; at < size; at += part)
+            multiply(w, panels, begin, held, next, (at + part) * STEP, blocks_in_chain(w), sums);
+        }
+        for (int64_t i = 0; i < held; i += LANES) {
+          const int64_t some = std::min<int64_t>(held - i, LANES), output = begin + i;
+          pack((const item*)(sums + i * across), across, across, LANES, (item*)turned, LANES);
+          finish(w, turned, LANES, scales + t, count, output, some, y + t * w.outputs + output, w.outputs);
+        }
+      });
   }
 }

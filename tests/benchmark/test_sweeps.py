@@ -86,7 +86,7 @@ def test_the_peak_counts_what_the_inner_loop_does(instructions):
         numbers = 16 * 16 // 2  # a row of tokens with all outputs of a tile, once a cycle
     started = time.perf_counter()
     done = torch.ops.qalib.peak(instructions, 1_000_000) / (time.perf_counter() - started) / torch.get_num_threads()
-    step = instruction_sets.layout(instructions, (32, 32))[1]
+    step = instruction_sets.layout(instructions, (32, 32)).step
     assert done / numbers / step < 1.2e10, "more than two instructions a cycle: the compiler left some out"
 
 
