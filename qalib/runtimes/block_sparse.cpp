@@ -201,11 +201,12 @@ Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_
   if (w.rows) {
     TORCH_CHECK(lanes == path.chunk && width == ITEMS * path.step, path.name,
                 " does not take rows of blocks in strips of ", lanes, " rows, ", width, " columns wide");
-    uint16_t most = 0;
-    for (int64_t b = 0; b < columns.numel(); b++) most = std::max<uint16_t>(most, w.rows[b]);
-    for (int64_t b = w.starts[w.strips - 1]; most < lanes && b < columns.numel(); b++)
-      most = w.rows[b] < last ? most : lanes;
-    TORCH_CHECK(most < lanes, "a row is not in its strip");
+    const auto within = [&](int64_t first, int64_t count) {  // blocks from `first` on
+      uint16_t most = 0;
+      for (int64_t b = first; b < columns.numel(); b++) most = std::max<uint16_t>(most, w.rows[b]);
+      return most < count;
+    };
+    TORCH_CHECK(within(0, lanes) && within(w.starts[w.strips - 1], last), "a row is not in its strip");
   }
   // Of small blocks there are so many that a division each would take longer than a short batch.
   uint32_t most = 0, any = 0;
