@@ -80,7 +80,7 @@ def test_a_batch_goes_there_and_back(environment):
         found = module(input_ids=ids, attention_mask=mask)
         assert torch.equal(found.start_logits, (ids * mask).float()) and (found.end_logits == 2).all()
         assert 0.05 <= module.seconds < 0.4  # the run alone, without the 0.4 to compile
-    assert "75 % of the operations" in module.remark
+    assert "supports 75 % of the graph's operations" in module.remark
     process = psutil.Process(module.process.pid)
     until = time.monotonic() + 5
     while process.status() != psutil.STATUS_STOPPED:  # it takes no time from the others

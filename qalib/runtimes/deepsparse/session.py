@@ -84,8 +84,8 @@ class Remote(Session):
         self.process.send_signal(signal.SIGSTOP)  # its threads wait by spinning, in others' time
         self.seconds = float(found["seconds"])
         self.remark = (
-            "timed around the engine's run, in its own process: the way there and back is not counted; the engine runs "
-            f"{100 * float(found['supported']):.0f} % of the operations by itself"
+            "timed around the engine's run, in its own process: the way there and back is not counted; the engine "
+            f"supports {100 * float(found['supported']):.0f} % of the graph's operations"
         )
         return [found[name] for name in OUTPUTS]
 

@@ -3,7 +3,7 @@
 It runs in an environment of its own (`make deepsparse`) and imports nothing of this package. Over stdin come batches,
 over stdout go results: npz files, each after its length in 8 bytes. A batch holds the inputs of `onnx_graph`, int64 of
 shape `(batch, length)`; a result start_logits and end_logits, float32 of that shape, `seconds` (of the engine's run
-alone) and `supported` (the share of the operations that the engine runs by itself, 0 to 1), or `error`, a text.
+alone) and `supported` (the share of the graph's operations that the engine supports, 0 to 1), or `error`, a text.
 """
 
 import io
