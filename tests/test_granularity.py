@@ -49,11 +49,11 @@ def test_the_finest_of_all_layers_counts():
 
 
 EXPECTED = {
-    "full block": "blocks of 8x8 in all encoder matrices",
+    "full block": "blocks of 8x8",
     "hybrid": "query, key, value, attention output: blocks of 8x8; FFN in: whole rows; FFN out: whole columns",
     "hybrid-filled": "query, key, value: whole rows, 16 at a time; attention output: whole columns, 16 at a time; "
     "FFN in: whole rows; FFN out: whole columns",
-    "scattered": "single weights in all encoder matrices",
+    "scattered": "single weights",
 }
 
 
@@ -78,7 +78,7 @@ def test_a_dense_model_has_no_unit():
 def test_the_block_size_of_a_config_is_a_claim(tmp_path):
     made = family.prune_blocks(family.dense(block_size=[16, 16]), (*family.ATTENTION, *family.FFN), (4, 4))
     loaded = checkpoint.load(made.write(tmp_path / "made"))
-    assert granularity.describe(granularity.detect_by_kind(loaded.model)) == "blocks of 4x4 in all encoder matrices"
+    assert granularity.describe(granularity.detect_by_kind(loaded.model)) == "blocks of 4x4"
     assert sparsity.summary(loaded).block_misfits == ", ".join([*family.ATTENTION, *family.FFN])
     loaded.block = (2, 4)
     assert sparsity.summary(loaded).block_misfits == "none"

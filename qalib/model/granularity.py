@@ -102,12 +102,10 @@ def detect_by_kind(model: torch.nn.Module) -> dict[str, Granularity]:
 
 
 def describe(found: Mapping[str, Granularity | str]) -> str:
-    """In words, to end a sentence: `blocks of 32x32 in all encoder matrices`, or `query, key, value: blocks of 32x32;
-    FFN in: whole rows`."""
+    """In words, to end a sentence: `query, key, value: blocks of 32x32; FFN in: whole rows`, or what all kinds share."""
     kinds: dict[str, list[str]] = {}
     for kind, granularity in found.items():
         kinds.setdefault(str(granularity), []).append(kind)
     if len(kinds) == 1:
-        (shape,) = kinds
-        return shape if shape == NONE else f"{shape} in all encoder matrices"
+        return next(iter(kinds))
     return "; ".join(f"{', '.join(names)}: {shape}" for shape, names in kinds.items())
