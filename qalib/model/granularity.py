@@ -102,7 +102,7 @@ def detect_by_kind(model: torch.nn.Module) -> dict[str, Granularity]:
 
 
 def describe(found: Mapping[str, Granularity | str]) -> str:
-    """In words, to end a sentence: `query, key, value: blocks of 32x32; FFN in: whole rows`, or what all kinds share."""
+    """In words, to end a sentence: `query, key, value: blocks of 32x32; FFN in: whole rows`, or just what all share."""
     kinds: dict[str, list[str]] = {}
     for kind, granularity in found.items():
         kinds.setdefault(str(granularity), []).append(kind)
