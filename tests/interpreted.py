@@ -8,7 +8,7 @@ from torch.nn import functional
 from triton.runtime import interpreter
 
 from qalib.model import blocks, checkpoint
-from qalib.runtimes import add_norm, block_sparse, bsr, compact
+from qalib.runtimes import add_norm, block_sparse, compact
 from qalib.runtimes.add_norm import FusedAddNorm, Size
 from qalib.runtimes.panels import PanelLinear, Tile
 
@@ -125,26 +125,3 @@ def test_a_row_that_is_not_a_number_leaves_the_others():
     y[3, 7] = torch.inf
     found = FusedAddNorm(norm, Size(4, 4))(y, torch.zeros(5, 48))
     assert found[3].isnan().any() and found[[0, 1, 2, 4]].isfinite().all()
-
-
-@pytest.mark.parametrize("shape", [(5,), (3, 20), (2, 64)])
-@pytest.mark.parametrize("dtype", [torch.float32, HALF])
-def test_torch_bsr_writes_the_result_itself(shape, dtype, monkeypatch):
-    """torch's kernel, in inference mode and without a GPU, where torch does not define it."""
-    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    grid = interpreter.GridExecutor.__init__
-    monkeypatch.setattr(  # torch's grid is a list
-        interpreter.GridExecutor,
-        "__init__",
-        lambda self, fn, names, grid_, hooks: grid(self, fn, names, (*grid_,), hooks),
-    )
-    weight, bias, x = case((2, 3), (32, 32), 0.6, torch.Size(shape).numel(), dtype, 1)
-    linear = torch.nn.Linear(96, 64, dtype=dtype).requires_grad_(False)
-    linear.weight.data, linear.bias.data = weight, bias.to(dtype)
-    layer = bsr.BsrLinear(linear, (32, 32))
-    layer.meta = bsr.Meta(32)
-    with torch.inference_mode():
-        found = layer.product(x.clone().view(*shape, 96))
-    expected = functional.linear(x.double(), weight.double(), linear.bias.double()).view(*shape, 64)
-    assert found.is_contiguous() and found.shape == expected.shape
-    assert (found - expected).norm() / expected.norm() < {torch.float32: 1e-5, HALF: 1e-2}[dtype]

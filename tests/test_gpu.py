@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import bert, blocks, checkpoint
-from qalib.runtimes import add_norm, bsr, compact, compiled, panels, pytorch_block_sparse
+from qalib.runtimes import add_norm, compact, compiled, panels, pytorch_block_sparse
 from qalib.runtimes.panels import PanelLinear, Tile, tiles
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
@@ -23,32 +23,6 @@ def linear():
     layer = nn.Linear(96, 64)
     layer.weight.data *= blocks.expand(torch.tensor([[True, False, True], [False, False, False]]), (32, 32))
     return layer.requires_grad_(False)
-
-
-def test_torch_bsr_is_tuned_once_for_a_card(linear, tmp_path, monkeypatch):
-    timed = []
-
-    def time(layer, x):
-        timed.append(layer.meta)
-        return 1.0 + (layer.meta != bsr.Meta(128, 1, 8, 5))
-
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card")
-    layer, table = bsr.BsrLinear(linear, (32, 32)), tmp_path / "kept" / "table.json"
-    assert bsr.tuned(layer, table, time) == bsr.tuned(layer, table, time) == bsr.Meta(128, 1, 8, 5)
-    assert timed == bsr.METAS and min(meta.stages for meta in timed) == bsr.Meta(32).stages == 4
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Another")
-    bsr.tuned(layer, table, time)
-    assert len(timed) == 2 * len(bsr.METAS)
-    assert "Card" in table.read_text() and "32x32, float32" in table.read_text()
-
-
-def test_torch_bsr_where_no_size_works(linear, tmp_path):
-    def time(layer, x):
-        raise RuntimeError("no")
-
-    with pytest.warns(UserWarning, match="is left out: RuntimeError: no"):
-        with pytest.raises(InputError, match="runtime torch-bsr: none of the sizes"):
-            bsr.tune(bsr.BsrLinear(linear, (32, 32)), time)
 
 
 class BlockSparseMatrix(nn.Module):
@@ -221,14 +195,14 @@ def test_the_kernel_for_norms_is_taken_where_it_is_the_faster(cuda, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("name", ["torch-bsr", "pytorch-block-sparse"])
-def test_peers(cuda, name, dtype):
+def test_pytorch_block_sparse(cuda, dtype):
+    name = "pytorch-block-sparse"
     if (reason := runtimes.unavailable_reason(name, "cuda", dtype)) is not None:
         pytest.skip(reason)
     weight, bias = case((24, 24), (32, 32), 0.3, dtype, cuda)
     dense = nn.Linear(768, 768, device=cuda, dtype=TYPES[dtype]).requires_grad_(False)
     dense.weight.data, dense.bias.data = weight, bias.to(TYPES[dtype])
-    layer = bsr.BsrLinear(dense, (32, 32)) if name == "torch-bsr" else pytorch_block_sparse.LibraryLinear(dense)
+    layer = pytorch_block_sparse.LibraryLinear(dense)
     for shape in ((3, 50), (1, 1), (2, 384)):
         x = torch.randn(*shape, 768, device=cuda, dtype=TYPES[dtype])
         with torch.inference_mode():
@@ -237,7 +211,7 @@ def test_peers(cuda, name, dtype):
         assert (found - expected).norm() / expected.norm() < 1e-2
 
 
-ON_GPU = ["compact", "compact-graph", "block-sparse", "block-sparse-triton", "dense-compiled", "torch-bsr"]
+ON_GPU = ["compact", "compact-graph", "block-sparse", "dense-compiled"]
 
 
 @pytest.mark.gpu

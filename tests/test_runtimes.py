@@ -6,7 +6,7 @@ import torch
 
 from qalib import runtimes
 from qalib.model import bert, checkpoint, quantization
-from qalib.runtimes import bsr, compact, instruction_sets, onnx_masked
+from qalib.runtimes import compact, instruction_sets, onnx_masked
 from qalib.utils.errors import InputError
 
 INPUTS = {
@@ -51,14 +51,6 @@ def test_a_layer_without_heads_or_neurons(sparse):
     for name in runtimes.available("cpu"):
         assert (logits(runtimes.build(name, sparse)) - logits(sparse.model)).abs().max() < 1e-4
         assert logits(runtimes.build(name, sparse, dtype="bf16")).isfinite().all()
-
-
-def test_a_gpu_runtime_says_so_on_the_cpu_and_computes_the_same(sparse):
-    with pytest.raises(InputError, match="runtime torch-bsr: is for cuda, not for cpu"):
-        runtimes.build("torch-bsr", sparse)
-    module = runtimes.REGISTRY["torch-bsr"].build(sparse, torch.device("cpu"), torch.float32)
-    assert {m.weight.layout for m in module.modules() if isinstance(m, bsr.BsrLinear)} == {torch.sparse_bsr}
-    assert (logits(module) - logits(sparse.model)).abs().max() < 1e-4
 
 
 def test_a_runtime_that_cannot_run_here_says_why_and_is_not_offered(sparse, monkeypatch):

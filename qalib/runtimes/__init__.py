@@ -28,7 +28,6 @@ from qalib.runtimes import (
     baselines,
     block_sparse,
     block_sparse_gpu,
-    bsr,
     compact,
     compiled,
     deepsparse,
@@ -204,29 +203,6 @@ def _supported(instructions: str, checkpoint: Checkpoint, dtype: torch.dtype) ->
 )
 def _compact_graph(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return _in_graphs(block_sparse_gpu.convert(_cut(checkpoint, device, dtype)), device)
-
-
-@runtime(
-    "block-sparse-triton",
-    "as block-sparse on a GPU, but launched one by one from Python",
-    devices=("cuda",),
-    opt_in=True,
-    unavailable_reason=panels.unavailable_reason,
-)
-def _block_sparse_triton(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    linear = functools.partial(block_sparse_gpu.fastest_linear, block=checkpoint.block)
-    return block_sparse_gpu.convert(_cut(checkpoint, device, dtype), linear)
-
-
-@runtime(
-    "torch-bsr",
-    "compact, and of what is left the kept blocks by torch.sparse, tuned (GPU)",
-    devices=("cuda",),
-    opt_in=True,
-    unavailable_reason=panels.unavailable_reason,
-)
-def _torch_bsr(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return bsr.convert(_cut(checkpoint, device, dtype), checkpoint.block)
 
 
 _PEER = {"devices": ("cpu",), "opt_in": True, "sparse": False, "peer": True}

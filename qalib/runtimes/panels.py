@@ -57,7 +57,7 @@ def tiles(block: Block, dtype: torch.dtype = torch.bfloat16) -> list[Tile]:
     """Sizes worth measuring for a block: 32 to 256 outputs a program, at most 128 registers a thread for their sums.
 
     Stages from 4: of what is gathered Triton holds two fewer. In float32, of which a product is three, deeper panels
-    need more registers than there are (reports/benchmarks/compiled-kernels.md has what the compiler says).
+    need more registers than there are.
     """
     height, width = block
     found = [

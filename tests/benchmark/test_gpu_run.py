@@ -29,11 +29,10 @@ def small(packed_folder, asked_file, dense_folder, tmp_path):
         widths=(48,),
         side=16,
         candidates=(
-            ("compact", "fp32"), ("compact-graph", "fp32"), ("block-sparse-triton", "fp32"), ("torch-bsr", "fp32"),
-            ("compact", "bf16"),
+            ("compact", "fp32"), ("compact-graph", "fp32"), ("pytorch-block-sparse", "fp32"), ("compact", "bf16"),
         ),
         evaluated=("dense", "compact-graph"),
-        on_the_card=(("dense", "fp32"), ("compact-graph", "fp32"), ("block-sparse-triton", "fp32")),
+        on_the_card=(("dense", "fp32"), ("compact-graph", "fp32"), ("pytorch-block-sparse", "fp32")),
         questions=4,
         training=(("block", (4, 4)), ("teacher_cache", tmp_path / "teachers"), ("precision", "fp32")),
         models=tuple((part, str(packed_folder)) for part in ("twin", "real", "evaluation", "card")),
@@ -53,13 +52,12 @@ def test_runtimes_end_to_end(small):
     assert "cuda" in runtimes.REGISTRY["compact-graph"].devices  # closed again
     found = {(row["runtime"], row["dtype"]): row for row in rows(small, "twin")}
     assert len(found) == len(rows(small, "twin"))
-    names = ["dense", "compact", "compact-graph", "block-sparse-triton", "torch-bsr"]
+    names = ["dense", "compact", "compact-graph", "pytorch-block-sparse"]
     assert list(found) == [(name, "fp32") for name in names] + [("dense", "bf16"), ("compact", "bf16")]
     graph = found["compact-graph", "fp32"]
     assert graph["speedup"] > 0 and graph["logit_difference"] < 1e-3 and graph["kernel"] == "dense"
     assert graph["peak_bytes"] is None
-    assert "blocks of (8, 8) are not for Triton" in found["block-sparse-triton", "fp32"]["note"]
-    assert found["torch-bsr", "fp32"]["note"] == "is for cuda, not for cpu"
+    assert found["pytorch-block-sparse", "fp32"]["note"] == "is for cuda, not for cpu"
 
 
 def test_a_runtime_with_other_logits_leaves_the_others_their_rows(small, monkeypatch):
@@ -69,11 +67,11 @@ def test_a_runtime_with_other_logits_leaves_the_others_their_rows(small, monkeyp
         return difference(name, *rest) if name != "compact-graph" else difference(name, rest[0], rest[1] + 9, rest[2])
 
     monkeypatch.setattr(latency, "difference", wrong)
-    few = (("compact-graph", "fp32"), ("compact", "fp32"), ("torch-bsr", "fp32"))
+    few = (("compact-graph", "fp32"), ("compact", "fp32"), ("pytorch-block-sparse", "fp32"))
     with settings.opened(small):
         models.end_to_end(dataclasses.replace(small, candidates=few), "twin")
     found = rows(small, "twin")
-    assert [row["runtime"] for row in found] == ["compact-graph", "dense", "compact", "torch-bsr"]
+    assert [row["runtime"] for row in found] == ["compact-graph", "dense", "compact", "pytorch-block-sparse"]
     assert "a logit differs from dense by" in found[0]["error"] and found[2]["speedup"] > 0
 
 
@@ -130,7 +128,7 @@ def test_evaluation_as_the_card_timed_it(small, monkeypatch):
     with settings.opened(small):
         evaluations.card(small)
     first, ours, failed = rows(small, "card")
-    assert (first["speedup"], first["speedup_in_all"]) == (1, 1) and "blocks of (8, 8)" in failed["error"]
+    assert (first["speedup"], first["speedup_in_all"]) == (1, 1) and "is for cuda, not for cpu" in failed["error"]
     assert ours["over"] == "dense fp32" and ours["speedup"] == first["model_seconds"] / ours["model_seconds"]
     assert first["padded_tokens"] == 384 * first["windows"] and first["windows"] == ours["windows"] == 4
     assert [count for count, _ in batchings] == [1, 4, 1, 4]

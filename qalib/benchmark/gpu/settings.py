@@ -19,8 +19,7 @@ from qalib.utils.paths import BUNDLED, ROOT
 REHEARSAL = "rehearsal on a CPU: no figure here says anything of a GPU"
 CANDIDATES = (
     ("dense-compiled", "bf16"), ("compact", "bf16"), ("compact-graph", "bf16"), ("block-sparse", "bf16"),
-    ("block-sparse-triton", "bf16"), ("torch-bsr", "bf16"), ("compact-graph", "fp32"), ("block-sparse", "fp32"),
-    ("pytorch-block-sparse", "fp32"),
+    ("compact-graph", "fp32"), ("block-sparse", "fp32"), ("pytorch-block-sparse", "fp32"),
 )  # fmt: skip
 ON_THE_CARD = (  # the first is the card's way, the last the library that it names
     ("dense", "fp32"), ("dense", "bf16"), ("compact-graph", "fp32"), ("block-sparse", "fp32"),
@@ -101,11 +100,10 @@ def missing(part: str, settings: Settings) -> str | None:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[None]:
-    """In a rehearsal the GPU runtimes are open to the CPU, where graphs are stand-ins and panels have no kernel."""
+    """Open the runtime in CUDA graphs to the CPU during a rehearsal, where a stand-in replaces the graphs."""
     before = dict(runtimes.REGISTRY)
     if settings.device == "cpu":
-        for name in ("compact-graph", "block-sparse-triton"):
-            runtimes.REGISTRY[name] = replace(before[name], devices=("cpu",), unavailable_reason=lambda: None)
+        runtimes.REGISTRY["compact-graph"] = replace(before["compact-graph"], devices=("cpu",))
     try:
         yield
     finally:
