@@ -80,13 +80,13 @@ web/node_modules: web/package-lock.json
 	@touch $@
 
 live: peers web/node_modules  ## write the page that asks the model in the browser, to live/ (python -m http.server -d live)
-	$(BIN)/python -m qalib.report.live live
+	$(BIN)/python -m qalib.site.live live
 
 docs: install  ## add what makes the API reference
 	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test,docs]'
 
 site: docs  ## run all notebooks, write them, glossary and report as a site to site/ (after make live the live page too)
-	$(BIN)/python -m qalib.report.site site
+	$(BIN)/python -m qalib.site site
 
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv .venv-deepsparse build *.egg-info .pytest_cache .ruff_cache .hypothesis

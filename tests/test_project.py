@@ -95,8 +95,12 @@ LAYERS = (
     {"qa": "question sets, windows, answers, exact match and F1"},
     {"pruning": "movement and magnitude pruning, and the training runs around them"},
     {"benchmark": "latency side by side, over sweeps, and part by part"},
-    {"report": "measurements -> tables, figures, card, pages, site"},
-    {"teaching": "the course: one module per lesson, exercises and solutions", "cli": "commands, options, errors"},
+    {"report": "measurements -> tables, figures, card and pages"},
+    {
+        "teaching": "the course: one module per lesson, exercises and solutions",
+        "site": "notebooks, course, report, live page and API reference as a website",
+        "cli": "commands, options, errors",
+    },
 )
 
 
@@ -114,7 +118,7 @@ def test_no_import_goes_up():
     layer = {package: number for number, packages in enumerate(LAYERS) for package in packages}
     root = ROOT / "qalib"
     top = {path.stem for path in root.iterdir() if path.name != "__pycache__"}
-    assert top == layer.keys() | {"__init__", "__main__"} and len(top) <= 12 and len(LAYERS) <= 8
+    assert top == layer.keys() | {"__init__", "__main__"} and len(top) <= 13 and len(LAYERS) <= 8
     for path in root.rglob("*.py"):
         package = path.relative_to(root).parts[0].removesuffix(".py")
         if package.startswith("__"):

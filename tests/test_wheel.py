@@ -80,5 +80,5 @@ def test_the_report_finds_its_notebooks(installed, tmp_path):
     package, *found = map(Path, run(installed / "python", "-c", code, cwd=tmp_path).splitlines())
     assert ROOT not in package.parents and all(package in path.parents for path in found)
     assert [path.name for path in found] == [path.name for path in sorted(NOTEBOOKS.rglob("[0-9]*.ipynb"))]
-    said = run(installed / "python", "-m", "qalib.report.site", "site", cwd=tmp_path, fails=True)
+    said = run(installed / "python", "-m", "qalib.site", "site", cwd=tmp_path, fails=True)
     assert "the site is made in a clone of the repository" in said

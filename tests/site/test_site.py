@@ -8,7 +8,8 @@ import pytest
 from browsers import chromium
 from conftest import ROOT
 
-from qalib.report import pages, site
+from qalib.report import pages
+from qalib.site import build, links
 from qalib.utils import paths
 from qalib.utils.errors import InputError
 
@@ -24,8 +25,8 @@ def made(packed_folder, asked_file, tmp_path_factory):
     pytest.importorskip("pdoc", reason="pdoc, which makes the API reference, is not installed")
     given = TINY | {"model": str(packed_folder), "audited": str(packed_folder), "data": str(asked_file)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(site, "broken_links", lambda folder: [])  # the pages of the other notebooks are not there
-        return site.make(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
+        patch.setattr(build, "broken_links", lambda folder: [])  # the pages of the other notebooks are not there
+        return build.make(tmp_path_factory.mktemp("site") / "site", TEACHING, given)
 
 
 def test_every_teaching_notebook_ran_and_shows_figures_and_no_widgets(made):
@@ -53,10 +54,10 @@ def test_pages_are_light_and_have_titles(made):
 
 
 def test_links_lead_to_pages_and_names(made):
-    absent = {f"{path.stem}.html" for path in site.ROOT.glob("notebooks/[0-9]*.ipynb")}
-    others = [problem for problem in site.broken_links(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
-    assert others == [] and len(site.broken_links(made)) >= len(absent)
-    assert (made / site.MARK).exists() and (made / "reports" / site.REPORTS[0] / "index.html").exists()
+    absent = {f"{path.stem}.html" for path in ROOT.glob("notebooks/[0-9]*.ipynb")}
+    others = [problem for problem in links.broken_links(made) if problem.split("/")[-1].split(" ")[-1] not in absent]
+    assert others == [] and len(links.broken_links(made)) >= len(absent)
+    assert (made / build.MARK).exists() and (made / "reports" / build.REPORTS[0] / "index.html").exists()
     assert 'href="api/qalib/model/blocks.html#split"' in (made / "glossary.html").read_text()
     assert (made / "web" / "page.webp").exists() and 'src="web/page.webp"' in (made / "index.html").read_text()
     assert 'href="../glossary.html"' in (made / "course" / "01_weights.html").read_text()
@@ -64,8 +65,8 @@ def test_links_lead_to_pages_and_names(made):
 
 def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
     page = '<body><a href="../qalib/runtimes/compact.py"><code>compact.shrink</code></a>'
-    glossary = site.ROOT / "notebooks" / "glossary.md"
-    turned = site.relink(page, glossary, tmp_path / "glossary.html", tmp_path, site.ROOT)
+    glossary = ROOT / "notebooks" / "glossary.md"
+    turned = links.relink(page, glossary, tmp_path / "glossary.html", tmp_path, ROOT)
     assert 'href="api/qalib/runtimes/compact.html#shrink"' in turned
 
 
@@ -80,9 +81,9 @@ def test_a_link_to_a_name_leads_to_its_place_in_the_reference(tmp_path):
 )
 def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, found):
     (tmp_path / "pyproject.toml").write_text(f"[project]\n[project.urls]\n{urls}\n")
-    assert site.repository_url(tmp_path) == found
-    notebook = shutil.copytree(site.ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
-    site._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
+    assert build.repository_url(tmp_path) == found
+    notebook = shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks") / "course" / "01_weights.ipynb"
+    build._page(nbformat.read(notebook, as_version=4), notebook, tmp_path / "site", tmp_path)
     page = (tmp_path / "site" / "course" / "01_weights.html").read_text()
     address = "https://colab.research.google.com/github/someone/qalib/blob/main/notebooks/course/01_weights.ipynb"
     assert (f'href="{address}"' in page) == bool(found) == ("open in Colab" in page)
@@ -91,7 +92,7 @@ def test_notebooks_open_in_colab_where_the_repository_is_known(tmp_path, urls, f
 def test_what_leads_nowhere_is_found(tmp_path):
     (tmp_path / "a.html").write_text('<body id="x"><a href="b.html#y">b</a><a href="#x">x</a><a href="c.html">c</a>')
     (tmp_path / "b.html").write_text('<body><img src="https://example.org/a.png"><a href="https://example.org">e</a>')
-    assert site.broken_links(tmp_path) == [
+    assert links.broken_links(tmp_path) == [
         "a.html: b.html#y", "a.html: c.html", "b.html fetches https://example.org/a.png",
     ]  # fmt: skip
 
@@ -99,7 +100,7 @@ def test_what_leads_nowhere_is_found(tmp_path):
 def test_only_a_site_is_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already and is not a site"):
-        site.make(tmp_path)
+        build.make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -119,7 +120,7 @@ def browser():
 
 
 def test_the_site_in_a_browser(made, browser):
-    pages = ["index.html", "glossary.html", "api/qalib/model/blocks.html", f"reports/{site.REPORTS[0]}/index.html"]
+    pages = ["index.html", "glossary.html", "api/qalib/model/blocks.html", f"reports/{build.REPORTS[0]}/index.html"]
     pages += [f"course/{path.stem}{kind}.html" for path in TEACHING for kind in ("", "_slides", "_answers")]
     pages += ["course/lecturer.html"]
     bare = [*pages[:3], *(name for name in pages if name.endswith(("_answers.html", "lecturer.html")))]  # of figures
@@ -153,7 +154,7 @@ def test_axe_has_no_serious_finding(made, browser, scheme):
     if not axe.exists():
         pytest.skip("axe-core is not there: npm ci --prefix web")
     names = ["index.html", "glossary.html", "api/index.html", "api/qalib/model/blocks.html", "course/lecturer.html"]
-    names += [f"reports/{site.REPORTS[0]}/index.html", "course/03_speed_answers.html"]
+    names += [f"reports/{build.REPORTS[0]}/index.html", "course/03_speed_answers.html"]
     names += [f"course/{name}.html" for name in ("01_weights", "07_model_card", "12_int8", "12_int8_slides")]
     found = {}
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
@@ -187,7 +188,7 @@ def test_a_slider_is_moved_by_the_keyboard(made, browser):
 
 def test_the_repository_says_how(made):
     targets = (ROOT / "Makefile").read_text()
-    assert "-m qalib.report.site site" in targets and "-m qalib.teaching.exercises exercises" in targets
+    assert "-m qalib.site site" in targets and "-m qalib.teaching.exercises exercises" in targets
 
 
 def test_raised_figures_stay_raised():

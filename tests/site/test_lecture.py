@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from qalib.report import lecture
+from qalib.site import lecture
 from qalib.utils import paths
 
 COURSE = sorted(paths.COURSE.glob("[0-9]*.ipynb"))

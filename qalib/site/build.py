@@ -15,7 +15,6 @@ Links are written for the repository, from file to file; each is turned into one
 import os
 import re
 import shutil
-import sys
 import tomllib
 from collections.abc import Sequence
 from html import escape
@@ -26,15 +25,16 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from qalib.report import api, execution, front, lecture, live, pages
+from qalib.report import execution, front, pages
 from qalib.report.progress import Progress, say
+from qalib.site import api, lecture, live
+from qalib.site.links import broken_links, page_path, relink
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_text, replace_folder, write_text
 from qalib.utils.paths import ROOT
 
 REPORTS = ("bundled-dev-v1.1",)  # those that are kept in the repository
 MARK = ".nojekyll"  # makes GitHub Pages serve the files as they are; also tells a site from other folders
-LINK = re.compile(r'(<[a-z][^<>]*\s(?:href|src))="([^"]+)"')
 
 
 def make(
@@ -97,43 +97,6 @@ def make(
     return out
 
 
-def page_path(path: PurePosixPath) -> PurePosixPath:
-    """Where a file of the repository goes in the site.
-
-    >>> str(page_path(PurePosixPath("notebooks/course/01_weights.ipynb")))
-    'course/01_weights.html'
-    >>> str(page_path(PurePosixPath("qalib/model/blocks.py")))
-    'api/qalib/model/blocks.html'
-    >>> str(page_path(PurePosixPath("reports/bundled-dev-v1.1/card/README.md")))
-    'reports/bundled-dev-v1.1/index.html'
-    """
-    if path.match("reports/*/card/README.md"):  # leads to the report's front page
-        return path.parents[1] / "index.html"
-    if path.suffix in (".ipynb", ".md", ".py"):
-        path = path.with_suffix(".html")
-    if path.parts[0] == "notebooks":
-        return path.relative_to("notebooks")
-    return PurePosixPath("api", path) if path.parts[0] == "qalib" else path
-
-
-def broken_links(site: Path) -> list[str]:
-    """The broken links of a site, and anything its pages would fetch from elsewhere."""
-    pages = {path: path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
-    names = {path: {*re.findall(r'id="([^"]+)"', text)} for path, text in pages.items()}
-    found = []
-    for path, text in pages.items():
-        for fetched in re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="((?:https?:)?//[^"]+)"', text):
-            found.append(f"{path.relative_to(site)} fetches {fetched}")
-        for _, link in LINK.findall(re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)):
-            name, _, anchor = link.partition("#")
-            if re.match(r"[a-z]+:", link) or (path.name == "density_chart.html"):
-                continue
-            target = Path(os.path.normpath(path.parent / name)) if name else path
-            if not target.is_file() or (anchor and anchor not in names.get(target, ())):
-                found.append(f"{path.relative_to(site)}: {link}")
-    return found
-
-
 def _page(node: NotebookNode, path: Path, site: Path, root: Path, beside: dict[str, Path | None] | None = None) -> None:
     """Write a notebook as the page for the repository's file `path`."""
     steps = {
@@ -160,24 +123,6 @@ def repository_url(root: Path) -> str | None:
     return found and found[1]
 
 
-def relink(html: str, path: Path, target: Path, site: Path, root: Path) -> str:
-    """The page for the file `path`, to be written to `target`, with its links turned into links between pages.
-
-    A link to a source file whose text is a name in that file (`blocks.split`) leads to that name.
-    """
-
-    def turn(match: re.Match) -> str:
-        name, _, anchor = match[2].partition("#")
-        if re.match(r"[a-z]+:|#|//", match[2]):
-            return match[0]
-        inside = Path(os.path.normpath(path.parent / name)).relative_to(root)
-        to = os.path.relpath(site / page_path(PurePosixPath(inside.as_posix())), target.parent)
-        return f'{match[1]}="{PurePosixPath(to)}{"#" if anchor else ""}{anchor}"'
-
-    body = re.sub(r"(<body.*)", lambda m: LINK.sub(turn, m[1]), html, flags=re.DOTALL)
-    return re.sub(r'(href="[^"#]*api/[\w/]+\.html)("[^>]*><code>\w+\.)(\w+)', r"\1#\3\2\3", body)
-
-
 def _report(folder: Path, site: Path) -> None:
     """Copy a report and write its front page, which is not kept in the repository."""
     target = site / "reports" / folder.name
@@ -185,7 +130,3 @@ def _report(folder: Path, site: Path) -> None:
     front.write(target)
     page = read_text(target / "index.html")
     write_text(target / "index.html", page.replace("<body>", '<body>\n<nav><a href="../../index.html">home</a></nav>'))
-
-
-if __name__ == "__main__":
-    print(make(*sys.argv[1:2]) / "index.html")

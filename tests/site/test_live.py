@@ -13,7 +13,7 @@ from qalib import pipeline
 from qalib.model import bert, checkpoint
 from qalib.pruning import magnitude
 from qalib.qa import squad
-from qalib.report import live
+from qalib.site import live
 
 COUNT = 50  # questions
 SHARED = 3  # times as long as promised may an answer take, since tests share the machine
