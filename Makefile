@@ -16,7 +16,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 	$(PIP) torch setuptools
 	@touch $@
 
-.venv/kernel: .venv/torch setup.py $(wildcard qalib/runtimes/*.cpp qalib/runtimes/*.h)
+.venv/kernel: .venv/torch setup.py $(wildcard qalib/runtimes/cpu/kernel/*.cpp qalib/runtimes/cpu/kernel/*.h)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
@@ -24,7 +24,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 	QALIB_KERNEL=no $(PIP) --no-build-isolation --editable '.[lab,test]'
 	@touch $@
 
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard qalib/runtimes/*.cpp qalib/runtimes/*.h)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard qalib/runtimes/cpu/kernel/*.cpp qalib/runtimes/cpu/kernel/*.h)
 	@$(MAKE) --no-print-directory --jobs=2 .venv/kernel .venv/packages
 	@touch $@
 
@@ -62,7 +62,7 @@ reliability: install  ## measure what can go wrong, write reports/reliability.md
 ADDRESS := -g -fsanitize=address
 sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or clang on Linux)
 	rm -rf build/sanitize && mkdir -p build/sanitize && cp -r qalib setup.py pyproject.toml LICENSE README.md build/sanitize
-	rm -f build/sanitize/qalib/runtimes/*.so
+	rm -f build/sanitize/qalib/runtimes/cpu/*.so
 	cd build/sanitize && CFLAGS='$(ADDRESS)' CXXFLAGS='$(ADDRESS)' LDFLAGS='$(ADDRESS)' \
 	    $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \

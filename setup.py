@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 # Beside the package in the repository, within it in a wheel.
 CARRIED = ("notebooks", "models/minilm-l6-squad-block-sparse")
-SOURCE = "qalib/runtimes/block_sparse.cpp"
+SOURCE = "qalib/runtimes/cpu/kernel/block_sparse.cpp"
 KERNELS = ("block_sparse", "vector", "amx", "gelu", "packing", "narrow", "tile", "attention")
 HEADERS = ["instruction_sets.h", "gelu_bump.h", *(f"{name}_kernel.h" for name in KERNELS)]
 
@@ -42,7 +42,7 @@ def extension() -> dict:
     flags = ["-O3"]
     depends = [os.path.join(os.path.dirname(SOURCE), name) for name in HEADERS]
     module = CppExtension(
-        "qalib.runtimes._block_sparse", [SOURCE], depends=depends, extra_compile_args=flags, optional=True
+        "qalib.runtimes.cpu._block_sparse", [SOURCE], depends=depends, extra_compile_args=flags, optional=True
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=False)}}
 

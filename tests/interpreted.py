@@ -8,8 +8,9 @@ from torch.nn import functional
 from triton.runtime import interpreter
 
 from qalib.model import blocks, checkpoint
-from qalib.runtimes import add_norm, block_sparse, compact
+from qalib.runtimes import add_norm, compact
 from qalib.runtimes.add_norm import FusedAddNorm, Size
+from qalib.runtimes.cpu import block_sparse
 from qalib.runtimes.panels import PanelLinear, Tile
 
 HALF = torch.bfloat16

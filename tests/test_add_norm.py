@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from qalib.model import bert
 from qalib.runtimes import add_norm, block_sparse_gpu, compact, panels
-from qalib.runtimes.add_norm import SIZES, AddNorm, FusedAddNorm, Size
+from qalib.runtimes.add_norm import SIZES, FusedAddNorm, Size
+from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.utils.files import read_json
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import blocks
-from qalib.runtimes import instruction_sets
-from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
+from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 from qalib.utils.errors import InputError
 
 HALF = torch.bfloat16
@@ -344,7 +344,7 @@ def test_arguments_that_do_not_fit_are_refused():
 def test_no_second_openmp(sparse):
     """torch brings its own libgomp or libomp; the operator must not load another."""
     script = (
-        "import torch; from qalib.runtimes import instruction_sets; maps = lambda: {line.split()[-1] for line in "
+        "import torch; from qalib.runtimes.cpu import instruction_sets; maps = lambda: {line.split()[-1] for line in "
         "open('/proc/self/maps') if 'omp' in line.split()[-1].rsplit('/', 1)[-1]}\n"
         "before = maps(); assert instruction_sets.unavailable_reason() is None\n"
         "assert maps() == before, maps() - before"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qalib.runtimes import instruction_sets
+from qalib.runtimes.cpu import instruction_sets
 
 TESTS = Path(__file__).parent
-FLAGS = ["-std=c++17", "-O1", f"-I{TESTS.parent / 'qalib' / 'runtimes'}"]
+FLAGS = ["-std=c++17", "-O1", f"-I{TESTS.parent / 'qalib' / 'runtimes' / 'cpu' / 'kernel'}"]
 ARM = "aarch64-linux-gnu-g++"
 EMULATED = {  # what the rest of an instruction set needs, and a flag to do without its own instructions
     "avx_vnni": ("avx2", "-DEMULATE_VNNI"),
@@ -74,12 +74,12 @@ def test_properties_of_instruction_sets_that_are_not_here(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QALIB_")}
     subprocess.run(compiler, cwd=TESTS.parent, env=environment | {"CPPFLAGS": f"-w {flags}"}, check=True)
     script = (
-        "import sys, pytest, qalib.runtimes; qalib.runtimes.__path__.insert(0, sys.argv[1])\n"
-        "from qalib.runtimes import instruction_sets; assert sys.argv[2] in instruction_sets.available()\n"
+        "import sys, pytest, qalib.runtimes.cpu; qalib.runtimes.cpu.__path__.insert(0, sys.argv[1])\n"
+        "from qalib.runtimes.cpu import instruction_sets; assert sys.argv[2] in instruction_sets.available()\n"
         "sys.exit(pytest.main(sys.argv[3:]))"
     )
     tests = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", TESTS / "test_block_sparse.py", "-k", "amx or avx_vnni"]
-    runs = [sys.executable, "-c", script, tmp_path / "qalib" / "runtimes", missing[-1], *tests]
+    runs = [sys.executable, "-c", script, tmp_path / "qalib" / "runtimes" / "cpu", missing[-1], *tests]
     subprocess.run(runs, env=environment, check=True)
 
 

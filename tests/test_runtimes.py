@@ -6,7 +6,8 @@ import torch
 
 from qalib import runtimes
 from qalib.model import bert, checkpoint, quantization
-from qalib.runtimes import compact, instruction_sets, onnx_masked
+from qalib.runtimes import compact, onnx_masked
+from qalib.runtimes.cpu import instruction_sets
 from qalib.utils.errors import InputError
 
 INPUTS = {

@@ -9,8 +9,8 @@ import torch
 from qalib.benchmark.timing import interleave
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
-from qalib.runtimes import instruction_sets
-from qalib.runtimes.block_sparse_linear import BlockSparseLinear
+from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu.block_sparse_linear import BlockSparseLinear
 from qalib.utils.errors import InputError
 
 ROUNDS = 3_000_000  # of the kernel's inner loop on each thread: a tenth of a second or less

@@ -15,7 +15,7 @@ from qalib.benchmark.timing import interleave
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
-from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear
+from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear
 
 # Components of a forward pass by the modules that do them; a module's time is without that of the modules in it.
 COMPONENTS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from qalib.model import checkpoint
 from qalib.qa import squad
-from qalib.runtimes import instruction_sets
+from qalib.runtimes.cpu import instruction_sets
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, sha256, write_json

@@ -26,16 +26,15 @@ from qalib.model.blocks import Block
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import (
     baselines,
-    block_sparse,
     block_sparse_gpu,
     compact,
     compiled,
     deepsparse,
     graphs,
-    instruction_sets,
     panels,
     pytorch_block_sparse,
 )
+from qalib.runtimes.cpu import block_sparse, instruction_sets
 from qalib.runtimes.forward import Forward, Tf32
 from qalib.utils.errors import InputError
 

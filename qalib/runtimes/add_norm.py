@@ -17,22 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qalib.runtimes import panels, tuning
+from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.tuning import Time
 
 TOKENS = 3072  # for which sizes are measured: 8 windows of 384
 TABLE = tuning.FOLDER / "add-norm.json"
-
-
-class AddNorm(nn.Module):
-    """A norm, whichever it is, of the sum of two tensors; the first is used up."""
-
-    def __init__(self, norm: nn.Module):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, y: Tensor, residual: Tensor) -> Tensor:
-        """Both of shape `(..., width)` to that shape."""
-        return self.norm(y.add_(residual))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import blocks
 from qalib.model.blocks import Block
-from qalib.runtimes import add_norm, block_sparse, panels, tuning
-from qalib.runtimes.add_norm import AddNorm
+from qalib.runtimes import add_norm, panels, tuning
+from qalib.runtimes.cpu import block_sparse
+from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.panels import Packed, PanelLinear, Tile
 from qalib.runtimes.tuning import Time
 

@@ -13,7 +13,7 @@ from qalib.benchmark import latency, pace, sweep, timing
 from qalib.cli import app
 from qalib.model import bert, blocks
 from qalib.report import plots
-from qalib.runtimes import instruction_sets
+from qalib.runtimes.cpu import instruction_sets
 from qalib.utils.errors import InputError
 
 HOW = {"names": ["compact", "block-sparse"], "dtypes": ["fp32"], "batch": 1, "repeats": 1, "progress": False}

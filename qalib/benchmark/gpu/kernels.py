@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from qalib.benchmark.gpu.settings import Rows, Settings, missing, model_of, tried
 from qalib.model import bert, blocks
 from qalib.runtimes import add_norm, block_sparse_gpu, compact, panels, tuning
-from qalib.runtimes.add_norm import AddNorm, FusedAddNorm, WithItself
+from qalib.runtimes.add_norm import FusedAddNorm, WithItself
+from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.tuning import Time
 
 LAYER = 4  # whose products are timed

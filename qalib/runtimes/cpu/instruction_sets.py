@@ -1,6 +1,6 @@
 """What multiplies blocks on a CPU: the compiled operator's instruction sets, and torch where there is none.
 
-The operator is `block_sparse.cpp`, compiled when the package is installed.
+The operator is `kernel/block_sparse.cpp`, compiled when the package is installed.
 """
 
 import functools
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 @functools.cache
 def unavailable_reason() -> str | None:
     """Why the compiled operator cannot be used, or None if it can; loads it."""
-    found = importlib.util.find_spec("qalib.runtimes._block_sparse")
+    found = importlib.util.find_spec("qalib.runtimes.cpu._block_sparse")
     if found is None or found.origin is None:
         return "block_sparse.cpp was not compiled when qalib was installed"
     try:

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from qalib.model import blocks
 from qalib.model.blocks import Block
-from qalib.runtimes import instruction_sets
-from qalib.runtimes.instruction_sets import INT8, SIGNED, TORCH
+from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu.instruction_sets import INT8, SIGNED, TORCH
 
 HIDDEN = -1e30  # added to a score, makes its weight next to nothing
 

@@ -14,9 +14,8 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
-from qalib.runtimes import instruction_sets
-from qalib.runtimes.add_norm import AddNorm
-from qalib.runtimes.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
+from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
 
 class Workspace(threading.local):
@@ -35,6 +34,18 @@ class Workspace(threading.local):
         if held is None or held.numel() < size:
             held = self.held[name, like.dtype] = like.new_empty(size)
         return held[:size].view(shape)
+
+
+class AddNorm(nn.Module):
+    """A norm, of any class, of the sum of two tensors; the first is overwritten."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, y: Tensor, residual: Tensor) -> Tensor:
+        """Both of shape `(..., width)` to that shape."""
+        return self.norm(y.add_(residual))
 
 
 class BlockSparseLayer(nn.Module):
