@@ -38,7 +38,7 @@ test: install  ## lint and test
 
 OLDER := QALIB_INSTRUCTIONS=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 older: install  ## run the kernels' tests and the main job as on a processor without AVX-512
-	$(OLDER) $(BIN)/python -m pytest tests/test_block_sparse.py tests/test_runtimes.py tests/benchmark/test_benchmark.py
+	$(OLDER) $(BIN)/python -m pytest tests/runtimes/test_block_sparse.py tests/runtimes/test_runtimes.py tests/benchmark/test_benchmark.py
 	$(OLDER) $(BIN)/qalib report --quick --out reports/older
 
 peers: install  ## add the other libraries that the benchmark can be run against
@@ -66,7 +66,7 @@ sanitize: install  ## test block_sparse.cpp under an address sanitizer (gcc or c
 	cd build/sanitize && CFLAGS='$(ADDRESS)' CXXFLAGS='$(ADDRESS)' LDFLAGS='$(ADDRESS)' \
 	    $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
-	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/test_block_sparse.py
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize $(BIN)/pytest -p no:cacheprovider tests/runtimes/test_block_sparse.py
 
 lab: exercises  ## open JupyterLab at the index of the notebooks, the students' copies beside them
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/index.ipynb

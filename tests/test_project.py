@@ -89,7 +89,7 @@ LAYERS = (
     {"utils": "errors, files, paths, the machine, processes that share work, quantities with units"},
     {"model": "loading and saving checkpoints, and the BERT made from them"},
     {
-        "runtimes": "checkpoint -> faster module; one file per runtime",
+        "runtimes": "checkpoint -> faster module: registry, dense, compact, cpu/, gpu/, peers/, and export/ to ONNX",
         "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
     },
     {"qa": "question sets, windows, answers, exact match and F1"},

@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
     from qalib.model import checkpoint, saving
-    from qalib.runtimes import onnx_folder, onnx_graph
+    from qalib.runtimes.export import onnx_folder, onnx_graph
 
     if (compact or int8) and format is not Format.onnx:
         raise InputError("--compact and --int8 are for --format onnx")

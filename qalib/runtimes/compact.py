@@ -13,6 +13,8 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert, blocks
 from qalib.model.blocks import Block
+from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes.registry import runtime
 
 
 def shrink(
@@ -140,3 +142,9 @@ class NoHeads(nn.Module):
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> tuple[Tensor, None]:
         """The empty context, and no attention weights."""
         return hidden_states[..., :0], None
+
+
+@runtime("compact", "heads and FFN neurons that do not change the output cut out, the rest run dense")
+def compact(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Build the cut model."""
+    return build(checkpoint.model, device, dtype)

@@ -10,7 +10,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import write_text
 from qalib.utils.paths import PACKAGE, TEMPLATES
 
-COMPILED = ("qalib.__main__", "qalib.runtimes.cpu._block_sparse", "qalib.runtimes.triton_kernel")  # no API
+COMPILED = ("qalib.__main__", "qalib.runtimes.cpu._block_sparse", "qalib.runtimes.gpu.triton_kernel")  # no API
 
 
 def check() -> None:

@@ -18,7 +18,8 @@ import torch
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.model.checkpoint import Checkpoint
-from qalib.runtimes import baselines, onnx_graph, onnx_masked
+from qalib.runtimes.export import onnx_graph, onnx_masked
+from qalib.runtimes.registry import not_installed
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, read_text, write_json, write_text
 from qalib.utils.paths import ROOT, TEMPLATES
@@ -39,7 +40,7 @@ def missing() -> str | None:
         return f"{WEB}: not there; the page can only be made in a clone of the repository"
     if absent := [name for name in VENDOR if not (WEB / "node_modules" / name).is_dir()]:
         return f"not installed: {', '.join(absent)} (npm ci in {WEB.name}/)"
-    return baselines.not_installed(*onnx_graph.PACKAGES)()
+    return not_installed(*onnx_graph.PACKAGES)()
 
 
 def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Path:

@@ -9,7 +9,7 @@ from qalib import runtimes
 from qalib.benchmark import latency
 from qalib.benchmark.gpu import evaluations, kernels, models, settings, training
 from qalib.benchmark.gpu.settings import Rows, Settings
-from qalib.runtimes.add_norm import SIZES
+from qalib.runtimes.gpu.add_norm import SIZES
 from qalib.utils.files import read_json
 
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from qalib.benchmark.gpu.settings import Rows, Settings, missing, model_of, tried
 from qalib.model import bert, blocks
-from qalib.runtimes import add_norm, block_sparse_gpu, compact, panels, tuning
-from qalib.runtimes.add_norm import FusedAddNorm, WithItself
+from qalib.runtimes import compact
 from qalib.runtimes.cpu.block_sparse import AddNorm
-from qalib.runtimes.tuning import Time
+from qalib.runtimes.gpu import add_norm, panels, tuning
+from qalib.runtimes.gpu import block_sparse as block_sparse_gpu
+from qalib.runtimes.gpu.add_norm import FusedAddNorm, WithItself
+from qalib.runtimes.gpu.tuning import Time
 
 LAYER = 4  # whose products are timed
 Product = tuple[Tensor, Tensor, bool]

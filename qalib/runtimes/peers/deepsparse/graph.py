@@ -1,0 +1,50 @@
+"""The graphs that DeepSparse understands: opset 13, with the operators that BERTs of its time were exported to."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForQuestionAnswering
+
+from qalib.model import bert
+from qalib.runtimes.export.onnx_graph import INPUTS, OUTPUTS, example, quiet
+
+OPSET = 13
+MASKED = -1e4  # added to a score: no weight is left of it
+
+
+class Plain(nn.Module):
+    """A model whose attention and mask are the few operators that the engine has a kernel for."""
+
+    def __init__(self, model: BertForQuestionAnswering):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token numbers of shape `(batch, length)` to start and end logits of that shape."""
+        x = self.model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        mask = (1 - attention_mask[:, None, None, :].to(x.dtype)) * MASKED
+        for layer in bert.layers(self.model):
+            x = layer.attention.output(self._attend(layer.attention.self, x, mask), x)
+            x = layer.output(layer.intermediate(x), x)
+        starts, ends = self.model.qa_outputs(x).split(1, -1)
+        return starts.squeeze(-1), ends.squeeze(-1)
+
+    def _attend(self, attention: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        size, shape = attention.attention_head_size, (*x.shape[:2], attention.num_attention_heads, -1)
+        parts = (attention.query(x), attention.key(x), attention.value(x))
+        query, key, value = (part.view(shape).permute(0, 2, 1, 3) for part in parts)
+        weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + mask).softmax(-1)
+        return (weights @ value).permute(0, 2, 1, 3).reshape(*x.shape[:2], -1)
+
+
+def write(model: BertForQuestionAnswering, out: Path) -> Path:
+    """Write a model in eval mode as a float32 graph, zeros included."""
+    names = (*INPUTS, *OUTPUTS)
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            Plain(model).eval(), example(), out, dynamo=False, opset_version=OPSET, input_names=INPUTS,
+            output_names=OUTPUTS, dynamic_axes={name: {0: "batch_size", 1: "sequence_length"} for name in names},
+        )  # fmt: skip
+    return out

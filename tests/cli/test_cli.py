@@ -1,0 +1,250 @@
+"""The commands through their real entry points."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from qalib import runtimes
+from qalib.cli import commands
+from qalib.utils.files import read_json, write_json
+
+
+def qalib(*arguments, cwd=None):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    command = [sys.executable, "-c", "from qalib.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+
+
+def as_json(*arguments):
+    done = qalib(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
+    predictions = tmp_path / "predictions.json"
+    result = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--predictions", predictions)
+    assert (result["total"], result["missing"], result["runtime"]) == (8, 0, runtimes.best("cpu"))
+    score = as_json("score", asked_file, predictions)
+    assert score == {key: result[key] for key in ("exact_match", "f1", "total", "missing", "unknown")}
+    write_json(predictions, {"q0": read_json(predictions)["q0"], "other": "x"})
+    score = as_json("score", asked_file, predictions)
+    assert (score["missing"], score["unknown"]) == (7, 1)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """A function that runs a command in this process and gives its exit code, its JSON and its errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qalib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        printed = capsys.readouterr()
+        return ended.value.code, json.loads(printed.out) if printed.out else None, printed.err
+
+    return run
+
+
+def test_evaluate_and_score_agree_on_questions_without_an_answer(here, packed_folder, unanswerable_file, tmp_path):
+    predictions = tmp_path / "predictions.json"
+    odds = tmp_path / "odds.json"
+    given = ["--model", packed_folder, "--data", unanswerable_file, "--null-score-diff-threshold", "-0.5", "--json"]
+    code, result, error = here("evaluate", *given, "--predictions", predictions, "--null-odds", odds)
+    assert code == 0, error
+    assert (result["HasAns_total"], result["NoAns_total"], result["null_score_diff_threshold"]) == (8, 4, -0.5)
+    assert result["no_answer_training"].startswith("not stated; ")
+    expected = {key: diff > -0.5 for key, diff in read_json(odds).items()}
+    assert {key: text == "" for key, text in read_json(predictions).items()} == expected
+    scored = ["score", unanswerable_file, predictions, "--json"]
+    _, score, _ = here(*scored, "--na-prob-file", odds)
+    assert score == {key: result[key] for key in score} and len(score) == 15 and score["best_f1"] is not None
+    _, score, _ = here(*scored, "--na-prob-file", odds, "--na-prob-thresh", "-1e9")
+    assert (score["HasAns_exact"], score["NoAns_exact"], score["best_f1"]) == (0, 100, result["best_f1"])
+    assert here(*scored)[1]["best_exact"] is None
+
+
+def test_no_answer_options_are_for_v2(here, packed_folder, asked_file, unanswerable_file, tmp_path):
+    texts = write_json(tmp_path / "p.json", {"q0": "x"})
+    other = write_json(tmp_path / "n.json", {"other": 0.5})
+    v1 = ["evaluate", "--model", packed_folder, "--data", asked_file]
+    v2 = ["evaluate", "--model", packed_folder, "--data", unanswerable_file]
+    odds = tmp_path / "odds.json"
+    for arguments, message in [
+        ([*v1, "--null-odds", odds], "eight.json: is SQuAD v1.1, where every question has an answer"),
+        ([*v1, "--null-score-diff-threshold", "0"], "eight.json: is SQuAD v1.1, where every question has an answer"),
+        ([*v2, "--null-score-diff-threshold", "nan"], "--null-score-diff-threshold nan: expected a finite number"),
+        (["score", asked_file, texts, "--na-prob-file", texts], "the no-answer score for 'q0' is str"),
+        (["score", asked_file, texts, "--na-prob-thresh", "0"], "--na-prob-thresh 0.0: needs --na-prob-file"),
+        (["score", asked_file, texts, "--na-prob-file", other], "eight.json is of SQuAD v1.1"),
+        (["score", unanswerable_file, texts, "--na-prob-file", other], "n.json: no no-answer probability for 'q0'"),
+    ]:
+        code, printed, error = here(*arguments)
+        assert code == 2 and printed is None and message in error, error
+    assert not odds.exists()
+
+
+def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
+    answers = as_json("answer", "What is it?", "It is a red cat.", "--model", packed_folder, "--top-k", "2")["answers"]
+    assert len(answers) == 2 and all("It is a red cat."[a["start"] : a["end"]] == a["answer"] for a in answers)
+    result = as_json("sparsity", "--model", packed_folder, "--out", tmp_path / "s")
+    assert result["heads"] == 8 and result["heads_called_removed_per_layer"] == [1, 1]
+    assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} >= {"heads.svg", "patterns.svg"}
+    kept = tmp_path / "speed"
+    few = ("--dtype", "fp32", "--batch", 1, "--length", 8, "--repeats", 2)
+    result = as_json("benchmark", "--model", packed_folder, *few, "--out", kept)
+    assert read_json(kept / "benchmark.json")["rows"] == result["rows"] and (kept / "figures" / "speedup.svg").exists()
+    assert [row["runtime"] for row in result["rows"]] == ["dense", "compact", "block-sparse"]
+    assert "CPU" in result["machine"]
+    done = qalib("export", "--model", packed_folder, "--out", tmp_path / "plain")
+    assert done.returncode == 0 and (tmp_path / "plain" / "model.safetensors").exists()
+    done = qalib("average", packed_folder, tmp_path / "plain", "--out", tmp_path / "mean")
+    assert done.returncode == 0 and read_json(tmp_path / "mean" / "model_meta.json")["average_of"]
+
+
+def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_path):
+    how = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,block-sparse,openvino")
+    result = as_json("benchmark", *how, "--dtype", "fp32", "--repeats", 2, "--out", tmp_path)
+    assert read_json(tmp_path / "evaluation.json")["rows"] == result["rows"]
+    usual, dense, sparse = result["rows"][:3]
+    assert [row["way"] for row in (usual, dense, sparse)] == ["usual way", "dense fp32", "block-sparse fp32"]
+    scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file)
+    for row in (usual, dense, sparse):
+        assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
+        assert len(row["round_seconds"]) == 2 and row["resident_bytes"] > 0
+    assert usual["padded_tokens"] > sparse["padded_tokens"]
+    assert ("openvino fp32" in result["not_run"]) == (len(result["rows"]) == 3)  # where it is not installed
+    few = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,onnxruntime-int8", "--repeats", 1)
+    result = as_json("benchmark", *few, "--dtype", "bf16")
+    assert result["not_run"] == {"onnxruntime-int8 bf16": "is for fp32, not for bf16"} and len(result["rows"]) == 2
+
+
+def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_path):
+    few = ("--batch", 1, "--length", 8, "--repeats", 1, "--runtimes", "dense,block-sparse-int8,compact")
+    how = ("--model", packed_folder, "--dtype", "fp32", "--score", asked_file, "--questions", 2)
+    result = as_json("benchmark", *how, *few, "--out", tmp_path)
+    assert read_json(tmp_path / "benchmark.json")["rows"] == result["rows"]
+    assert result["scored"]["model"] == Path(packed_folder).name
+    assert result["scored"]["data"].endswith("the first 2 of 8 questions")
+    for row in result["rows"]:
+        runtime = ("--runtime", row["runtime"], "--dtype", "fp32")
+        scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--questions", 2, *runtime)
+        assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
+    assert "f1 (%) is of " in qalib("benchmark", *how, *few).stdout
+
+
+def test_audit(packed_folder, asked_file, tmp_path):
+    claims = as_json("audit", "--model", packed_folder, "--data", asked_file, "--out", tmp_path / "a")["claims"]
+    assert {row["claim"]: row["verdict"] for row in claims}["linear density"] == "differs"
+    assert (tmp_path / "a" / "tables" / "audit.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["evaluate", "--data", "nowhere.json"], "nowhere.json: no such file"),
+        (["evaluate", "--data", "PACKED/config.json"], "config.json: 'data' is missing"),
+        (["evaluate", "--model", "./nowhere"], "./nowhere: no such folder"),
+        (["evaluate", "--model", "no/such"], "no/such: no such folder, and the hub cannot be reached"),
+        (
+            ["evaluate", "--runtime", "fast", "--model", "PACKED"],
+            "no runtime 'fast'; there are dense, dense-compiled, compact, block-sparse, block-sparse-int8, compact-graph",
+        ),
+        (["evaluate", "--device", "cuda", "--model", "PACKED"], "torch finds no CUDA GPU"),
+        (["score", "sample", "PACKED/config.json"], "config.json: the prediction for "),
+        (["score", "sample", "PACKED/model.packed.safetensors"], "model.packed.safetensors: not "),
+        (["export", "--model", "PACKED", "--out", "PACKED"], "exists already and is not an empty folder"),
+        (["report", "--model", "PACKED", "-p", "epochs=3", "--out", "r"], "no notebook has a parameter 'epochs'"),
+        (["report", "-p", "epochs"], "-p epochs: expected NAME=VALUE"),
+        (["answer", "Who?", "", "--model", "PACKED"], "empty"),
+        (["benchmark", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--repeats", "0"], "0 repeats"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--runtimes", "fast"], "no runtime 'fast'"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--pace"], "--data and --pace: choose one"),
+        (["benchmark", "--model", "PACKED", "--questions", "3"], "--questions 3: of which --data or --score?"),
+        (["benchmark", "--model", "PACKED", "--score", "sample", "--pace"], "--score sample: --pace times no answers"),
+        (["benchmark", "--model", "PACKED", "--data", "sample", "--score", "sample"], "--data scores already"),
+        (["benchmark", "--model", "PACKED", "--score", "nowhere.json"], "nowhere.json: no such file"),
+        (["audit", "--card", "PACKED/config.json", "--model", "PACKED"], "config.json: not a card of this family"),
+        (["twin", "t", "--density", "0.9"], "density 0.9: must be between 0 and "),
+        (["twin", "t", "--masks", "PACKED/config.json"], "config.json: expected an object with block_size"),
+        (["prune", "--data", "sample", "--out", "o", "--teacher", "PACKED", "--block", "8"], "--block 8: expected HEI"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(packed_folder, tmp_path, monkeypatch, capsys, arguments, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sys, "argv", ["qalib", *(a.replace("PACKED", str(packed_folder)) for a in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    output = capsys.readouterr()
+    assert ended.value.code == 2 and output.out == ""
+    lines = [line for line in output.err.splitlines() if line.startswith("qalib: ")]
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_an_error_came_up(tmp_path, monkeypatch, capsys):
+    command = ["score", "sample", str(tmp_path / "nowhere.json")]
+    for given in ([], ["--debug"]):
+        monkeypatch.setattr(sys, "argv", ["qalib", *given, *command])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and ("Traceback" in error) == bool(given)
+        assert error.splitlines()[-1] == f"qalib: {tmp_path / 'nowhere.json'}: no such file"
+
+
+def test_what_was_not_foreseen_is_one_line_too(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "app", lambda: [][0])
+    monkeypatch.setattr(sys, "argv", ["qalib"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "qalib: IndexError: list index out of range (unexpected: `qalib --debug ...` shows where)\n"
+    )
+
+
+def test_predictions_of_another_data_set(asked_file, tmp_path):
+    write_json(tmp_path / "p.json", {"other": "x"})
+    done = qalib("score", asked_file, tmp_path / "p.json")
+    assert done.returncode == 2 and "none of the 1 predictions has the id of any of the 8 questions" in done.stderr
+
+
+def test_help_names_every_command():
+    done = qalib("--help")
+    for name in "report answer evaluate score sparsity benchmark export prune average twin audit".split():
+        assert f" {name} " in done.stdout
+
+
+def test_help_and_readme_say_what_machines_that_prune_together_need():
+    told = " ".join(qalib("prune", "--help").stdout.replace("│", " ").split())
+    assert "with several machines, one that all of them see" in told
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "machines that prune together need a work folder that all of them can see (`--work`)" in readme
+
+
+def test_the_first_answer_comes_soon():
+    """No part of the package for reports, notebooks or training is imported, and the model takes little to load."""
+    code = (
+        "import json, sys, time, transformers.models.bert.modeling_bert; from qalib.cli import app;"
+        "started = time.process_time();"
+        "app(['answer', 'Who wrote for piano?', 'Chopin wrote for piano.'], standalone_mode=False);"
+        "print(json.dumps([time.process_time() - started, sorted({name.partition('.')[0] for name in sys.modules})]))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    answer, last = done.stdout.splitlines()
+    seconds, modules = json.loads(last)
+    assert answer.startswith("Chopin") and seconds < 2  # of the processor; 0.3 on a Zen 4
+    heavy = {"altair", "datasets", "IPython", "matplotlib", "nbformat", "pandas", "papermill", "pyarrow"}
+    assert not heavy & set(modules)
