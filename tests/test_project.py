@@ -97,7 +97,7 @@ LAYERS = (
     {"benchmark": "latency side by side, over sweeps, and part by part"},
     {"report": "measurements -> tables, figures, card and pages"},
     {
-        "teaching": "the course: one module per lesson, exercises and solutions",
+        "teaching": "the course: lessons, and exercises that check themselves",
         "site": "notebooks, course, report, live page and API reference as a website",
         "cli": "commands, options, errors",
     },

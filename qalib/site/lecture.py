@@ -123,7 +123,7 @@ def answers(lesson: Lesson) -> NotebookNode:
         cells.append(nbformat.v4.new_markdown_cell(f"{head}\n\n{exercise.text}"))
         cells.append(nbformat.v4.new_code_cell(exercise.solution))
         if written := re.fullmatch(r"\w+ = teaching\.(\w+)\.(\w+)", exercise.solution):
-            link = f"[`{written[1]}.{written[2]}`](../../qalib/teaching/{written[1]}.py)"
+            link = f"[`{written[1]}.{written[2]}`](../../qalib/teaching/lessons/{written[1]}.py)"
             cells.append(nbformat.v4.new_markdown_cell(f"The code: {link}"))
         cells.append(nbformat.v4.new_markdown_cell(exercise.verdict))
     return nbformat.v4.new_notebook(cells=cells)

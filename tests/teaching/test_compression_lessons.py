@@ -5,7 +5,7 @@ import torch
 
 from qalib import sparsity
 from qalib.model import bert, blocks
-from qalib.teaching import algorithms, heads, inputs, int8, neurons, patterns, sensitivity
+from qalib.teaching.lessons import algorithms, heads, inputs, int8, neurons, patterns, sensitivity
 from qalib.utils.errors import InputError
 
 

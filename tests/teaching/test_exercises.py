@@ -2,7 +2,6 @@ import ast
 import re
 from decimal import Decimal
 from fractions import Fraction
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 
 from qalib import teaching
 from qalib.teaching import exercises
-from qalib.teaching.exercises import ALGORITHMS
-from qalib.teaching.solutions import EXERCISES, READY
+from qalib.teaching.exercises import checks
+from qalib.teaching.exercises.solutions import EXERCISES
 from qalib.utils import paths
 from qalib.utils.errors import InputError
 
@@ -62,7 +61,7 @@ def test_every_exercise_stands_in_one_notebook():
         solutions = [cell.source for cell in cells if "solution" in cell.metadata.get("tags", [])]
         assert len(checks) == len(solutions) == len(exercises_) >= 1, path.name
         names += [ast.literal_eval(ast.parse(c).body[0].value.args[0]) for c in checks if "exercises.check" in c]
-    assert sorted(names) == sorted(EXERCISES | ALGORITHMS) == sorted([*GIVEN, *ALGORITHMS])
+    assert sorted(names) == sorted(EXERCISES | checks.ALGORITHMS) == sorted([*GIVEN, *checks.ALGORITHMS])
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -195,28 +194,8 @@ def test_what_is_done_to_an_input_changes_nothing():
     exercises.give("density", weight=weight)
     weight.fill_(1)
     assert exercises.check("density", 0.75).right and not exercises.check("density", 1.0).right
-    exercises._GIVEN.clear()
+    checks._GIVEN.clear()
     assert "run the cells above first" in repr(exercises.check("density", 0.75))
-
-
-def test_an_answer_that_stood_ready_is_told(monkeypatch):
-    def hand_in(*cells):
-        shell = SimpleNamespace(user_ns={"In": ["", "%load_ext x", *cells, 'check("multiply_add_ratio", mine)']})
-        monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
-        return exercises.check("multiply_add_ratio", 8 / 2, **GIVEN["multiply_add_ratio"])
-
-    computed = 'mine = work["dense"].sum() / work["sparse"].sum()'
-    read = "mine = timed.ratio.max()"
-    assert "that is read from `timed`, where it stands ready" in repr(hand_in(computed, read))
-    assert hand_in(computed).right and hand_in(read, computed).right and hand_in("timed = 1", computed).right
-    assert hand_in(f"timed = work; {computed.replace('work', 'timed')}; timed").right  # one's own name
-    assert set(READY) <= set(EXERCISES)
-    shell = SimpleNamespace(user_ns={"In": ['check("multiply_add_ratio", timed.ratio.max())']})
-    monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
-    assert "read from `timed`" in repr(exercises.check("multiply_add_ratio", 4.0, **GIVEN["multiply_add_ratio"]))
-    shell = SimpleNamespace(user_ns={"In": ['give("multiply_add_ratio", work=work)', "check(*everything)"]})
-    monkeypatch.setattr(exercises, "get_ipython", lambda: shell)
-    assert exercises.check("multiply_add_ratio", 4.0, **GIVEN["multiply_add_ratio"]).right
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -257,7 +236,7 @@ def test_on_the_bundled_model_every_mistake_shows(path):
         exec(cell.source.replace("teaching.exercises.check(", "note("), names)
     assert len(seen) == tags.count(["solution"])
     for name, answer in (pair for pair in seen if pair[0] in EXERCISES):
-        given = exercises._GIVEN[name]
+        given = checks._GIVEN[name]
         right, mistakes = EXERCISES[name](**given)
         assert exercises.check(name, answer, **given).right
         for text, wrong in mistakes.items():
@@ -321,6 +300,6 @@ def test_what_nbgrader_is_told(tmp_path):
             exec(cell.source, names | {"magnitude_mask": teaching.algorithms.magnitude_mask})
             with pytest.raises(AssertionError, match="Not answered yet."):
                 exec(cell.source, names | {"magnitude_mask": ...})
-    assert len(set(ids)) == len(ids) == 2 * len(EXERCISES | ALGORITHMS) + 4 and all(
+    assert len(set(ids)) == len(ids) == 2 * len(EXERCISES | checks.ALGORITHMS) + 4 and all(
         re.fullmatch(r"[\w-]+", i) for i in ids
     )

@@ -14,7 +14,8 @@ from qalib.pruning import schedule
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.controller import GAIN, MAX_LOG_GAIN
 from qalib.qa import squad
-from qalib.teaching import capstone, distillation, from_scratch, int8, movement, neurons, sensitivity, weights
+from qalib.teaching.exercises import capstone, from_scratch
+from qalib.teaching.lessons import distillation, int8, movement, neurons, sensitivity, weights
 from qalib.utils import paths
 
 

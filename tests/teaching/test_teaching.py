@@ -14,7 +14,8 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude, minimal
 from qalib.pruning.magnitude import magnitude_mask
-from qalib.teaching import capstone, common, distillation, heads, masks, model_card, movement, sliders, speed, weights
+from qalib.teaching.exercises import capstone
+from qalib.teaching.lessons import boards, distillation, heads, masks, model_card, movement, sliders, speed, weights
 from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)
@@ -137,9 +138,9 @@ def test_costs_say_what_is_timed(sparse):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules["dense"].modules())
 
 
-@common.large
+@boards.large
 def drawn(share, layer):
-    figure, axes = common.board(2)
+    figure, axes = boards.board(2)
     axes.plot([0, 1], [share, layer], label="a line")
     axes.set(xlabel="here", ylabel="there")
     axes.set_title(f"{share:g} of {layer}")
@@ -201,7 +202,7 @@ def test_drawing_leaves_the_settings_of_matplotlib_alone():
     before = dict(matplotlib.rcParams)
     figure = weights.plot_magnitudes(torch.randn(20, 20))
     figure._repr_svg_()
-    assert dict(matplotlib.rcParams) == before and figure.axes[0].xaxis.label.get_size() == common.LARGE["font.size"]
+    assert dict(matplotlib.rcParams) == before and figure.axes[0].xaxis.label.get_size() == boards.LARGE["font.size"]
     for module in (capstone, distillation, heads, masks, model_card, movement, speed, weights):
         for name in dir(module):
             assert not name.startswith("plot_") or hasattr(getattr(module, name), "__wrapped__"), name

@@ -11,7 +11,7 @@ from torch import Tensor
 from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.pruning import magnitude
-from qalib.teaching.algorithm_checks import Algorithm, Case
+from qalib.teaching.exercises.algorithm_checks import Algorithm, Case
 
 
 def random(seed: int, *shape: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.pruning import losses, movement
-from qalib.teaching.algorithm_checks import Algorithm
-from qalib.teaching.mask_checks import random
+from qalib.teaching.exercises.algorithm_checks import Algorithm
+from qalib.teaching.exercises.mask_checks import random
 
 
 def _through(function: Any, scores: Tensor, threshold: float, gradient: Tensor) -> Any:

@@ -29,8 +29,8 @@ from qalib.pruning.minimal import MinimalRun
 from qalib.pruning.pruner import Pruner
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
-from qalib.teaching import distillation, masks
-from qalib.teaching.common import LINES, Board, board, large
+from qalib.teaching.lessons import distillation, masks
+from qalib.teaching.lessons.boards import LINES, Board, board, large
 
 START, BEST = (1.0, 0.1), (0.4, 0.6)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qalib.report.plots.style import BLUE, INK, ORANGE
-from qalib.teaching.common import Board, board, large
+from qalib.teaching.lessons.boards import Board, board, large
 
 WIDE = 5  # standard deviations: what is farther out is an outlier
 

@@ -1,8 +1,7 @@
-"""Solutions: of every exercise that asks for numbers the right answer, and the mistakes worth a word.
+"""Solutions: the right answer to every exercise that asks for numbers, and common mistakes.
 
-A solution is a function from what is given to the right answer and `{what to say: the wrong answer of which to say
-it}`. Its docstring is what is said of a right answer. READY has names, and attributes with
-their dot, under which the answer can be found without being computed: what was read there is not one's own.
+A solution is a function from the exercise's inputs to the right answer and `{message: wrong answer}`. Its docstring is
+the message for a right answer.
 """
 
 import math
@@ -16,17 +15,6 @@ from qalib.model import bert, blocks
 
 Exercise = tuple[Any, dict[str, Any]]
 EXERCISES: dict[str, Callable[..., Exercise]] = {}
-READY = {
-    "density": (".per_matrix",),
-    "block_mask": (".magnitude_mask",),
-    "multiply_add_ratio": ("timed", ".compare_zero_patterns"),
-    "score_gradient": (".of_scores",),
-    "second_step": ("path", ".two_weights"),
-    "removable": (".heads_removable", "sparsity"),
-    "constant": (".constant_output",),
-    "divergence": ("heads.kl", ".distillation_loss"),
-    "overall": (".overall_density_percent",),
-}
 
 
 def exercise(function: Callable[..., Exercise]) -> Callable[..., Exercise]:

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.ticker import NullFormatter
 
 from qalib.report.plots.style import INK
-from qalib.teaching.common import LINES, Board, board, large
+from qalib.teaching.lessons.boards import LINES, Board, board, large
 
 
 @large

@@ -17,9 +17,9 @@ from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, ORANGE
-from qalib.teaching import heads, inputs
-from qalib.teaching.common import Board, board, large
-from qalib.teaching.curves import plot_curves
+from qalib.teaching.lessons import heads, inputs
+from qalib.teaching.lessons.boards import Board, board, large
+from qalib.teaching.lessons.curves import plot_curves
 
 WAYS = ("by lot", "by weights", "by activity", "by activity, mean left behind")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
-from qalib.teaching.common import Board, board, large
+from qalib.teaching.lessons.boards import Board, board, large
 
 
 @large

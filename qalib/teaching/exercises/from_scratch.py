@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.sampler import LengthGroupedSampler
-from qalib.teaching.algorithms import StraightThrough, distillation_loss
+from qalib.teaching.lessons.algorithms import StraightThrough, distillation_loss
 
 MATRICES = ("query", "key", "value", "dense")  # what the linear layers of BERT's encoder are called
 

@@ -19,7 +19,7 @@ import matplotlib
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from qalib.teaching.common import LARGE, Board
+from qalib.teaching.lessons.boards import LARGE, Board
 
 Choices = Mapping[str, Any] | Sequence[Any]  # values, or values by label
 PICTURES = {  # how a board is drawn: live quickly, ahead in few bytes

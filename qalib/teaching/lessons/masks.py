@@ -16,7 +16,7 @@ from qalib.pruning.magnitude import GRANULARITIES, Granularity, magnitude_mask, 
 from qalib.qa import evaluation
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK
-from qalib.teaching.common import LINES, Board, board, large
+from qalib.teaching.lessons.boards import LINES, Board, board, large
 
 
 def f1(checkpoint: Checkpoint, questions: QuestionSet) -> float:

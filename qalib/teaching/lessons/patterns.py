@@ -22,8 +22,8 @@ from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE
-from qalib.teaching import heads, inputs
-from qalib.teaching.common import Board, board, large
+from qalib.teaching.lessons import heads, inputs
+from qalib.teaching.lessons.boards import Board, board, large
 
 WAYS = ("magnitude", "Wanda", "OBS")
 PATTERNS = {"half of a row": None, "4 of 8": 8, "2 of 4": 4, "1 of 2": 2}  # weights in a group; None: a whole row

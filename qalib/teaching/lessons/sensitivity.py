@@ -21,9 +21,9 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.magnitude import magnitude_mask
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import INK
-from qalib.teaching import algorithms, heads
-from qalib.teaching.common import Board, board, large
-from qalib.teaching.curves import plot_curves
+from qalib.teaching.lessons import algorithms, heads
+from qalib.teaching.lessons.boards import Board, board, large
+from qalib.teaching.lessons.curves import plot_curves
 from qalib.utils.errors import InputError
 
 WAYS = ("the same for all", "one threshold", "by sensitivity")

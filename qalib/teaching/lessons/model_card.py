@@ -1,7 +1,7 @@
 """A card's numbers: the same thing in several units, or over several denominators."""
 
 from qalib.report.plots.style import BLUE, GREEN, INK, ORANGE, PURPLE
-from qalib.teaching.common import Board, board, large
+from qalib.teaching.lessons.boards import Board, board, large
 
 
 @large

@@ -3,24 +3,18 @@
 A mistake is told by its outputs: a function that gives on all inputs what the mistake gives has made it.
 """
 
-import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from qalib.teaching import answers
+from qalib.teaching.exercises import answers
 from qalib.utils.errors import one_line
-from qalib.utils.paths import PACKAGE
 
 Case = dict[str, Any]
-# of the package, that students may call
-HELPERS = ("blocks.grid_shape", "blocks.split", "blocks.join", "blocks.expand", "blocks.mask")
 
 
 @dataclass(frozen=True)
@@ -46,15 +40,12 @@ def verdict(algorithm: Algorithm, function: Any) -> str | None:
         return f"a function is asked for, not {type(function).__name__}"
     if unwritten(function):
         return ""
-    outputs, called = [], []
+    outputs = []
     for case in algorithm.cases:
         try:
-            with watched(called, _helper):
-                output = algorithm.call(function, *_copies(case))
+            output = algorithm.call(function, *_copies(case))
         except Exception as error:
             return f"with {_described(case)} it raises {one_line(error)}{_line(error)}"
-        if called:
-            return f"that calls `{called[0]}` of the package, which is what is to be written"
         if output is None or output is ...:
             return "it returns nothing; is a `return` missing?"
         try:
@@ -123,28 +114,3 @@ def unwritten(function: Any) -> bool:
 def _line(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "ipython" in frame.filename.lower()]
     return f" in line {frames[-1].lineno} of the cell" if frames else ""
-
-
-@contextmanager
-def watched(called: list[str], allowed: Callable[[Path, str], bool]) -> Iterator[None]:
-    """Note which functions of the package are called inside, but for those `allowed` by their file and name."""
-    inside, known = str(PACKAGE), {}
-
-    def note(frame, event, _):
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(inside) and code not in known:
-            known[code] = True
-            path = Path(code.co_filename)
-            if not allowed(path, name := f"{path.stem}.{code.co_name}"):
-                called.append(name)
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
-
-
-def _helper(path: Path, name: str) -> bool:
-    return path.parent.name == "teaching" or name in HELPERS

@@ -24,8 +24,8 @@ from qalib.qa import answering, batching, metric
 from qalib.qa.squad import QuestionSet
 from qalib.qa.windows import collate, windows
 from qalib.report.plots.style import BLUE, GREY, INK
-from qalib.teaching import masks
-from qalib.teaching.common import LINES, Board, board, large
+from qalib.teaching.lessons import masks
+from qalib.teaching.lessons.boards import LINES, Board, board, large
 
 Head = tuple[int, int]  # layer and number
 FEW = 4  # questions that are enough to see that nothing moves

@@ -22,9 +22,9 @@ from qalib.model.blocks import Block
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, ORANGE
-from qalib.teaching import heads
-from qalib.teaching.common import Board, board, large
-from qalib.teaching.curves import plot_curves
+from qalib.teaching.lessons import heads
+from qalib.teaching.lessons.boards import Board, board, large
+from qalib.teaching.lessons.curves import plot_curves
 
 GROUPS = ("matrix", "row", "block")  # that have a scale each
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from qalib.model import quantization
-from qalib.teaching import patterns
-from qalib.teaching.algorithm_checks import Algorithm, Case
-from qalib.teaching.mask_checks import random
+from qalib.teaching.exercises.algorithm_checks import Algorithm, Case
+from qalib.teaching.exercises.mask_checks import random
+from qalib.teaching.lessons import patterns
 
 
 def _uniform(seed: int, *shape: int) -> Tensor:

@@ -25,8 +25,8 @@ from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import collate
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from qalib.runtimes import compact
-from qalib.teaching import heads
-from qalib.teaching.common import Board, board, large
+from qalib.teaching.lessons import heads
+from qalib.teaching.lessons.boards import Board, board, large
 from qalib.utils.errors import InputError
 
 ALPHAS = {"answers only": 0.0, "with the teacher": 0.9}  # share of distillation in the loss

@@ -1,0 +1,9 @@
+"""`python -m qalib.teaching.exercises [FOLDER] [--nbgrader]` writes the students' notebooks."""
+
+import sys
+
+from qalib.teaching.exercises.notebooks import write
+
+folders = [argument for argument in sys.argv[1:] if argument != "--nbgrader"]
+for path in write(*folders[:1], nbgrader="--nbgrader" in sys.argv):
+    print(path)
