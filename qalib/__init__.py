@@ -1,6 +1,13 @@
 """qalib: understand, measure and run block-sparse question-answering models."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from qalib.utils.lazy import attach
+
+try:
+    __version__ = version("qalib")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "not installed"
 
 # Imported when first used: the command line answers --help without loading torch.
 _PUBLIC = {

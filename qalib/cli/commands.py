@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+import qalib
 from qalib.cli.console import describe_error
+from qalib.cli.environment import env
 from qalib.cli.models import average, export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
@@ -25,14 +27,24 @@ app = typer.Typer(
 )
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version if it is wanted, and exit."""
+    if wanted:
+        print(f"qalib {qalib.__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show an error's traceback too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Understand, measure and run block-sparse question-answering models."""
 
 
-for command in (report, answer, evaluate, score, sparsity, benchmark, export, push, prune, average, twin, audit):
+for command in (report, answer, evaluate, score, sparsity, benchmark, export, push, prune, average, twin, audit, env):
     app.command()(command)
 
 

@@ -6,12 +6,13 @@ Only `formats`, `restore` and `saving` know how checkpoints are stored.
 import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from transformers import BertForQuestionAnswering
 
-from qalib.model import architectures, blocks, formats, hub, restore, settings
+from qalib.model import architectures, bert, blocks, formats, hub, restore, settings
 from qalib.model.architectures import Architecture
 from qalib.model.tokenizers import load_tokenizer
 from qalib.utils.errors import InputError
@@ -20,7 +21,7 @@ from qalib.utils.files import read_json, sha256
 NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint:
     """A model and where it came from.
 
@@ -41,6 +42,19 @@ class Checkpoint:
     meta: dict[str, Any] = field(default_factory=dict)
     architecture: Architecture = architectures.BERT
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        weights = [matrix.linear.weight.detach() for matrix in bert.matrices(self.model)]
+        kept = sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+        config, (height, width) = self.model.config, self.block
+        return (
+            f"Checkpoint {self.name} ({self.format}{f', revision {self.revision}' if self.revision else ''})\n"
+            f"  {self.architecture.name}, {config.num_hidden_layers} layers of width {config.hidden_size}\n"
+            f"  {kept:.1%} of the encoder's weights are not zero, in blocks of {height}x{width}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
 
     @cached_property
     def tokenizer(self):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,12 @@ def test_the_first_answer_comes_soon():
     assert answer.startswith("Chopin") and seconds < 2  # of the processor; 0.3 on a Zen 4
     heavy = {"altair", "datasets", "IPython", "matplotlib", "nbformat", "pandas", "papermill", "pyarrow"}
     assert not heavy & set(modules)
+
+
+def test_env_and_version_print_what_a_bug_report_needs():
+    assert qalib("--version").stdout == f"qalib {version('qalib')}\n"
+    report = as_json("env")
+    assert report["versions"]["torch"] == torch.__version__ and report["runtimes"]["dense"] == "available"
+    assert report["machine"]["CPU"] and report["kernel"]
+    text = qalib("env").stdout
+    assert all(name in text for name in report["runtimes"])
