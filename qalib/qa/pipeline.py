@@ -31,6 +31,7 @@ from transformers import AutoTokenizer
 from qalib.model import checkpoint
 from qalib.model.bert import max_tokens
 from qalib.model.checkpoint import Checkpoint
+from qalib.model.tokenizers import load_tokenizer
 from qalib.qa import spans
 from qalib.qa.pairs import Pair, call_inputs, pairs_of
 from qalib.qa.spans import Answer
@@ -220,10 +221,10 @@ def answer(question: str, context: str, model: str | Path | Checkpoint = "bundle
 
 def _tokenizer(name: str):
     folder = BUNDLED if name == "bundled" else Path(name)
+    if folder.is_dir():
+        return load_tokenizer(folder)
     identifier, _, revision = name.partition("@")
     try:
-        if folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return AutoTokenizer.from_pretrained(identifier, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{name}: no tokenizer there that can be read: {' '.join(str(error).split())}") from None

@@ -12,6 +12,8 @@ from typing import Any
 
 from qalib.utils.errors import InputError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how a pointer begins
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in chunks."""
@@ -19,8 +21,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_lfs_pointer(path: Path | str) -> None:
+    """Raise InputError if a file is a Git LFS pointer: what Git leaves in place of a large file it has not fetched."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) != LFS_POINTER:
+                return
+    except OSError:
+        return  # whoever reads the file reports it
+    raise InputError(f"{path}: a Git LFS pointer instead of the file; `git lfs pull` fetches the file")
+
+
 def read_text(path: Path | str) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped). Raises InputError naming the file."""
+    refuse_lfs_pointer(path)
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
