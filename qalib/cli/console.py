@@ -33,7 +33,9 @@ Models = Annotated[
         help="As in other commands [default: bundled]; give several for a report each and a comparison.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD JSON file.")]
+Data = Annotated[
+    str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD file, JSON or JSON Lines.")
+]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the fastest that the device computes in hardware.")]
