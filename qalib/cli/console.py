@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from qalib.utils.errors import InputError, ReportError, one_line
+from qalib.utils.output import is_unicode
 
 
 class Device(StrEnum):
@@ -67,8 +68,8 @@ def _no_number(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """Print one JSON object, in ASCII where standard output lacks some characters: their escapes must be JSON's."""
+    print(json.dumps(value, indent=1, ensure_ascii=not is_unicode()))
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
