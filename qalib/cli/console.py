@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qalib.utils.errors import InputError, ReportError, one_line
+from qalib.utils.errors import NO_HOME, InputError, ReportError, is_homeless, one_line
 from qalib.utils.output import is_unicode
 
 
@@ -95,4 +95,6 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return str(error), 1
         case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+        case _ if is_homeless(error):
+            return NO_HOME, 2
     return f"{one_line(error)} (unexpected: `qalib --debug ...` shows where)", 1

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 
 from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
 from qalib.model.weight_files import INDEX
-from qalib.utils.errors import InputError, one_line
+from qalib.utils.errors import NO_HOME, InputError, is_homeless, one_line
 from qalib.utils.paths import BUNDLED
 
 COMPANION_FILES = (
@@ -80,6 +80,8 @@ def _reason(error: Exception) -> str:
         case HfHubHTTPError() if error.response.status_code in (401, 404):  # a missing repository gives 401 too
             said = f"{error.response.status_code} {error.server_message or ''}".strip()
             return f"{hub} has no such repository, or won't show it to you ({said}): check the name, or {login}"
+        case _ if is_homeless(error):
+            return f"{NO_HOME}, for the cache of what {hub} sends"
         case HFValidationError():
             return f"it cannot be an id on the hub: {one_line(error)}"
     return f"its download from {hub} failed ({one_line(error)}): try again, or name a folder"
