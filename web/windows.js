@@ -8,21 +8,34 @@ const PUNCTUATION = /[\p{P}$+<=>^`|~]/u;
 const IDEOGRAPH =
   /[\u4E00-\u9FFF\u3400-\u4DBF\u{20000}-\u{2A6DF}\u{2A700}-\u{2B73F}\u{2B740}-\u{2B81F}\u{2B920}-\u{2CEAF}\uF900-\uFAFF\u{2F800}-\u{2FA1F}]/u;
 
-/** The words of a text as BERT tells them apart, [start, end] in UTF-16 units; a sign or ideograph is one by itself. */
+// What the tokenizer drops, and of that what belongs to the character before it (as `extends` in windows.py).
+const DROPPED = /[\p{Mn}\p{C}\uFFFD]/u;
+const EXTENDS = /[\p{Mn}\u200C\u200D\u{E0020}-\u{E007F}]/u;
+
+/**
+ * The words of a text as BERT tells them apart, [start, end] in UTF-16 units; a sign or ideograph is one by itself. What
+ * the tokenizer drops starts no word, and ends one only if it belongs to the character before it.
+ */
 export function words(text) {
   const found = [];
-  let start = -1;
+  let open = false; // does a letter go on with the last word?
+  let marked = false; // does a mark go on with it?
   let at = 0;
-  const close = () => start >= 0 && found.push([start, at]) && (start = -1);
   for (const character of text) {
-    if (SPACE.test(character)) close();
-    else if (PUNCTUATION.test(character) || IDEOGRAPH.test(character)) {
-      close();
-      found.push([at, at + character.length]);
-    } else if (start < 0) start = at;
-    at += character.length;
+    const after = at + character.length;
+    if (SPACE.test(character)) open = marked = false;
+    else if (DROPPED.test(character)) {
+      marked &&= EXTENDS.test(character);
+      if (marked) found.at(-1)[1] = after;
+    } else {
+      const alone = PUNCTUATION.test(character) || IDEOGRAPH.test(character);
+      if (open && !alone) found.at(-1)[1] = after;
+      else found.push([at, after]);
+      open = !alone;
+      marked = true;
+    }
+    at = after;
   }
-  close();
   return found;
 }
 

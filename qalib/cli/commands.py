@@ -19,6 +19,7 @@ from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
 from qalib.cli.timing import benchmark
 from qalib.utils.errors import printable
+from qalib.utils.output import escape_unencodable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +54,7 @@ CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are 
 
 def main() -> None:
     """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
+    escape_unencodable()
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from qalib.utils.errors import InputError, ReportError, one_line
+from qalib.utils.errors import NO_HOME, InputError, ReportError, is_homeless, one_line
+from qalib.utils.output import is_unicode
 
 
 class Device(StrEnum):
@@ -33,7 +34,9 @@ Models = Annotated[
         help="As in other commands [default: bundled]; give several for a report each and a comparison.",
     ),
 ]
-Data = Annotated[str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD JSON file.")]
+Data = Annotated[
+    str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD file, JSON or JSON Lines.")
+]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the fastest that the device computes in hardware.")]
@@ -65,8 +68,8 @@ def _no_number(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """Print one JSON object, in ASCII where standard output lacks some characters: their escapes must be JSON's."""
+    print(json.dumps(value, indent=1, ensure_ascii=not is_unicode()))
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
@@ -92,4 +95,6 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return str(error), 1
         case OSError() if error.strerror:  # a disk that is full, a folder that cannot be written
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
+        case _ if is_homeless(error):
+            return NO_HOME, 2
     return f"{one_line(error)} (unexpected: `qalib --debug ...` shows where)", 1

@@ -4,6 +4,7 @@ Only `formats`, `restore` and `saving` know how checkpoints are stored.
 """
 
 import copy
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -12,7 +13,7 @@ from typing import Any
 
 from transformers import BertForQuestionAnswering
 
-from qalib.model import architectures, bert, blocks, formats, hub, restore, settings
+from qalib.model import architectures, bert, blocks, formats, hub, restore, settings, weight_files
 from qalib.model.architectures import Architecture
 from qalib.model.tokenizers import load_tokenizer
 from qalib.utils.errors import InputError
@@ -25,10 +26,10 @@ NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights 
 class Checkpoint:
     """A model and where it came from.
 
-    `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned. `pruned_heads` lists
-    the heads, by layer, that are cut out of the file. `revision` is the hub's commit hash (None for a folder).
-    `meta` is what model_meta.json says about the training ({} without one). `model` is a BERT whatever the files'
-    `architecture`; `settings` are those in config.json.
+    `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned; it is a BERT whatever
+    the files' `architecture`. `weight_files` are one file, or an index and its shards. `pruned_heads` lists the heads,
+    by layer, that are cut out of them. `revision` is the hub's commit hash (None for a folder). `meta` is what
+    model_meta.json says about the training ({} without one). `settings` are those in config.json.
     """
 
     model: BertForQuestionAnswering
@@ -36,7 +37,7 @@ class Checkpoint:
     name: str
     format: str
     folder: Path
-    weight_file: Path
+    weight_files: tuple[Path, ...]
     revision: str | None = None
     pruned_heads: dict[int, list[int]] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -73,10 +74,16 @@ class Checkpoint:
         made.model = copy.deepcopy(self.model)
         return made
 
+    @property
+    def weight_file(self) -> Path:
+        """The weight file, or the index of its shards."""
+        return self.weight_files[0]
+
     @cached_property
     def sha256(self) -> str:
-        """Hash of the weight file."""
-        return sha256(self.weight_file)
+        """Hash of the weight file; with shards, of all files' hashes in hexadecimal digits."""
+        digests = [sha256(path) for path in self.weight_files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     @property
     def settings_ignored(self) -> list[str]:
@@ -90,8 +97,8 @@ class Checkpoint:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the weight file."""
-        return self.weight_file.stat().st_size
+        """Size of the weight file, or of index and shards."""
+        return sum(path.stat().st_size for path in self.weight_files)
 
 
 def load(source: str | Path = "bundled") -> Checkpoint:
@@ -105,7 +112,8 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     read, architecture = settings.read(path)
     config = settings.to_bert_config(read, architecture, path)
     listed = settings.pruned_heads(read, config, path)
-    weight_file, state = formats.read_weights(folder)
+    paths, state = weight_files.read(folder)
+    weight_file = paths[0]
     state = {architecture.to_bert(key): state.pop(key) for key in list(state)}
     packed = weight_file.name == formats.PACKED
     width = formats.encoder_width(state, config)
@@ -123,7 +131,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
         name=name,
         format="packed" if packed else "2021" if listed else "resized" if resized else "transformers",
         folder=folder,
-        weight_file=weight_file,
+        weight_files=paths,
         revision=revision,
         pruned_heads=heads,
         meta=meta if isinstance(meta, dict) else {},

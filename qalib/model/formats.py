@@ -1,4 +1,4 @@
-"""The file formats of checkpoints: reading tensors from one of three kinds of weight file, and filling a model.
+"""The file formats of checkpoints: from the tensors of weight files (see `weight_files`) to a model.
 
 | format         | weight file                                | what is stored                                  |
 |----------------|--------------------------------------------|-------------------------------------------------|
@@ -15,13 +15,9 @@ Nothing in a checkpoint is ever executed, and no weight is made up: a missing, u
 """
 
 import json
-import re
-import warnings
 from pathlib import Path
-from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
@@ -40,37 +36,6 @@ UNUSED_KEYS = (
     "bert.embeddings.position_ids", "bert.pooler.dense.weight", "bert.pooler.dense.bias",
     "layer_transformation.weight", "layer_transformation.bias",
 )  # fmt: skip
-
-
-def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The folder's weight file (packed preferred to safetensors, safetensors to pickled) and its tensors.
-
-    Raises InputError if there is none, or it is damaged or holds anything but plain tensors.
-    """
-    for name in (PACKED, SAFETENSORS, PICKLED):
-        if (path := folder / name).exists():
-            break
-    else:
-        raise InputError(f"{folder}: no weights there; looked for {PACKED}, {SAFETENSORS} and {PICKLED}")
-    try:
-        if name == PICKLED:
-            with warnings.catch_warnings(action="ignore"):  # about old pickles
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            state = safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file can raise any kind, such as IndexError
-        refused = " (only plain tensors are read; code in a pickle is never run)" if name == PICKLED else ""
-        said = re.search(r"^(?:Trying to load unsupported|Unsupported) .*", str(error), re.MULTILINE)  # one of many
-        reason = said.group() if said else one_line(error)
-        raise InputError(f"{path}: damaged, or not a weight file{refused}: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
-        raise InputError(f"{path}: expected a dictionary of names and plain tensors")
-    return path, state
-
-
-def _is_plain(value: Any) -> bool:
-    """Is it a dense tensor with values, not sparse, quantised or on the meta device?"""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
 
 
 def encoder_width(state: dict[str, Tensor], config: BertConfig) -> int:
@@ -136,7 +101,8 @@ def build_model(
     """The model with exactly these weights, in float32; those already in float32 are not copied.
 
     `state`, by BERT's names, is changed: its tensors are converted one by one, so that there are never two copies of
-    all. `width` is the encoder's, where it differs from the config's number of heads times their size.
+    all; those that share memory are separated. `width` is the encoder's, where it differs from the config's number of
+    heads times their size.
     Raises InputError naming every kind of misfit, before any memory is allocated for what the config claims.
     """
     try:
@@ -167,8 +133,12 @@ def build_model(
     }
     if found := [f"{kind}: {_some(keys)}" for kind, keys in problems.items() if keys]:
         raise InputError(f"{path}: does not fit {architecture.class_prefix}ForQuestionAnswering; {'; '.join(found)}")
+    storages = set()
     for key in state:
-        state[key] = state[key].float().contiguous()
+        value = state[key].float().contiguous()
+        shared = value.untyped_storage().data_ptr() in storages  # as tied tensors in a pickle
+        state[key] = value.clone() if shared else value
+        storages.add(state[key].untyped_storage().data_ptr())
     model.load_state_dict(state, assign=True)
     embeddings, places = model.bert.embeddings, torch.arange(config.max_position_embeddings)[None]
     embeddings.position_ids = places

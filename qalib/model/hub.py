@@ -13,12 +13,17 @@ from huggingface_hub.errors import (
 )
 
 from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
-from qalib.utils.errors import InputError, one_line
+from qalib.model.weight_files import INDEX
+from qalib.utils.errors import NO_HOME, InputError, is_homeless, one_line
 from qalib.utils.paths import BUNDLED
 
 COMPANION_FILES = (
     "config.json", "model_meta.json", "*token*.json", "vocab.*", "merges.txt", "LICENSE", "NOTICE", "log.jsonl",
 )  # fmt: skip
+
+# Weight files, and shards with their index, as transformers names them.
+WEIGHTS = (PACKED, SAFETENSORS, SAFETENSORS + INDEX, "model-*-of-*.safetensors")
+PICKLED_WEIGHTS = (PICKLED, PICKLED + INDEX, "pytorch_model-*-of-*.bin")
 
 
 def locate(source: str) -> tuple[str, Path, str | None]:
@@ -47,9 +52,9 @@ def _download(identifier: str, revision: str | None) -> tuple[Path, str]:
         return Path(huggingface_hub.snapshot_download(identifier, revision=revision, allow_patterns=list(patterns)))
 
     try:
-        folder = fetch(revision, *COMPANION_FILES, SAFETENSORS, PACKED)
-        if not (folder / SAFETENSORS).exists() and not (folder / PACKED).exists():
-            folder = fetch(folder.name, PICKLED)  # of the same commit, in case the branch moves meanwhile
+        folder = fetch(revision, *COMPANION_FILES, *WEIGHTS)
+        if not any((folder / name).exists() for name in WEIGHTS):
+            folder = fetch(folder.name, *PICKLED_WEIGHTS)  # of the same commit, in case the branch moves meanwhile
     except Exception as error:  # the library and its HTTP client raise many kinds
         asked = f"{identifier}@{revision}" if revision else identifier
         raise InputError(f"{asked}: no such folder, and {_reason(error)}") from None
@@ -75,6 +80,8 @@ def _reason(error: Exception) -> str:
         case HfHubHTTPError() if error.response.status_code in (401, 404):  # a missing repository gives 401 too
             said = f"{error.response.status_code} {error.server_message or ''}".strip()
             return f"{hub} has no such repository, or won't show it to you ({said}): check the name, or {login}"
+        case _ if is_homeless(error):
+            return f"{NO_HOME}, for the cache of what {hub} sends"
         case HFValidationError():
             return f"it cannot be an id on the hub: {one_line(error)}"
     return f"its download from {hub} failed ({one_line(error)}): try again, or name a folder"

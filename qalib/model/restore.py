@@ -116,13 +116,19 @@ def _put_heads(
         for key, shape in shapes.items():
             if key not in state:
                 continue  # `build_model` reports it
+            full_shape = (width, total) if across else (total, *shape[1:])
             if state[key].shape != shape:
-                told = "the shape of the queries" if by_shape else "pruned_heads"
+                if not by_shape and state[key].shape == full_shape:
+                    raise InputError(
+                        f"{path}: pruned_heads lists heads of layer {layer} that were cut out, but {key} has all "
+                        f"{config.num_attention_heads}: it is at full size; remove pruned_heads"
+                    )
+                source = "the shape of the queries" if by_shape else "pruned_heads"
                 raise InputError(
-                    f"{path}: {told} leaves layer {layer} {len(left)} heads of {size}, which does not fit "
+                    f"{path}: {source} leaves layer {layer} {len(left)} heads of {size}, which does not fit "
                     f"{key} of shape {tuple(state[key].shape)}"
                 )
-            full = state[key].new_zeros((width, total) if across else (total, *shape[1:]))
+            full = state[key].new_zeros(full_shape)
             state[key] = full.index_copy_(int(across), rows, state[key])
 
 

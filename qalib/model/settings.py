@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.activations import ACT2CLS
@@ -95,6 +96,9 @@ def _refused(key: str, value: Any, architecture: Architecture) -> str:
         return "" if own else "code that comes with a model is never run"
     if key == "id2label":
         return "" if isinstance(value, dict) and len(value) == 2 else "supported: 2 labels, start and end"
+    if key in ("dtype", "torch_dtype"):
+        known = isinstance(value, str) and isinstance(getattr(torch, value.removeprefix("torch."), None), torch.dtype)
+        return "" if known else "supported: a type of torch, as float32"
     if architecture.settings.get(key) == "hidden_act":
         known = isinstance(value, str) and value in ACTIVATIONS
         return "" if known else f"supported: {', '.join(ACTIVATIONS)}"

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from qalib.utils.errors import InputError, one_line
+from qalib.utils.files import refuse_lfs_pointer
 
 MIN_TOKENS = 16  # the least model_max_length, in tokens, that a tokenizer may have
+TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt")
+PROBE = "a \U00013000"  # a hieroglyph, which hardly any vocabulary has
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -16,14 +19,41 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path):
-    """The tokenizer of a folder. Raises InputError if there is none, or it is damaged."""
+    """The tokenizer of a folder. Raises InputError if there is none, or it is damaged or slow."""
     if not has_tokenizer(folder):
         wanted = "tokenizer.json, vocab.txt, and vocab.json with merges.txt (`qalib twin` takes them from --vocabulary)"
         raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
+    for path in [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]:
+        refuse_lfs_pointer(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
+        _check_config(folder)
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
+    check(tokenizer, str(folder))
     if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= MIN_TOKENS):
         raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {MIN_TOKENS}")
     return tokenizer
+
+
+def check(tokenizer, name: str) -> None:
+    """Raise InputError if a tokenizer is slow, or lacks a token that every text may need."""
+    if not tokenizer.is_fast:
+        remedy = "save a fast one, with tokenizer.json"
+        raise InputError(
+            f"{name}: a fast tokenizer is required, found {type(tokenizer).__name__}, a slow one; {remedy}"
+        )
+    try:
+        tokenizer(PROBE, PROBE)
+    except Exception as error:  # the library raises Exception itself
+        raise InputError(f"{name}: the tokenizer cannot be used: {one_line(error)}") from None
+
+
+def _check_config(folder: Path) -> None:
+    """Raise InputError if the library, which reads config.json to choose a tokenizer's class, cannot read it."""
+    if not (path := folder / "config.json").exists():
+        return
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{path}: cannot be read by transformers: {one_line(error)}") from None

@@ -80,7 +80,7 @@ class RunFolder:
 
     def truncate_log(self, step: int) -> None:
         """Drop the lines of the log that a run resumed at `step` will write again."""
-        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # the last may have been cut off
         write_text(self.log, "".join(line for line in whole if json.loads(line)["step"] <= step))
 
@@ -93,7 +93,9 @@ class RunFolder:
         """The run's log, preceded by that of the run that made its student, if any, and counting on from there."""
         paths = [self.log, *([student / "log.jsonl"] if student else [])]
         own, *earlier = [
-            [json.loads(line) for line in path.read_text().splitlines()] for path in paths if path.exists()
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            for path in paths
+            if path.exists()
         ]
         for lines in filter(None, earlier):
             own = lines + [line | {name: line[name] + lines[-1][name] for name in CUMULATIVE} for line in own]

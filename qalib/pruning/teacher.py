@@ -15,7 +15,7 @@ from qalib.qa.windows import MAX_LENGTH
 
 BATCH = 256  # windows that are asked for at a time where all are
 MAX_LOGIT = 60_000.0  # of a stored logit, in fp16
-CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib" / "teachers"
+CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qalib" / "teachers"
 
 
 class TeacherLogitsCache:
@@ -30,7 +30,7 @@ class TeacherLogitsCache:
         self, model: nn.Module, sha256: str, data: SquadDataset, precision: str = "fp32", folder: Path | None = None
     ):
         self.data = data
-        self.model, self.folder = model.eval().requires_grad_(False), folder or CACHE_FOLDER
+        self.model, self.folder = model.eval().requires_grad_(False), (folder or CACHE_FOLDER).expanduser()
         self.key = hashlib.sha256(" ".join((sha256, data.sha256, precision)).encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.values = _memmap(self.folder / f"{self.key}.logits", np.float16, (len(data), 2, MAX_LENGTH))

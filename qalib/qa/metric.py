@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from qalib.qa.squad import Question
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json_object
+from qalib.utils.files import read_json
 from qalib.utils.quantity import measure
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -99,9 +100,31 @@ def answered(questions: Sequence[Question], predictions: Mapping[str, str]) -> l
 
 
 def read_predictions(path: Path | str) -> dict[str, str]:
-    """Read a prediction file: a JSON object `{question id: answer text}`. Raises InputError naming file and entry."""
-    value = read_json_object(path, "{question id: answer text}")
+    """Read a prediction file: a JSON object `{question id: answer text}`, or rows (JSON Lines, or an array) of objects
+    with `id` and `prediction_text`, as for the metric in `evaluate`. Raises InputError naming file and entry."""
+    value = read_by_id(path, "prediction_text", "answer text")
     for key, text in value.items():
         if not isinstance(text, str):
             raise InputError(f"{path}: the prediction for {key!r} is {type(text).__name__}, expected a string")
     return value
+
+
+def read_by_id(path: Path | str, field: str, contents: str) -> dict[str, Any]:
+    """Read a value for each question id: an object `{id: value}`, or rows with `id` and the value in `field`.
+
+    Raises InputError for anything else; `contents` says what the values are.
+    """
+    value = read_json(path, lines=True)
+    if isinstance(value, dict) and not {"id", field} <= value.keys():
+        return value
+    expected = f"expected an object {{question id: {contents}}}, or rows of objects with 'id' and {field!r}"
+    if not isinstance(value, dict | list) or not value:
+        raise InputError(f"{path}: {expected}, found {'an empty ' * (value == [])}{type(value).__name__}")
+    result: dict[str, Any] = {}
+    for number, row in enumerate([value] if isinstance(value, dict) else value, 1):
+        if not isinstance(row, dict) or field not in row or type(key := row.get("id")) not in (str, int):
+            raise InputError(f"{path}: row {number}: {expected}")
+        if str(key) in result:
+            raise InputError(f"{path}: row {number}: the id {key!r} appears twice")
+        result[str(key)] = row[field]
+    return result

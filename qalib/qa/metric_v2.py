@@ -18,7 +18,6 @@ from qalib.qa import metric
 from qalib.qa.metric import best_over_references, exact_match, normalize
 from qalib.qa.squad import Question
 from qalib.utils.errors import InputError
-from qalib.utils.files import read_json_object
 from qalib.utils.quantity import measure
 
 HAS_ANSWER, NO_ANSWER = "questions that have an answer", "questions that have none; only the empty text is right"
@@ -132,8 +131,9 @@ def _best(
 
 
 def read_na_probs(path: Path | str) -> dict[str, float]:
-    """Read no-answer scores: a JSON object `{question id: number}`. Raises InputError naming file and entry."""
-    value = read_json_object(path, "{question id: number}")
+    """Read no-answer scores: a JSON object `{question id: number}`, or rows (JSON Lines, or an array) of objects with
+    `id` and `no_answer_probability`. Raises InputError naming file and entry."""
+    value = metric.read_by_id(path, "no_answer_probability", "number")
     for key, number in value.items():
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise InputError(f"{path}: the no-answer score for {key!r} is {type(number).__name__}, expected a number")

@@ -7,13 +7,16 @@ from typing import Any
 Pair = tuple[str, str]  # question, context
 
 
-def call_inputs(args: tuple, question, context, data) -> Any:
-    """The arguments of a call as one object: a dict, a collection of dicts, or a generator of them."""
+def call_inputs(args: tuple, question, context, data, X) -> Any:
+    """The arguments of a call as one object: a dict, a collection of dicts, or a generator of them.
+
+    As in transformers 4, positional arguments go before X, that before `data`, and that before question and context.
+    """
     if args:
         strings = len(args) == 2 and all(isinstance(arg, str) for arg in args)
         return dict(question=args[0], context=args[1]) if strings else args[0] if len(args) == 1 else args
-    if data is not None:
-        return data
+    if X is not None or data is not None:
+        return data if X is None else X
     if question is None or context is None:
         raise ValueError("expected question= and context=, or a dict or a list of dicts with these keys")
     return [{"question": q, "context": c} for q, c in pairs_of({"question": question, "context": context})]

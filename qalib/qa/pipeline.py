@@ -1,6 +1,7 @@
 """The `question-answering` pipeline that transformers 5 no longer has: answers to questions about texts.
 
-Calls, options, defaults and results are those of transformers 4 (QuestionAnsweringPipeline, fast tokenizer):
+Calls, options, defaults and results are those of transformers 4.57.1 (QuestionAnsweringPipeline, fast tokenizer); early
+versions of 4 did not yet add up the scores of equal texts:
 
 1. Question and context are cut into windows; the model gives every token a start logit and an end logit.
 2. In each window a softmax over [CLS] and the context turns them into probabilities. A candidate is a span of at most
@@ -8,16 +9,19 @@ Calls, options, defaults and results are those of transformers 4 (QuestionAnswer
 3. Candidates are widened to whole words. Those that read the same (ignoring case) become one answer: position of the
    first, sum of the scores. As each window has its own softmax, a score over several windows can exceed 1.
 
-It differs where transformers 4 crashes or answers at random: spans of score 0, which transformers adds in a
-CPU-dependent order when there are too few good ones, are left out; among equal candidates the earlier one wins;
+An answer includes the combining marks, variation selectors and joiners that follow its last letter; transformers 4 cuts
+them off. It also differs where transformers 4 crashes or answers at random: spans of score 0, which transformers adds
+in a CPU-dependent order when there are too few good ones, are left out; among equal candidates the earlier one wins;
 answers lie in the context even if the question contains "[CLS]"; a question that leaves no room for its context raises
-ValueError; a dict with a list of questions and one context pairs them all; other keys of a dict are ignored; unknown
-options raise TypeError.
+ValueError; unless `max_seq_len` is given, windows are no longer than the model allows; a dict with a list of questions
+and one context pairs them all; other keys of a dict are ignored; options of the wrong type raise ValueError, unknown
+ones TypeError.
 """
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -31,6 +35,7 @@ from transformers import AutoTokenizer
 from qalib.model import checkpoint
 from qalib.model.bert import max_tokens
 from qalib.model.checkpoint import Checkpoint
+from qalib.model.tokenizers import load_tokenizer
 from qalib.qa import spans
 from qalib.qa.pairs import Pair, call_inputs, pairs_of
 from qalib.qa.spans import Answer
@@ -46,21 +51,29 @@ PADDINGS = (False, True, "do_not_pad", "longest", "max_length")
 class Options:
     """What can be set for a pipeline or for one call; None means the default in the comment.
 
-    `max_question_len` only keeps old calls working: with a fast tokenizer transformers 4 never shortens questions.
+    `max_question_len` and `num_workers` only keep old calls working: with a fast tokenizer transformers 4 never
+    shortens questions, and windows are cut in this process.
     Any padding but `max_length` pads to the longest window of a batch, and no result depends on it.
     """
 
     top_k: int = 1
     doc_stride: int | None = None  # min(max_seq_len // 2, 128); the overlap of two windows, in tokens
     max_answer_len: int = 15
-    max_seq_len: int | None = None  # min(the tokenizer's model_max_length, 384)
+    max_seq_len: int | None = None  # min(the tokenizer's model_max_length, the model's positions, 384)
     max_question_len: int = 64
     handle_impossible_answer: bool = False
     align_to_words: bool = True
     padding: bool | str = False
     batch_size: int = 1
+    num_workers: int = 0
 
     def __post_init__(self):
+        for name in (field.name for field in fields(self) if field.type in (int, int | None)):
+            if not isinstance(value := getattr(self, name), Integral | None):
+                raise ValueError(f"{name} should be a whole number (got {value!r})")
+        for name in ("handle_impossible_answer", "align_to_words"):
+            if (value := getattr(self, name)) not in (True, False):
+                raise ValueError(f"{name} should be True or False (got {value!r})")
         for name in ("top_k", "max_answer_len", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be >= 1 (got {getattr(self, name)})")
@@ -86,7 +99,7 @@ class QuestionAnswering:
 
     def __init__(self, model: nn.Module, tokenizer, options: Options):
         if options.max_seq_len is None:
-            options = replace(options, max_seq_len=min(tokenizer.model_max_length, 384))
+            options = replace(options, max_seq_len=min(tokenizer.model_max_length, max_tokens(model) or 384, 384))
         self.model = model
         self.tokenizer = tokenizer
         self.options = options
@@ -97,12 +110,18 @@ class QuestionAnswering:
         tensor = next(self.model.parameters(), next(self.model.buffers(), None))
         return torch.device("cpu") if tensor is None else tensor.device
 
-    def __call__(self, *args, question=None, context=None, data=None, **options) -> Answer | list | Iterator:
+    @staticmethod
+    def create_sample(question: str | list[str], context: str | list[str]) -> dict[str, str | list[str]]:
+        """One question with its context, or lists of them, in a form that a call takes."""
+        return {"question": question, "context": context}
+
+    def __call__(self, *args, question=None, context=None, data=None, X=None, **options) -> Answer | list | Iterator:
         """Answer one question or many.
 
         Takes `question=` and `context=` (two strings, two lists of equal length, or a list of questions on one
         context), or a dict with these keys, a list of such dicts, two strings, or a generator or torch Dataset of
-        dicts; the last two are answered lazily. A list of one is answered like its only element.
+        dicts; the last two are answered lazily. `data=` and `X=` take the same, but not two strings. A list of one is
+        answered like its only element.
 
         An answer is a dict: `score`, `start`, `end`, `answer`, with `context[start:end] == answer`. With `top_k` over 1
         each question gets a list of at most `top_k`, best first; a single answer comes without the list.
@@ -110,7 +129,7 @@ class QuestionAnswering:
         Raises ValueError for an empty question or context or an invalid option value, KeyError for a missing key.
         """
         options = self.options.updated(options)
-        inputs = call_inputs(args, question, context, data)
+        inputs = call_inputs(args, question, context, data, X)
         if isinstance(inputs, (GeneratorType, Dataset)):
             return (self._answers([item], options) for item in inputs)
         plural = isinstance(inputs, Iterable) and not isinstance(inputs, Mapping)
@@ -220,10 +239,10 @@ def answer(question: str, context: str, model: str | Path | Checkpoint = "bundle
 
 def _tokenizer(name: str):
     folder = BUNDLED if name == "bundled" else Path(name)
+    if folder.is_dir():
+        return load_tokenizer(folder)
     identifier, _, revision = name.partition("@")
     try:
-        if folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return AutoTokenizer.from_pretrained(identifier, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{name}: no tokenizer there that can be read: {' '.join(str(error).split())}") from None

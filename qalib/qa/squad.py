@@ -1,11 +1,12 @@
 """SQuAD question sets, v1.1 and v2.0: loading, checking and describing them.
 
-In v2.0 (Rajpurkar et al. 2018, arXiv 1806.03822) a question may have no answer: it is marked `is_impossible` and has
-`plausible_answers`, which are wrong, instead of `answers`.
+In v2.0 (Rajpurkar et al. 2018, arXiv 1806.03822) a question may have no answer: its `answers` are empty, it is marked
+`is_impossible`, and may have `plausible_answers`, which are wrong.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def describe_scope(count: int, description: str, version: str = V1) -> str:
 
 def load(source: str, split: str = "validation") -> QuestionSet:
     """The question set `sample` (bundled), `squad` or `squad_v2` (hub or its cache, through `datasets`), or a file in
-    SQuAD v1.1 or v2.0 format.
+    SQuAD v1.1 or v2.0 format or in rows (see `read`).
 
     Raises InputError if it cannot be loaded; never falls back to another set.
     """
@@ -97,14 +98,15 @@ def load(source: str, split: str = "validation") -> QuestionSet:
         return _from_hub(source, split)
     path = Path(source)
     if not path.exists():
-        kinds = f"'sample', {', '.join(map(repr, ON_HUB))} or a SQuAD v1.1 or v2.0 JSON file"
+        kinds = f"'sample', {', '.join(map(repr, ON_HUB))} or a SQuAD v1.1 or v2.0 file, JSON or JSON Lines"
         raise InputError(f"{source}: no such file (a question set is {kinds})")
     questions, version = _read(path)
     return QuestionSet(questions, str(source), path.name, sha256(path), version)
 
 
 def read(path: Path | str) -> tuple[Question, ...]:
-    """The questions of a file in the official JSON format of SQuAD v1.1 or v2.0.
+    """The questions of a file in the official JSON format of SQuAD v1.1 or v2.0, or in rows as `datasets` writes them:
+    JSON Lines, or an array, of objects with id, context, question and answers.
 
     Raises InputError naming the file and where in it the fault is.
     """
@@ -113,36 +115,46 @@ def read(path: Path | str) -> tuple[Question, ...]:
 
 def _read(path: Path | str) -> tuple[tuple[Question, ...], str]:
     """The questions and the SQuAD version: as the file states it, else by whether every question has an answer."""
-    questions = []
-    seen = set()
-    value = read_json(path)
-    data = _field(value, "data", list, str(path))
-    stated = str(value.get("version")).removeprefix("v")
-    for a, article in enumerate(data):
+    value = read_json(path, lines=True)
+    stated = str(value.get("version") if isinstance(value, dict) else None).removeprefix("v")
+    questions: dict[str, Question] = {}
+    for entry, title, context, place in _entries(value, path):
+        question = _question(entry, title, context, place, stated)
+        if question.id in questions:
+            raise InputError(f"{place}: the id {_short(question.id)} appears twice")
+        questions[question.id] = question
+    if not questions:
+        raise InputError(f"{path}: no questions in it")
+    if stated not in SIZES:
+        stated = V1 if all(question.answers for question in questions.values()) else V2
+    return tuple(questions.values()), stated
+
+
+def _entries(value: Any, path: Path | str) -> Iterator[tuple[Any, str, str, str]]:
+    """Each question's object with its title, its context and its place in the file."""
+    if isinstance(value, dict) and "data" not in value and "question" in value:
+        value = [value]  # JSON Lines with a single line
+    if isinstance(value, list):
+        for number, row in enumerate(value, 1):
+            place = f"{path}: row {number}"
+            context = _field(row, "context", str, place)
+            yield row, str(row.get("title", "")), context, place
+        return
+    for a, article in enumerate(_field(value, "data", list, str(path))):
         for p, paragraph in enumerate(_field(article, "paragraphs", list, f"{path}: data[{a}]")):
             place = f"{path}: data[{a}].paragraphs[{p}]"
             context = _field(paragraph, "context", str, place)
             for q, entry in enumerate(_field(paragraph, "qas", list, place)):
-                question = _question(entry, article, context, f"{place}.qas[{q}]", stated)
-                if question.id in seen:
-                    raise InputError(f"{place}.qas[{q}]: the id {_short(question.id)} appears twice")
-                seen.add(question.id)
-                questions.append(question)
-    if not questions:
-        raise InputError(f"{path}: no questions in it")
-    if stated not in SIZES:
-        stated = V1 if all(question.answers for question in questions) else V2
-    return tuple(questions), stated
+                yield entry, str(article.get("title", "")), context, f"{place}.qas[{q}]"
 
 
-def _question(entry: Any, article: dict, context: str, place: str, version: str) -> Question:
+def _question(entry: Any, title: str, context: str, place: str, version: str) -> Question:
     text = _field(entry, "question", str, place)
-    identifier = _field(entry, "id", str, place)
-    impossible = _is_impossible(entry, f"{place}: question {_short(identifier)}", place, version)
+    identifier = _identifier(entry, place)
+    answers, starts = _answers(entry, place)
+    impossible = _is_impossible(entry, len(answers), f"{place}: question {_short(identifier)}", version)
     if not text.strip() or not context.strip():
         raise InputError(f"{place}: question {_short(identifier)} has an empty question or context")
-    answers = [_field(answer, "text", str, f"{place}.answers[{k}]") for k, answer in enumerate(entry["answers"])]
-    starts = [_field(answer, "answer_start", int, f"{place}.answers[{k}]") for k, answer in enumerate(entry["answers"])]
     for k, (answer, start) in enumerate(zip(answers, starts, strict=True)):
         if not answer.strip():
             raise InputError(f"{place}.answers[{k}]: question {_short(identifier)} has an empty answer")
@@ -152,22 +164,47 @@ def _question(entry: Any, article: dict, context: str, place: str, version: str)
                 f"{start} of its context{_found(context, answer)}"
             )
     plausible = _plausible_answers(entry, place) if impossible else ()
-    return Question(identifier, str(article.get("title", "")), text, context, tuple(answers), tuple(starts), plausible)
+    return Question(identifier, title, text, context, tuple(answers), tuple(starts), plausible)
 
 
-def _is_impossible(entry: dict, name: str, place: str, version: str) -> bool:
-    """Whether a question has no answer. Raises InputError if `is_impossible`, answers and version disagree."""
-    answers = _field(entry, "answers", list, place)
-    impossible = entry.get("is_impossible") or False
-    if version == V1 and (impossible or not answers):
+def _identifier(entry: dict, place: str) -> str:
+    """A question's id; annotation tools number their questions."""
+    number = entry.get("id")
+    return str(number) if type(number) is int else _field(entry, "id", str, place)
+
+
+def _answers(entry: dict, place: str) -> tuple[list[str], list[int]]:
+    """Texts and starts of the answers: a list of objects, or as `datasets` has them, an object of two lists."""
+    if isinstance(answers := entry.get("answers"), dict):
+        place = f"{place}.answers"
+        texts, starts = _field(answers, "text", list, place), _field(answers, "answer_start", list, place)
+        if len(texts) != len(starts):
+            raise InputError(f"{place}: {len(texts)} texts, but {len(starts)} numbers in 'answer_start'")
+        answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    else:
+        answers = _field(entry, "answers", list, place)
+    places = [f"{place}.answers[{k}]" for k in range(len(answers))]
+    return (
+        [_field(answer, "text", str, at) for answer, at in zip(answers, places, strict=True)],
+        [_field(answer, "answer_start", int, at) for answer, at in zip(answers, places, strict=True)],
+    )
+
+
+def _is_impossible(entry: dict, answers: int, name: str, version: str) -> bool:
+    """Whether a question has no answer: if it has none listed, as in the official v2.0 script.
+
+    Raises InputError if the version, or `is_impossible` where it is given, disagrees with the number of `answers`.
+    """
+    marked = entry.get("is_impossible")
+    if version == V1 and (marked or not answers):
         raise InputError(f"{name} has no answer (SQuAD 2.0?), but the file says it is SQuAD v1.1")
-    if not isinstance(impossible, bool):
-        raise InputError(f"{name}: 'is_impossible' is {type(impossible).__name__}, expected bool")
-    if impossible and answers:
-        raise InputError(f"{name}: 'is_impossible' is true, but there are answers ({len(answers)})")
-    if not impossible and not answers:
-        raise InputError(f"{name} has no answer, but 'is_impossible' is not true")
-    return impossible
+    if not isinstance(marked, bool | None):
+        raise InputError(f"{name}: 'is_impossible' is {type(marked).__name__}, expected bool")
+    if marked and answers:
+        raise InputError(f"{name}: 'is_impossible' is true, but there are answers ({answers})")
+    if marked is False and not answers:
+        raise InputError(f"{name} has no answer, but 'is_impossible' is false")
+    return not answers
 
 
 def _plausible_answers(entry: dict, place: str) -> tuple[str, ...]:

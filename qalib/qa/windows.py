@@ -1,5 +1,6 @@
 """Windows: model inputs of a question and as much of its context as fits; a long context takes several."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ class Window:
     """One model input: `[CLS] question [SEP] a stretch of the context [SEP]`, or the tokenizer's equivalent.
 
     `ids` and `types` are the token and segment ids, shape `(length,)`. Tokens `first ... first+len(offsets)-1` are
-    context; `offsets`, shape `(context tokens, 2)`, are their character spans in the context, and `words`, shape
-    `(context tokens,)`, the ascending numbers of their words. `index` is the number of the pair.
+    context; `offsets`, shape `(context tokens, 2)`, are their character spans in the context, each with the marks that
+    follow its last letter, and `words`, shape `(context tokens,)`, the ascending numbers of their words. `index` is the
+    number of the pair.
     """
 
     index: int
@@ -71,10 +73,36 @@ def windows(
         first = parts.index(1) if 1 in parts else len(parts)
         context = slice(first, first + parts.count(1))
         offsets = np.array(item.offsets[context], dtype=np.int32).reshape(-1, 2)
+        offsets[:, 1] = _ends_after_marks(contexts[index], offsets[:, 1])
         ids, types = np.array(item.ids, dtype=np.int32), np.array(item.type_ids, dtype=np.int8)
         words = np.array(item.word_ids[context], dtype=np.int32)
         result.append(Window(index, ids, types, first, offsets, words))
     return result
+
+
+def extends(character: str) -> bool:
+    """Does a character belong to the one before it, as combining marks, variation selectors, joiners, skin tones and
+    the tags of flags do (roughly Grapheme_Extend of Unicode TR 29)?
+
+    >>> [extends(character) for character in "e\u0301"]
+    [False, True]
+    """
+    tone_or_tag = "\U0001f3fb" <= character <= "\U0001f3ff" or "\U000e0020" <= character <= "\U000e007f"
+    return unicodedata.category(character).startswith("M") or character in "\u200c\u200d" or tone_or_tag
+
+
+def _ends_after_marks(text: str, ends: np.ndarray) -> np.ndarray:
+    """Move the `ends` of spans in a text, shape `(spans,)`, behind what `extends` their last character.
+
+    Tokenizers leave most of it out.
+    """
+    if not text or max(text) < "\u0300":  # the first mark
+        return ends
+    moved = np.arange(len(text) + 1, dtype=np.int32)
+    for at in range(len(text) - 1, 0, -1):
+        if text[at] >= "\u0300" and extends(text[at]):
+            moved[at] = moved[at + 1]
+    return moved[ends]
 
 
 def _no_room(max_length: int, question: int, overlap: int, special: int) -> ValueError:

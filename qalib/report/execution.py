@@ -9,12 +9,26 @@ from typing import Any
 
 import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 
 from qalib.utils.errors import InputError, ReportError, one_line
+from qalib.utils.files import refuse_lfs_pointer
+
+
+class OwnKernel(AsyncKernelManager):
+    """Starts kernels in this interpreter, whatever kernels Jupyter finds by the same name."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The kernel that ipykernel would install for this interpreter."""
+        return KernelSpec(**get_kernel_dict())
 
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
     """The parameters that a notebook declares. Raises InputError if one of `parameters` is not among them."""
+    refuse_lfs_pointer(notebook)
     try:
         with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
             declared = set(papermill.inspect_notebook(str(notebook)))
@@ -44,6 +58,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
         papermill.execute_notebook(
             notebook, running, parameters, kernel_name="python3", progress_bar=False,
             start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=CRITICAL"],
+            kernel_manager_class=OwnKernel,
         )  # fmt: skip
         _check_complete(running)
     except BaseException as error:

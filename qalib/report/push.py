@@ -46,10 +46,8 @@ def assemble(report: Path, out: Path, model: str | None = None) -> Path:
             "name it with --model"
         )
     with atomic_folder(out) as draft:
-        for pattern in (loaded.weight_file.name, *hub.COMPANION_FILES):
-            for path in loaded.folder.glob(pattern):
-                shutil.copy(path, draft)
-        for path in [*(report / "card").iterdir(), report / "results.json"]:
+        companions = [path for pattern in hub.COMPANION_FILES for path in loaded.folder.glob(pattern)]
+        for path in [*loaded.weight_files, *companions, *(report / "card").iterdir(), report / "results.json"]:
             shutil.copy(path, draft)
         if scores := _scores(read_card(draft), finished):
             write_text(draft / EVALUATION, yaml.safe_dump(scores, sort_keys=False))

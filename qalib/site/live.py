@@ -22,6 +22,7 @@ from qalib.runtimes.export import onnx_graph, onnx_masked
 from qalib.runtimes.registry import not_installed
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, read_text, write_json, write_text
+from qalib.utils.output import escape_unencodable
 from qalib.utils.paths import ROOT, TEMPLATES
 
 WEB = ROOT / "web"
@@ -106,4 +107,5 @@ def describe(loaded: Checkpoint) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    escape_unencodable()
     print(make(*sys.argv[1:3]) / "index.html")

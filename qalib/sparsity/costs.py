@@ -62,9 +62,11 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
     size = bert.head_size(checkpoint.model)
     removed = int(heads(checkpoint).called_removed.sum())
     without_heads = total - removed * (4 * width * size + 3 * size)
+    name, shards = checkpoint.weight_file.name, len(checkpoint.weight_files) - 1
+    stored = f"{name} and its shards, {shards} in all" if shards else f"the weight file itself, {name}"
     return pd.DataFrame(
         [
-            ("as stored", checkpoint.file_bytes, f"the weight file itself, {checkpoint.weight_file.name}"),
+            ("as stored", checkpoint.file_bytes, stored),
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),

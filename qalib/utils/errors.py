@@ -9,6 +9,14 @@ class ReportError(RuntimeError):
     """A notebook failed; the message names notebook, cell and error, and where the partial notebook is. Exit code 1."""
 
 
+NO_HOME = "there is no home directory; set HOME to a folder that can be written"
+
+
+def is_homeless(error: BaseException) -> bool:
+    """Whether Python, called by whichever library, has found no home directory for this user."""
+    return isinstance(error, RuntimeError) and "home directory" in str(error)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Type and message of a library's error, without line breaks, the message cut off after `limit` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"

@@ -12,6 +12,8 @@ from typing import Any
 
 from qalib.utils.errors import InputError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how a pointer begins
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in chunks."""
@@ -19,8 +21,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def refuse_lfs_pointer(path: Path | str) -> None:
+    """Raise InputError if a file is a Git LFS pointer: what Git leaves in place of a large file it has not fetched."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) != LFS_POINTER:
+                return
+    except OSError:
+        return  # whoever reads the file reports it
+    raise InputError(f"{path}: a Git LFS pointer instead of the file; `git lfs pull` fetches the file")
+
+
 def read_text(path: Path | str) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped). Raises InputError naming the file."""
+    refuse_lfs_pointer(path)
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -31,22 +45,40 @@ def read_text(path: Path | str) -> str:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def read_json(path: Path | str) -> Any:
-    """The value in a JSON file. Raises InputError naming the file, and the line where it breaks."""
+def read_json(path: Path | str, lines: bool = False) -> Any:
+    """The value in a JSON file; with `lines`, JSON Lines (several objects, one a line) are read as their list.
+
+    Raises InputError naming the file, and the line where it breaks.
+    """
+    text = read_text(path)
+    rows = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()] if lines else []
+    if len(rows) > 1 and _is_json_object(rows[0][1]):
+        return [_parse(line, path, number) for number, line in rows]
+    return _parse(text, path)
+
+
+def _is_json_object(text: str) -> bool:
     try:
-        value = json.loads(text := read_text(path), object_pairs_hook=_object)
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parse(text: str, path: Path | str, line: int = 1) -> Any:
+    """The value of a text that begins in that line of a file."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
         if "\\ud" in text or "\\uD" in text:  # the only way to write half a character
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
+        place = f"line {error.lineno + line - 1}, column {error.colno}"
+        raise InputError(f"{path}: not JSON ({place}: {error.msg})") from None
     except RecursionError:
         raise InputError(f"{path}: not usable JSON (nested too deeply)") from None
     except UnicodeEncodeError as error:
         half, before = error.object[error.start], error.object[max(0, error.start - 30) : error.start]
         raise InputError(f"{path}: half of a character, {half!r}, stands alone after {before!r}") from None
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"{path}: not usable JSON ({error})") from None
 

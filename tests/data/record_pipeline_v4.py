@@ -1,6 +1,6 @@
 """Record what the question-answering pipeline of transformers 4 answers: writes pipeline_v4.json beside this file.
 
-To be run with transformers 4, which still has the pipeline, and with the dense model in $QALIB_SHARED/models:
+To be run with transformers 4.57.1, which still has the pipeline, and with the dense model in $QALIB_SHARED/models:
 
     QALIB_SHARED=... python tests/data/record_pipeline_v4.py
 
@@ -76,6 +76,8 @@ DIFFERS = {
     "a dict with other keys": "the keys become arguments of a function that does not have them",
     "lists in two dicts": "nested lists are not looked into",
     "too long for the model": "shapes do not match, deep in the model",
+    "combining, best 3": "marks that follow the last letter are cut off",
+    "emoji, best 3": "marks that follow the last letter are cut off",
     "[CLS] in the question": "[CLS] in the question can be part of an answer",
 }
 
@@ -147,6 +149,13 @@ def cases() -> list[dict]:
     case("empty list", [], many=True, dense=False)
     case("data", data=[pair, other], many=True, dense=False)
     case("data, one dict", data=pair, dense=False)
+    case("X", X=[pair, other], many=True, dense=False)
+    case("X, one dict", X=pair, dense=False)
+    case("X before data and question", X=pair, data=other, question="$when", context="$long", dense=False)
+    case("positional before X", other, X=pair, dense=False)
+    case("X of a number", X=3, dense=False)
+    case("no workers", pair, num_workers=0, dense=False)
+    case("set up, no workers", pair, setup={"num_workers": 0}, dense=False)
     case("topk", pair, topk=2, dense=False)
     case("None is the default", pair, top_k=None, max_seq_len=None, dense=False)
     case("set up", pair, setup={"top_k": 3, "max_answer_len": 4}, dense=False)

@@ -206,6 +206,15 @@ def test_pruned_heads_that_do_not_fit(cut_folder, heads, message):
         checkpoint.load(cut_folder)
 
 
+def test_pruned_heads_of_full_size_weights(dense_folder, tmp_path):
+    folder = tmp_path / "full"
+    shutil.copytree(dense_folder, folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"pruned_heads": {"1": [2]}})
+    message = "config.json: pruned_heads lists heads of layer 1 .* has all 4: it is at full size; remove pruned_heads"
+    with pytest.raises(InputError, match=message):
+        checkpoint.load(folder)
+
+
 def test_no_weight_is_made_up(dense_folder, tmp_path):
     state = safetensors.torch.load_file(dense_folder / "model.safetensors")
     shutil.copy(dense_folder / "config.json", tmp_path)
@@ -296,7 +305,8 @@ PLAIN = "expected a dictionary of names and plain tensors"
         *[("pytorch_model.bin", old({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 20, 150, 300, 9000)],
         *[("pytorch_model.bin", zipped({"w": torch.zeros(5000)})[:n], NEVER_RUN) for n in (1, 100, 9000, -1)],
         ("pytorch_model.bin", zipped([torch.zeros(2)]), PLAIN),
-        ("pytorch_model.bin", zipped({"model": {"w": torch.zeros(2)}}), PLAIN),
+        ("pytorch_model.bin", zipped({"weights": {"w": torch.zeros(2)}}), PLAIN),
+        ("pytorch_model.bin", zipped({"model": {"w": torch.zeros(2)}}), "unexpected: w"),
         ("pytorch_model.bin", zipped({1: torch.zeros(2)}), PLAIN),
         ("pytorch_model.bin", zipped({"w": torch.zeros(2, 2).to_sparse()}), PLAIN),
         ("pytorch_model.bin", zipped({"w": torch.zeros(2, device="meta")}), PLAIN),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from qalib.qa import metric
+from qalib.qa import metric, metric_v2
 from qalib.qa.squad import Question
 from qalib.utils.errors import InputError
 
@@ -55,4 +55,38 @@ def test_bad_prediction_files(tmp_path, value, message):
     path = tmp_path / "predictions.json"
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=f"predictions.json: {message}"):
+        metric.read_predictions(path)
+
+
+def test_predictions_in_rows(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    rows = [{"id": "a", "prediction_text": "x", "no_answer_probability": 0.0}, {"id": 7, "prediction_text": ""}]
+    lines = [json.dumps(row) for row in rows]
+    for text, expected in {
+        "\n".join(lines): {"a": "x", "7": ""},
+        json.dumps(rows): {"a": "x", "7": ""},
+        lines[0] + "\n": {"a": "x"},
+        '{"id": "x"}': {"id": "x"},  # the prediction for a question of that name
+    }.items():
+        path.write_text(text)
+        assert metric.read_predictions(path) == expected
+    path.write_text(lines[0])
+    assert metric_v2.read_na_probs(path) == {"a": 0.0}
+
+
+@pytest.mark.parametrize(
+    "second, message",
+    [
+        ('{"id": "b"}', "row 2: expected an object {question id: answer text}, or rows of objects with 'id' and 'pre"),
+        ('{"id": 1.5, "prediction_text": "x"}', "row 2: expected an object"),
+        ('["b", "x"]', "row 2: expected an object"),
+        ('{"id": "a", "prediction_text": "y"}', "row 2: the id 'a' appears twice"),
+        ('{"id": "b", "prediction_text": 3}', "the prediction for 'b' is int"),
+        ("{", r"not JSON \(line 2, column 2"),
+    ],
+)
+def test_bad_rows_of_predictions(tmp_path, second, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"id": "a", "prediction_text": "x"}\n' + second)
+    with pytest.raises(InputError, match=f"predictions.jsonl: {message}"):
         metric.read_predictions(path)

@@ -9,7 +9,7 @@ from builders import put_to_other_contexts, squad_file, squad_value
 
 from qalib.model import checkpoint
 from qalib.pruning.dataset import SquadDataset
-from qalib.qa import answering, evaluation, metric, squad
+from qalib.qa import answering, evaluation, metric, metric_v2, squad
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_json
 
@@ -50,6 +50,8 @@ def test_a_file_of_v2_is_read(tmp_path):
         (None, {}, "2.0"),  # told from its questions
         ("0.1", {}, "2.0"),
         ("v2.0", {"is_impossible": None}, "2.0"),
+        ("v2.0", {"question": 1, "is_impossible": None}, "2.0"),
+        (None, {"question": 1, "is_impossible": None}, "2.0"),
         ("v2.0", {"question": 1, "is_impossible": False, "answers": [{"text": "In", "answer_start": 0}]}, "2.0"),
         (None, {"question": 1, "is_impossible": False, "answers": [{"text": "In", "answer_start": 0}]}, "1.1"),
         ("1.1", {"question": 1, "is_impossible": False, "answers": [{"text": "In", "answer_start": 0}]}, "1.1"),
@@ -63,10 +65,10 @@ def test_the_data_say_which_version_they_are(tmp_path, version, changes, expecte
     "version, changes, message",
     [
         ("v2.0", {"is_impossible": True}, r"question 'q1': 'is_impossible' is true, but there are answers \(1\)"),
-        ("v2.0", {"question": 1, "is_impossible": False}, "question 'q2' has no answer, but 'is_impossible' is not tr"),
-        ("v2.0", {"question": 1, "is_impossible": None}, "question 'q2' has no answer, but 'is_impossible' is not tr"),
+        ("v2.0", {"question": 1, "is_impossible": False}, "question 'q2' has no answer, but 'is_impossible' is false"),
         (None, {"is_impossible": True}, r"question 'q1': 'is_impossible' is true, but there are answers \(1\)"),
         ("v2.0", {"is_impossible": "no"}, "question 'q1': 'is_impossible' is str, expected bool"),
+        ("1.1", {"question": 1, "is_impossible": None}, r"question 'q2' has no answer \(SQuAD 2.0\?\), but the file "),
         ("1.1", {}, r"question 'q2' has no answer \(SQuAD 2.0\?\), but the file says it is SQuAD v1.1"),
         ("v2.0", {"question": 1, "answers": None}, "'answers' is missing"),
         ("v2.0", {"question": 1, "plausible_answers": "In"}, "'plausible_answers' is str, expected list"),
@@ -77,6 +79,19 @@ def test_what_does_not_go_together_is_named(tmp_path, version, changes, message)
     with pytest.raises(InputError, match=message) as error:
         squad.read(changed(tmp_path, version, **changes))
     assert "made.json: data[0].paragraphs[" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_is_impossible_a_question_without_answers_has_none(tmp_path):
+    marked, unmarked = (
+        squad.load(str(path)).questions
+        for path in (
+            squad_file(tmp_path / "marked.json", TWO, "v2.0"),
+            changed(tmp_path, "v2.0", question=1, is_impossible=None),
+        )
+    )
+    assert unmarked == marked and not unmarked[1].answers and unmarked[1].plausible_answers
+    result = metric_v2.score(unmarked, {"q1": TWO[0].answers[0], "q2": ""})
+    assert (result.exact_match, result.f1, result.HasAns_total, result.NoAns_total) == (100, 100, 1, 1)
 
 
 def test_rows_of_the_hub(monkeypatch):

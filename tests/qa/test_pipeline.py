@@ -3,20 +3,25 @@
 import json
 import os
 import runpy
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import DATA, ROOT
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qalib.model import checkpoint
 from qalib.qa.pipeline import Options, answer, pipeline
 from qalib.qa.spans import candidates, merged, probabilities, word_spans
-from qalib.qa.windows import Window
+from qalib.qa.windows import Window, extends
 from qalib.utils.errors import InputError
+from qalib.utils.files import read_json, write_json
 
+PIPELINE = sys.modules["qalib.qa.pipeline"]  # qalib.qa.pipeline as an attribute is the function
 RECORDED = json.loads((DATA / "pipeline_v4.json").read_text(encoding="ascii"))
 RECORDER = runpy.run_path(str(DATA / "record_pipeline_v4.py"))
 TEXTS = RECORDED["texts"]
@@ -80,7 +85,7 @@ def contexts_of(case):
     args, kwargs = (RECORDER["filled"](case[key], TEXTS) for key in ("args", "kwargs"))
     if args and isinstance(args[0], str):
         return [args[1]]
-    return np.ravel(of(args or kwargs.get("data", kwargs))).tolist()
+    return np.ravel(of(args or kwargs.get("X", kwargs.get("data", kwargs)))).tolist()
 
 
 def without_chance(result):
@@ -121,7 +126,7 @@ def test_same_errors_as_transformers_4(case, models):
 
 
 def test_the_record_is_whole():
-    assert RECORDED["versions"]["transformers"].startswith("4.")
+    assert f"transformers {RECORDED['versions']['transformers']} " in PIPELINE.__doc__
     recorded = [(case["model"], case["name"]) for case in RECORDED["cases"]]
     assert recorded == [(case["model"], case["name"]) for case in RECORDER["cases"]()]
     assert TEXTS == RECORDER["TEXTS"]
@@ -165,6 +170,20 @@ def test_answers_lie_in_the_context(tiny):
     ours, recorded = ({a["answer"]: a["score"] for a in answers} for answers in (call(case, tiny), case["result"]))
     assert ours["was in"] == pytest.approx(recorded["was in"], rel=1e-3)
     assert ours["he was in"] < recorded["he was in"] / 2  # there it also begins with a [CLS] of the question
+
+
+@pytest.mark.parametrize("name, marked", [("combining, best 3", 1), ("emoji, best 3", 2)])
+def test_answers_have_the_marks_of_their_last_letter(name, marked, models):
+    count = 0
+    for case in (case for case in RECORDED["cases"] if case["name"] == name):
+        context = TEXTS[case["kwargs"]["context"][1:]]
+        for found, recorded in zip(call(case, model_of(case, models)), case["result"], strict=True):
+            assert found["score"] == pytest.approx(recorded["score"], rel=1e-3)
+            marks = context[recorded["end"] : found["end"]]
+            assert found["answer"] == recorded["answer"] + marks and all(map(extends, marks))
+            assert not extends(context[found["end"] :][:1] or " ")
+            count += bool(marks)
+    assert count == marked
 
 
 def test_no_candidate(tiny):
@@ -273,6 +292,52 @@ def test_merging_by_hand():
         one(1.25, 3, "Rome"),
         one(0.25, 9, "Oslo"),
     ]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"top_k": "3"}, r"top_k should be a whole number \(got '3'\)"),
+        ({"max_answer_len": 2.5}, r"max_answer_len should be a whole number \(got 2.5\)"),
+        ({"batch_size": [2]}, r"batch_size should be a whole number \(got \[2\]\)"),
+        ({"max_seq_len": "64"}, r"max_seq_len should be a whole number \(got '64'\)"),
+        ({"doc_stride": "1"}, r"doc_stride should be a whole number \(got '1'\)"),
+        ({"align_to_words": "false"}, r"align_to_words should be True or False \(got 'false'\)"),
+        ({"handle_impossible_answer": "no"}, r"handle_impossible_answer should be True or False \(got 'no'\)"),
+    ],
+)
+def test_options_of_the_wrong_type(tiny, options, message):
+    for make in (lambda: pipeline(model=tiny, **options), lambda: pipeline(model=tiny)({}, **options)):
+        with pytest.raises(ValueError, match=message):
+            make()
+    assert Options(top_k=np.int64(3), max_seq_len=np.int32(64), align_to_words=np.True_).top_k == 3
+
+
+def test_samples_are_made_as_in_transformers_4(tiny):
+    qa = pipeline(model=tiny)
+    pair = {"question": TEXTS["who"], "context": TEXTS["chopin"]}
+    assert qa(qa.create_sample(**pair)) == qa(X=qa.create_sample(**pair)) == qa(pair)
+    many = qa.create_sample(question=[TEXTS["who"], TEXTS["where"]], context=[TEXTS["chopin"], TEXTS["eiffel"]])
+    assert qa(many) == [qa(pair), qa(question=TEXTS["where"], context=TEXTS["eiffel"])]
+    assert list(qa(X=(pair for _ in range(2)))) == [qa(pair)] * 2
+
+
+def test_windows_fit_a_model_of_few_positions(tiny_folder, tmp_path):
+    """Where the tokenizer doesn't say so: the default is what the model can do."""
+    folder = tmp_path / "few"
+    shutil.copytree(tiny_folder, folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"max_position_embeddings": 64})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    state = load_file(folder / "model.safetensors")
+    key = "bert.embeddings.position_embeddings.weight"
+    save_file(state | {key: state[key][:64].clone()}, folder / "model.safetensors")
+    long = {"question": TEXTS["when"], "context": TEXTS["long"]}
+    few = pipeline(model=folder)
+    assert few(long) == pipeline(model=tiny_folder, max_seq_len=64)(long)
+    with pytest.raises(
+        ValueError, match="windows of 65 tokens do not fit a model with 64 positions; lower max_seq_len"
+    ):
+        few(long, max_seq_len=65)
 
 
 def test_options_leave_none_alone():

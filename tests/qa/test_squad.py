@@ -39,7 +39,14 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
         ({"entry": {"question": ""}}, "question 'q1' has an empty question or context"),
         ({"entry": {"answers": []}}, "question 'q1' has no answer"),
         ({"entry": {"is_impossible": True}}, "SQuAD 2.0"),
-        ({"entry": {"id": 4}}, "'id' is int, expected str"),
+        ({"entry": {"id": 4.5}}, "'id' is float, expected str"),
+        ({"entry": {"id": True}}, "'id' is bool, expected str"),
+        (
+            {"entry": {"answers": {"text": ["1889"], "answer_start": []}}},
+            r"answers: 1 texts, but 0 numbers in 'answer_s",
+        ),
+        ({"entry": {"answers": {"text": "1889"}}}, r"answers: 'text' is str, expected list"),
+        ({"entry": {"answers": {"text": [3], "answer_start": [3]}}}, r"answers\[0\]: 'text' is int, expected str"),
         ({"answer": {"text": None}}, r"answers\[0\]: 'text' is NoneType"),
         ({"answer": {"answer_start": 4}}, "'1889' is not at character 4 of its context, but at 3"),
         ({"answer": {"answer_start": -5}}, "'1889' is not at character -5 of its context, but at 3"),
@@ -51,6 +58,66 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
 def test_bad_files_are_named_with_the_place(tmp_path, changes, message):
     with pytest.raises(InputError, match=f"questions.json: .*{message}") as error:
         squad.read(file(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_numbered_questions(tmp_path):
+    (question,) = squad.read(file(tmp_path, entry={"id": 52000}))
+    assert question.id == "52000"
+    assert metric.score([question], {"52000": "1889"}).exact_match == 100
+
+
+ROWS = [
+    {"id": "a", "title": "t", "context": "In 1889\u2028.", "question": "When?",
+     "answers": {"text": ["1889", "In 1889"], "answer_start": [3, 0]}},
+    {"id": 2, "title": "t", "context": "Once.", "question": "Who?", "answers": {"text": [], "answer_start": []}},
+]  # fmt: skip
+
+
+def json_lines(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("lines", [True, False])
+def test_rows_as_datasets_writes_them(tmp_path, lines, count):
+    path = json_lines(tmp_path / "rows.jsonl", ROWS[:count] if lines else [ROWS[:count]])
+    expected = (
+        squad.Question("a", "t", "When?", "In 1889\u2028.", ("1889", "In 1889"), (3, 0)),
+        squad.Question("2", "t", "Who?", "Once.", (), ()),
+    )
+    loaded = squad.load(str(path))
+    assert loaded.questions == expected[:count] and loaded.version == ("1.1" if count == 1 else "2.0")
+
+
+def test_what_datasets_itself_writes(tmp_path):
+    import datasets
+
+    rows = [row | {"id": str(row["id"])} for row in ROWS]
+    datasets.Dataset.from_list(rows).to_json(tmp_path / "rows.json")
+    assert [q.id for q in squad.read(tmp_path / "rows.json")] == ["a", "2"]
+
+
+@pytest.mark.parametrize(
+    "second, message",
+    [
+        ('{"id": "a"', r"not JSON \(line 3, column 11: "),
+        ("[3]", "row 2: expected an object with 'context', found list"),
+        ('{"id": "a", "id": "b"}', "not usable JSON .'id' appears twice in one object"),
+        ('{"context": "c", "question": "q"}', "row 2: 'id' is missing"),
+        (json.dumps(ROWS[0]), "row 2: the id 'a' appears twice"),
+        (
+            json.dumps(ROWS[1] | {"is_impossible": False}),
+            "row 2: question '2' has no answer, but 'is_impossible' is fa",
+        ),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, second, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROWS[0]) + "\n\n" + second + "\n")
+    with pytest.raises(InputError, match=f"rows.jsonl: {message}") as error:
+        squad.read(path)
     assert "\n" not in str(error.value)
 
 

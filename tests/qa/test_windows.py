@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from qalib.qa import squad
+from qalib import pipeline
+from qalib.pruning import dataset
+from qalib.qa import answering, squad
 from qalib.qa.batching import LENGTH_SORTED, padded
-from qalib.qa.windows import collate, count_2019, windows
+from qalib.qa.spans import word_spans
+from qalib.qa.windows import collate, count_2019, extends, windows
 
 
 def test_windows_overlap_and_cover(sparse):
@@ -23,6 +26,35 @@ def test_offsets_give_the_text_back(sparse):
     (window,) = windows(sparse.tokenizer, ["who?"], [context])
     assert [context[a:b] for a, b in window.offsets][0].startswith("Z")
     assert window.types[window.first] == 1 and window.types[window.first - 1] == 0
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u0301", "\u0301\u0323", "\ufe0f", "\u20dd", "\u200d", "\u200c", "\u094d\u200d", "\U000e0067\U000e007f"]
+)
+def test_a_span_has_the_marks_of_its_last_letter(sparse, mark):
+    context = f"Jose{mark} e{mark}t. Jose, {mark}it ({mark})"
+    (window,) = windows(sparse.tokenizer, ["who?"], [context])
+    texts = {context[a:b] for a, b in window.offsets} | {context[a:b] for a, b in word_spans(window)}
+    assert {f"Jose{mark}", "Jose"} <= texts
+    ends = {b for _, b in window.offsets}
+    assert all(at == len(context) or at not in ends or not extends(context[at]) for at in range(1, len(context) + 1))
+
+
+def test_an_answer_has_the_marks_of_its_last_letter(sparse):
+    """In training, evaluation and the pipeline alike."""
+    context = "The book was written in 1902 by Jose\u0301."
+    question = squad.Question("q", "t", "Who?", context, ("Jose\u0301",), (32,))
+    (window,) = windows(sparse.tokenizer, [question.question], [context])
+    first, last = dataset.answer_position(window, question)
+    assert context[window.offsets[first - window.first][0] : window.offsets[last - window.first][1]] == "Jose\u0301"
+    starts, ends = (torch.arange(len(window))[None] == at for at in (first, last))
+    ((_, start, end),) = answering.best_spans(starts.float(), ends.float(), [window])
+    assert context[start:end] == "Jose\u0301"
+    ask = pipeline(model=sparse)
+    for align in (True, False):
+        answers = ask(question="Who?", context=context, top_k=20, align_to_words=align)
+        texts = {answer["answer"] for answer in answers if context.startswith("\u0301", answer["end"])}
+        assert not texts and any(answer["answer"].endswith("Jose\u0301") for answer in answers)
 
 
 def test_long_questions_are_cut(sparse):

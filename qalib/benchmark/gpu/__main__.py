@@ -20,6 +20,7 @@ from qalib.benchmark.gpu.settings import REHEARSAL, Settings, missing, opened
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
+from qalib.utils.output import escape_unencodable
 
 PARTS: dict[str, Callable[[Settings], None]] = {
     "checks": checks.checks,
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    escape_unencodable()
     try:
         sys.exit(main())
     except InputError as error:

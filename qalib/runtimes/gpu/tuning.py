@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qalib.utils.errors import one_line
 from qalib.utils.files import read_json, write_json
 
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qalib"
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qalib"  # `cached` expands it
 WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
 Size = TypeVar("Size")
 Time = Callable[[nn.Module, Tensor], float]
@@ -20,6 +20,7 @@ Time = Callable[[nn.Module, Tensor], float]
 
 def cached(table: Path, key: str, find: Callable[[], Any]) -> Any:
     """The value of a key in a table, a JSON file; found where there is none yet, and unless it is None kept."""
+    table = table.expanduser()
     known = read_json(table) if table.exists() else {}
     if key in known:
         return known[key]
