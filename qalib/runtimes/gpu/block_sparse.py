@@ -89,15 +89,17 @@ def fastest_linear(
         return PanelLinear(weight, bias, block, gelu, tile, packed[way])
 
     layers: dict[int, nn.Module] = {}
+    tiles = panels.tiles(block, weight.dtype)
     for count in tokens:
         x = torch.randn(count, weight.shape[1], device=weight.device, dtype=weight.dtype)
         expected = dense(x).double()
 
         def find(x: Tensor = x, expected: Tensor = expected) -> dict[str, int] | None:
-            tile = tuning.fastest(make, panels.tiles(block, weight.dtype), x, expected, time)
+            tile = tuning.fastest(make, tiles, x, expected, time)
             return tile and asdict(tile)
 
-        found = tuning.cached(table, f"{kind(weight, block, gelu, density)}, {count} tokens", find)
+        key = f"{kind(weight, block, gelu, density)}, {count} tokens"
+        found = tuning.cached(table, key, find, [asdict(tile) for tile in tiles].__contains__)
         sparse = found and make(Tile(**found))
         layers[count] = sparse if sparse and time(sparse, x) < time(dense, x) else dense
     chosen = {getattr(layer, "tile", None) for layer in layers.values()}

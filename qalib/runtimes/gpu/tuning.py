@@ -1,5 +1,6 @@
-"""Tuning: what is fastest on the card at hand, timed once and kept in a file."""
+"""Tuning: what is fastest on the machine at hand, timed once and kept in a file."""
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -9,24 +10,35 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from qalib.utils.errors import one_line
-from qalib.utils.files import read_json, write_json
+from qalib.utils.errors import InputError, one_line
+from qalib.utils.files import read_json_object, write_json
 
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qalib"
+FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib"
 WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
 Size = TypeVar("Size")
 Time = Callable[[nn.Module, Tensor], float]
 
 
-def cached(table: Path, key: str, find: Callable[[], Any]) -> Any:
-    """The value of a key in a table, a JSON file; found where there is none yet, and unless it is None kept."""
-    known = read_json(table) if table.exists() else {}
-    if key in known:
+def cached(table: Path, key: str, find: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True) -> Any:
+    """Return the value of a key in a JSON file; if there is none, or none that is valid, that of `find`, and store it.
+
+    A file that cannot be read, or is damaged, counts as empty, and one that cannot be written is left as it is: then it
+    is timed again next time. None is not stored.
+    """
+    known = _read(table)
+    if key in known and is_valid(known[key]):
         return known[key]
-    if (found := find()) is not None:
-        known = read_json(table) if table.exists() else {}  # another process may have written
-        write_json(table, known | {key: found})
-    return found
+    if (value := find()) is not None:
+        with contextlib.suppress(OSError):
+            write_json(table, _read(table) | {key: value})  # read again: another process may have written
+    return value
+
+
+def _read(table: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(table, "of timings")
+    except InputError:
+        return {}
 
 
 def device_key(like: Tensor) -> str:
