@@ -256,7 +256,7 @@ def _prepare(model: nn.Module, dropout: float) -> None:
 
 
 def _lower_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    """Under autocast, keep sums and norms in its type too: on a CPU, float32 and back costs a third of the time.
+    """Under autocast, keep sums and norms in its type too: on a CPU float32 and back takes time, 5 % on a 2-core Zen 4.
 
     On a GPU it costs little, and norms in float32 lose less.
     """

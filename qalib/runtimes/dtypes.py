@@ -6,7 +6,6 @@ slowly than fp32. So a small layer is timed in both, once per machine, and the s
 
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,22 +15,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from qalib.model import blocks
+from qalib.runtimes import timings
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import BlockSparseLinear
+from qalib.runtimes.registry import DTYPES, REGISTRY, unavailable_reason
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
+from qalib.utils.paths import CACHE
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TYPES = ("fp32", "bf16")
 TRAINING, KERNELS = "training", ("block-sparse", "block-sparse-int8")  # all other work is timed as dense inference
-TABLE = tuning.FOLDER / "types.json"
-WIDTH, INNER, BLOCK, DENSITY = 384, 1536, (32, 32), 0.3  # of the layer that is timed
-TOKENS = {"cpu": 256, "cuda": 16384}  # so many that the products take most of the time
-CHECKED = 64  # tokens of the check
-ROUNDS, BUDGET = 3, 0.1  # at least so many rounds, and more for so many seconds
+TABLE = CACHE / "types.json"
+# Tokens, width, inner width and density of the layer that is timed, and of the one whose results are checked.
+TIMED = {"cpu": (256, 384, 1536, 0.3), "cuda": (16384, 384, 1536, 0.3)}
+CHECKED = (64, 64, 128, 1.0)
+BLOCK = (32, 32)
 WRONG = 0.05  # of the norm: int8 and bf16 stay below half of it
 DEFINITION = (
     "seconds in fp32 / seconds in bf16 on this machine, of the feed-forward part of a BERT layer, "
-    f"{WIDTH} to {INNER} to {WIDTH}, with random weights; the shortest of several rounds, on a CPU on one thread"
+    "384 to 1536 to 384, with random weights; the shortest of several rounds, on a CPU on one thread"
 )
 Layer = Callable[[], list[Tensor]]
 
@@ -41,6 +43,20 @@ def choose(wanted: str, work: str, device: str = "cpu") -> str:
     if wanted not in ("auto", *TYPES):
         raise InputError(f"no type {wanted!r}; there are auto, {' and '.join(TYPES)}")
     return fastest(work, device) if wanted == "auto" else wanted
+
+
+def choose_dtype(wanted: str, runtime: str, device: str = "cpu") -> tuple[str, str]:
+    """Return `wanted` or, for `auto`, the faster type for a runtime on a device, and a remark on its speed.
+
+    Raises InputError for an unknown type or an unavailable runtime.
+    """
+    if (reason := unavailable_reason(runtime, device)) is not None:
+        raise InputError(f"runtime {runtime}: {reason}")
+    supported = [dtype for dtype in TYPES if dtype in REGISTRY[runtime].dtypes]
+    if wanted == "auto" and len(supported) == 1:
+        return supported[0], f"the only type of {runtime}"
+    dtype = choose(wanted, runtime, device)
+    return dtype, remark(dtype, runtime, device)
 
 
 def fastest(work: str, device: str = "cpu") -> str:
@@ -64,9 +80,9 @@ def bf16_speed(work: str, device: str = "cpu") -> float | None:
 
 
 def remark(dtype: str, work: str, device: str = "cpu") -> str:
-    """State how fast bf16 is beside fp32 here, and that `dtype` is the slower one if it is."""
+    """Return how fast bf16 is beside fp32 here, with a note if `dtype` is the slower one."""
     if machine.is_emulated("bf16", device):
-        return "bf16: no instructions for it here" + "; fp32 is faster" * (dtype == "bf16")
+        return "bf16: not timed, as there are no instructions for it here"
     if (speed := bf16_speed(work, device)) is None:
         return "bf16: its products are wrong here"
     slower = "" if dtype == fastest(work, device) else f"; {dtype} is the slower type"
@@ -76,23 +92,13 @@ def remark(dtype: str, work: str, device: str = "cpu") -> str:
 def seconds(work: str, device: str = "cpu") -> dict[str, float]:
     """Return the seconds of a layer in fp32 and bf16, timed once per machine; nothing where there is no choice."""
     kind = _kind(work, device)
-    key = _key(kind, device)
+    key = f"{timings.machine_key(device)}, {kind}"
     has_choice = not machine.is_emulated("bf16", device) and all(is_right(kind, d, device, key) for d in TYPES)
     return measured(kind, device, key) if has_choice else {}
 
 
 def _kind(work: str, device: str) -> str:
     return work if work == TRAINING or work in KERNELS and device == "cpu" else "dense"
-
-
-def _key(kind: str, device: str) -> str:
-    """Name all that the seconds depend on: the hardware and what caps it, the libraries, and the work."""
-    specs = machine.specs()
-    card = [torch.cuda.get_device_name()] if device == "cuda" else []
-    caps = [f"{name}={value}" for name, value in machine.caps().items()]
-    libraries = [f"torch {torch.__version__}", f"qalib {machine.versions()['qalib']}"]
-    sets, threads = str(specs["instruction sets"]), f"{torch.get_num_threads()} threads"
-    return ", ".join([*card, str(specs["CPU"]), sets, *caps, threads, *libraries, kind])
 
 
 @functools.cache
@@ -102,7 +108,7 @@ def is_right(kind: str, dtype: str, device: str, key: str) -> bool:
     torch's bf16 products are NaN if OpenMP grants fewer threads than torch asks for (OMP_THREAD_LIMIT).
     """
     try:
-        results, exact = (_layer(kind, each, device, CHECKED)() for each in (dtype, None))
+        results, exact = (_layer(kind, each, device, *CHECKED)() for each in (dtype, None))
         for result, expected in zip(results, exact, strict=True):
             error = ((result.double() - expected).norm() / expected.norm()).item()
             if not error <= WRONG:  # NaN, too
@@ -118,48 +124,27 @@ def measured(kind: str, device: str, key: str) -> dict[str, float]:
     """Return the seconds of a layer from the file, or time it and store them under a key."""
 
     def find() -> dict[str, float]:
-        return _time({dtype: _layer(kind, dtype, device, TOKENS[device]) for dtype in TYPES}, device)
+        return timings.shortest_seconds({dtype: _layer(kind, dtype, device, *TIMED[device]) for dtype in TYPES}, device)
 
-    return tuning.cached(TABLE, key, find, _are_seconds)
+    return timings.cached(TABLE, key, find, _are_seconds)
 
 
 def _are_seconds(value: Any) -> bool:
     """Whether a value from the file is one that was stored there."""
-    if not isinstance(value, dict) or value.keys() != TYPES.keys():
+    if not isinstance(value, dict) or value.keys() != set(TYPES):
         return False
     return all(isinstance(number, float) and 0 < number < math.inf for number in value.values())
 
 
-def _time(layers: dict[str, Layer], device: str) -> dict[str, float]:
-    """Return the shortest seconds of each layer over rounds in which all take turns.
-
-    On a CPU they are the CPU time of one thread, which hardly depends on what else the machine is doing.
-    """
-    by_thread = device == "cpu" and time.get_clock_info("thread_time").resolution < 1e-5
-    clock = time.thread_time if by_thread else time.perf_counter
-    times: dict[str, list[float]] = {dtype: [] for dtype in layers}
-    threads, started = torch.get_num_threads(), time.perf_counter()
-    torch.set_num_threads(1)
-    try:
-        while len(times["fp32"]) < ROUNDS or time.perf_counter() - started < BUDGET:
-            for dtype, layer in layers.items():
-                begun = clock()
-                layer()
-                times[dtype].append(clock() - begun)
-    finally:
-        torch.set_num_threads(threads)
-    return {dtype: min(values) for dtype, values in times.items()}
-
-
-def _layer(kind: str, dtype: str | None, device: str, tokens: int) -> Layer:
+def _layer(kind: str, dtype: str | None, device: str, tokens: int, width: int, inner: int, density: float) -> Layer:
     """Return a call of the layer, for training also backward; `dtype` None stands for float64 without the kernel."""
-    generator, stored = torch.Generator().manual_seed(0), TYPES.get(dtype, torch.float64)
+    generator, stored = torch.Generator().manual_seed(0), DTYPES.get(dtype, torch.float64)
     weights, biases = [], []
-    for shape in ((INNER, WIDTH), (WIDTH, INNER)):
-        kept = torch.rand(blocks.grid_shape(shape, BLOCK), generator=generator) < DENSITY
-        weights.append(torch.randn(shape, generator=generator) * blocks.expand(kept, BLOCK) / math.sqrt(WIDTH))
+    for shape in ((inner, width), (width, inner)):
+        kept = torch.rand(blocks.grid_shape(shape, BLOCK), generator=generator) < density
+        weights.append(torch.randn(shape, generator=generator) * blocks.expand(kept, BLOCK) / math.sqrt(width))
         biases.append(torch.randn(shape[0], generator=generator))
-    x = torch.randn(tokens, WIDTH, generator=generator)
+    x = torch.randn(tokens, width, generator=generator)
     if kind in KERNELS and dtype:
         return _kernel(kind, weights, biases, x.to(stored))
     kept_type = torch.float32 if kind == TRAINING and dtype else stored  # autocast converts at each step

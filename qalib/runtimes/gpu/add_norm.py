@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qalib.runtimes import timings
 from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.gpu import panels, tuning
 from qalib.runtimes.gpu.tuning import Time
+from qalib.utils.paths import CACHE
 
 TOKENS = 3072  # for which sizes are measured: 8 windows of 384
-TABLE = tuning.FOLDER / "add-norm.json"
+TABLE = CACHE / "add-norm.json"
 
 
 @dataclass(frozen=True)
@@ -102,5 +104,5 @@ def fastest(norm: nn.Module, time: Time = tuning.milliseconds, table: Path = TAB
     known = [[], *([size.rows, size.warps] for size in SIZES)]
     with torch.inference_mode():
         key = f"{tuning.device_key(weight)}, norm of {len(weight)}"
-        found = tuning.cached(table, key, find, known.__contains__)
+        found = timings.cached(table, key, find, known.__contains__)
     return FusedAddNorm(norm, Size(*found)) if found else AddNorm(norm)

@@ -1,44 +1,17 @@
-"""Tuning: what is fastest on the machine at hand, timed once and kept in a file."""
+"""Tuning: which size of a kernel is the fastest on the GPU at hand."""
 
-import contextlib
-import os
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from qalib.utils.errors import InputError, one_line
-from qalib.utils.files import read_json_object, write_json
+from qalib.utils.errors import one_line
 
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qalib"
 WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
 Size = TypeVar("Size")
 Time = Callable[[nn.Module, Tensor], float]
-
-
-def cached(table: Path, key: str, find: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True) -> Any:
-    """Return the value of a key in a JSON file; if there is none, or none that is valid, that of `find`, and store it.
-
-    A file that cannot be read, or is damaged, counts as empty, and one that cannot be written is left as it is: then it
-    is timed again next time. None is not stored.
-    """
-    known = _read(table)
-    if key in known and is_valid(known[key]):
-        return known[key]
-    if (value := find()) is not None:
-        with contextlib.suppress(OSError):
-            write_json(table, _read(table) | {key: value})  # read again: another process may have written
-    return value
-
-
-def _read(table: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(table, "of timings")
-    except InputError:
-        return {}
 
 
 def device_key(like: Tensor) -> str:

@@ -12,7 +12,8 @@ from accelerate.utils import gather_object
 from qalib import runtimes
 from qalib.benchmark import evaluation_time
 from qalib.qa import evaluation
-from qalib.runtimes import dtypes, instruction_sets, tuning
+from qalib.runtimes import dtypes, timings
+from qalib.runtimes.cpu import instruction_sets
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
@@ -36,20 +37,19 @@ def test_a_remark_names_the_slower_type(speeds):
     assert dtypes.remark("bf16", "dense") == "bf16: 2.00 times as fast as fp32 here (dense layer)"
     assert dtypes.remark("fp32", "dense").endswith("here (dense layer); fp32 is the slower type")
     speeds(1.6)
-    dtypes.TABLE.unlink()
     slower = "bf16: 0.62 times as fast as fp32 here (block-sparse layer); bf16 is the slower type"
     assert dtypes.remark("bf16", "block-sparse") == slower and dtypes.remark("fp32", "dense").endswith("(dense layer)")
     speeds(None)
-    assert dtypes.remark("bf16", "dense") == "bf16: no instructions for it here; fp32 is faster"
+    assert dtypes.remark("bf16", "dense") == "bf16: not timed, as there are no instructions for it here"
 
 
-def test_a_timing_is_stored_for_all_that_it_depends_on(speeds, timings, monkeypatch):
+def test_a_timing_is_stored_for_all_that_it_depends_on(speeds, types_file, monkeypatch):
     calls = speeds(0.5)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     dtypes.fastest("dense"), dtypes.fastest("compact"), dtypes.fastest("training")
     dtypes.measured.cache_clear()  # as in another process
     dtypes.fastest("dense"), dtypes.fastest("training")
-    assert len(calls) == 2 and len(read_json(timings)) == 2
+    assert len(calls) == 2 and len(read_json(types_file)) == 2
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     dtypes.fastest("dense")
     monkeypatch.setattr(torch, "__version__", "9.9")
@@ -57,7 +57,7 @@ def test_a_timing_is_stored_for_all_that_it_depends_on(speeds, timings, monkeypa
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     dtypes.fastest("dense")
     assert len(calls) == 5
-    key = list(read_json(timings))[-1]
+    key = list(read_json(types_file))[-1]
     for part in (str(machine.specs()["CPU"]), "torch 9.9", "7 threads", "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16", "dense"):
         assert part in key
 
@@ -66,13 +66,13 @@ DAMAGED = ["", "{", "[1]", "\x00\xff", *({"fp32": 1.0} | {"bf16": bad} for bad i
 
 
 @pytest.mark.parametrize("value", [*DAMAGED, {"fp32": 1.0}, {}, None, 3, "[" * 10_000])
-def test_a_damaged_file_is_timed_anew_and_mended(speeds, timings, value):
+def test_a_damaged_file_is_timed_anew_and_mended(speeds, types_file, value):
     calls = speeds(0.5)
     dtypes.fastest("dense")
-    whole = read_json(timings)
-    timings.write_text(value if isinstance(value, str) else json.dumps(dict.fromkeys(whole, value)))
+    whole = read_json(types_file)
+    types_file.write_text(value if isinstance(value, str) else json.dumps(dict.fromkeys(whole, value)))
     dtypes.measured.cache_clear()
-    assert dtypes.fastest("dense") == "bf16" and len(calls) == 2 and read_json(timings) == whole
+    assert dtypes.fastest("dense") == "bf16" and len(calls) == 2 and read_json(types_file) == whole
 
 
 @pytest.mark.parametrize("is_file", [True, False])
@@ -89,8 +89,8 @@ def test_a_file_that_cannot_be_written_is_no_error(speeds, tmp_path, monkeypatch
 
 def test_two_processes_store_their_timings_in_one_file(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from qalib.runtimes import tuning\n"
-        "for number in range(50): tuning.cached(Path(sys.argv[1]), f'{sys.argv[2]} {number}', lambda: number)"
+        "import sys; from pathlib import Path; from qalib.runtimes import timings\n"
+        "for number in range(50): timings.cached(Path(sys.argv[1]), f'{sys.argv[2]} {number}', lambda: number)"
     )
     table = tmp_path / "t.json"
     both = [subprocess.Popen([sys.executable, "-c", code, str(table), name]) for name in "ab"]
@@ -135,7 +135,7 @@ def test_fewer_threads_than_torch_asks_for(work):
     """Then torch's bf16 products are NaN, without a warning."""
     code = (
         "import torch; torch.set_num_threads(2); from qalib.runtimes import dtypes\n"
-        f"dtypes._time = lambda *_: {{'fp32': 1.0, 'bf16': 0.1}}; print(dtypes.fastest({work!r}))\n"
+        f"timings.shortest_seconds = lambda *_: {{'fp32': 1.0, 'bf16': 0.1}}; print(dtypes.fastest({work!r}))\n"
         "x = torch.ones(64, 64, dtype=torch.bfloat16); print((x @ x == 64).all().item())"
     )
     environment = {"OMP_THREAD_LIMIT": "1", "XDG_CACHE_HOME": "/nowhere"}
@@ -151,14 +151,16 @@ def test_the_timed_layers_are_right(work):
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert all(dtypes.is_right(work, dtype, "cpu", "a test") for dtype in dtypes.TYPES)
-    times = dtypes._time({dtype: dtypes._layer(work, dtype, "cpu", dtypes.CHECKED) for dtype in dtypes.TYPES}, "cpu")
-    assert times.keys() == dtypes.TYPES.keys() and all(0 < seconds < 5 for seconds in times.values())
+    times = timings.shortest_seconds(
+        {dtype: dtypes._layer(work, dtype, "cpu", *dtypes.CHECKED) for dtype in dtypes.TYPES}, "cpu"
+    )
+    assert times.keys() == set(dtypes.TYPES) and all(0 < seconds < 5 for seconds in times.values())
     assert torch.get_num_threads() == 1 and torch.rand(1) == drawn  # no random number of the caller's is used up
 
 
 def test_a_runtime_of_one_type_is_not_timed(speeds, monkeypatch):
     calls = speeds(0.5)
-    monkeypatch.setattr(runtimes, "unavailable_reason", lambda *_: None)
+    monkeypatch.setattr(dtypes, "unavailable_reason", lambda *_: None)
     assert runtimes.choose_dtype("auto", "onnxruntime-int8", "cpu") == ("fp32", "the only type of onnxruntime-int8")
     assert not calls and runtimes.choose_dtype("auto", "compact", "cpu")[0] == "bf16"
 
@@ -196,6 +198,6 @@ def test_all_processes_take_the_type_of_the_first():
 def test_a_damaged_table_counts_as_empty(tmp_path):
     table = tmp_path / "table.json"
     table.write_text('{"kept": 1, "other"')
-    assert tuning.cached(table, "kept", lambda: 2) == 2 and read_json(table) == {"kept": 2}
-    assert tuning.cached(table, "kept", lambda: 3) == 2
-    assert tuning.cached(table, "kept", lambda: 3, lambda value: value == 3) == 3 and read_json(table) == {"kept": 3}
+    assert timings.cached(table, "kept", lambda: 2) == 2 and read_json(table) == {"kept": 2}
+    assert timings.cached(table, "kept", lambda: 3) == 2
+    assert timings.cached(table, "kept", lambda: 3, lambda value: value == 3) == 3 and read_json(table) == {"kept": 3}
