@@ -16,6 +16,9 @@ from transformers import RobertaTokenizer
 
 from qalib.model import bert, blocks, checkpoint, saving
 from qalib.qa import squad
+from qalib.runtimes import dtypes, timings
+from qalib.runtimes.cpu import widening
+from qalib.utils import machine
 from qalib.utils.files import read_json, write_json
 
 collect_ignore = ["interpreted.py"]  # run by test_triton.py, in a process of its own
@@ -71,6 +74,34 @@ def write_2021(loaded: checkpoint.Checkpoint, heads: dict[int, list[int]], folde
 def one_thread() -> None:
     """Tiny models: more threads only wait for one another."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def types_file(tmp_path, monkeypatch) -> Path:
+    """The file with timings of types: not the user's."""
+    monkeypatch.setattr(dtypes, "TABLE", tmp_path / "types" / "types.json")
+    monkeypatch.setattr(widening, "TABLE", tmp_path / "types" / "widening.json")
+    dtypes.measured.cache_clear()
+    return dtypes.TABLE
+
+
+@pytest.fixture
+def speeds(types_file, monkeypatch):
+    """A function that sets which types the machine has instructions for, and the seconds that a timer finds.
+
+    It returns a list of the timer's calls.
+    """
+
+    def give(bf16: float | None, fp32: float = 1.0) -> list[int]:
+        types_file.unlink(missing_ok=True)
+        calls = []
+        types = ["fp32"] if bf16 is None else ["fp32", "bf16"]
+        monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": types)
+        monkeypatch.setattr(timings, "shortest_seconds", lambda *_: calls.append(1) or {"fp32": fp32, "bf16": bf16})
+        dtypes.measured.cache_clear()
+        return calls
+
+    return give
 
 
 @pytest.fixture(scope="session")

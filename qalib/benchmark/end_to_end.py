@@ -53,16 +53,19 @@ def evaluation_time(
     """Time the whole evaluation, texts in to answers out, in several ways (runtime, batching, type), in turn.
 
     Each way answers the first questions once untimed, to warm up. All are compared with the first way, by default
-    (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the fastest
-    type of the device. One row per way: way, runtime, dtype, rounds, windows, padded_tokens, median_seconds,
-    spread_seconds, round_seconds, speedup (first / this, medians), share (this / first), joules (median; of the
-    processor, see EnergyMeter), same_answers (share of the questions that get the first way's text), exact_match and
-    f1 (%, by the official metric; none of random weights) and remark (a type that is emulated, a single round).
+    (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the faster type for
+    each runtime (`runtimes.dtypes`). One row per way: way, runtime, dtype, rounds, windows, padded_tokens,
+    median_seconds, spread_seconds, round_seconds, speedup (first / this, medians), share (this / first), joules
+    (median; of the processor, see EnergyMeter), same_answers (share of the questions that get the first way's text),
+    exact_match and f1 (%, by the official metric; none of random weights) and remark (a type that is emulated, a single
+    round).
     """
     if ways is None:
         ways = {way: how for way, how in EVALUATIONS.items() if how.runtime in runtimes.available(device)}
-    dtype = machine.dtype(dtype, device)
-    ways = {way: Way(how.runtime, how.batching, how.dtype or dtype) for way, how in ways.items()}
+    ways = {
+        way: how if how.dtype else how._replace(dtype=runtimes.choose_dtype(dtype, how.runtime, device)[0])
+        for way, how in ways.items()
+    }
     pairs = dict.fromkeys((how.runtime, how.dtype) for how in ways.values())
     modules = {(name, kind): runtimes.build(name, checkpoint, device, kind) for name, kind in pairs}
     found: dict[str, Answers] = {}

@@ -21,8 +21,8 @@ from qalib.utils.errors import InputError, one_line
 
 # Largest difference of a logit from dense fp32 that is still called equal.
 TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}
-SLOW = 5  # times dense: what takes longer, as int8 does where it is emulated, is timed in two rounds
-GPU_ROUNDS = 50  # at least, as a pass takes a thousandth of a second
+SLOW = 5  # times the first candidate's last warm-up: what takes longer is timed in two rounds, to save time
+GPU_ROUNDS = 50  # at least: a pass is short there
 GPU_WARMUP = 4  # rounds: a compiled model records its graph in the second or third
 NOT_ON_CPU = "not measured on a CPU; `benchmark.memory` does it, in a process of its own"
 

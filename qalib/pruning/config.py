@@ -108,7 +108,7 @@ class PruningConfig:
     """Point from which the mask is fixed and only the kept weights are trained."""
 
     precision: str = "auto"
-    """'fp32', 'bf16' (autocast) or 'auto': the fastest that the machine computes in hardware."""
+    """'fp32', 'bf16' (autocast) or 'auto': the faster of them by a short timing; a resumed run keeps its type."""
 
     save_minutes: float = 10.0
     """Minutes between checkpoints."""

@@ -24,7 +24,7 @@ from qalib.pruning.pruner import Pruner
 from qalib.pruning.sampler import LengthGroupedSampler
 from qalib.pruning.schedule import Schedule
 from qalib.qa.squad import QuestionSet
-from qalib.utils import machine
+from qalib.runtimes import dtypes
 
 ZERO_BLOCK_SCORE = -8.0  # the initial score of a block that is already zero
 
@@ -72,11 +72,12 @@ def prune_minimal(
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     watched = pruner.masks()[f"{layer} value"].scores
     alive = watched.values.detach().flatten() > ZERO_BLOCK_SCORE / 2
+    lowered = dtypes.fastest(dtypes.TRAINING) == "bf16"
     at_first, rows, seen, thresholds = _density(pruner), [], [], []
     batches = LengthGroupedSampler(data.lengths, batch_size, seed).batches(steps)
     for step, indices in enumerate(tqdm(batches, total=steps, unit="step", desc="pruning", disable=not progress)):
         controller.update(step / steps)
-        loss = _step(pruner, teacher, data.collate(indices), controller, optimizer)
+        loss = _step(pruner, teacher, data.collate(indices), controller, optimizer, lowered)
         scheduled = min(at_first, controller.target_density())
         threshold = torch.tensor(watched.threshold).sigmoid().item()
         rows.append((step, loss, _density(pruner), scheduled, threshold, _heads(pruner)))
@@ -94,8 +95,9 @@ def _step(
     batch: dict[str, Tensor],
     controller: DensityController,
     optimizer: torch.optim.Optimizer,
+    lowered: bool,
 ) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=machine.fastest_dtype() == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
         loss = training_losses(pruner, partial(teacher_logits, teacher), batch)["loss"]
     optimizer.zero_grad()
     (loss + controller.regularization()).backward()

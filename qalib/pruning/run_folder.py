@@ -19,6 +19,7 @@ MAY_CHANGE = {
     "resume", "max_hours", "save_minutes", "log_steps", "out", "work", "teacher_cache", "eval_data", "precision",
 }  # fmt: skip
 RECORD = "arguments.json"
+DTYPE = "dtype"  # what `precision: auto` stands for, in the record
 CUMULATIVE = ("step", "windows", "seconds")  # in a line of the log, counted from the start of the run
 
 
@@ -62,12 +63,16 @@ class RunFolder:
             if old != new:
                 raise InputError(f"{record}: the run has {name} {old!r}, not {new!r}")
 
-    def start(self, arguments: dict[str, Any]) -> None:
-        """Write the arguments down, and remove checkpoints whose writing was interrupted."""
+    def start(self, arguments: dict[str, Any], dtype: str) -> None:
+        """Write arguments and type down, and remove checkpoints whose writing was interrupted."""
         for path in self.path.glob("checkpoint-*"):
             if not (path / "complete").exists():
                 shutil.rmtree(path)
-        write_json(self.path / RECORD, arguments)
+        write_json(self.path / RECORD, arguments | {DTYPE: dtype})
+
+    def dtype(self) -> str | None:
+        """The type that the run has been trained in, if it has begun."""
+        return read_json(self.path / RECORD).get(DTYPE) if self.started() else None
 
     def started(self) -> bool:
         """Whether a run has begun here, as this process sees it."""

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import Batch, HiddenStates, teacher_logits, teacher_outputs
 from qalib.qa.windows import MAX_LENGTH
+from qalib.utils.paths import CACHE
 
 BATCH = 256  # windows that are asked for at a time where all are
 MAX_LOGIT = 60_000.0  # of a stored logit, in fp16
-CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qalib" / "teachers"
+CACHE_FOLDER = CACHE / "teachers"
 
 
 class TeacherLogitsCache:

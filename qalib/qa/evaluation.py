@@ -17,7 +17,7 @@ from qalib.qa.answering import Answers, answer
 from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
 from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
-from qalib.utils import machine
+from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
 from qalib.utils.quantity import measure
 
@@ -113,8 +113,9 @@ def load_and_evaluate(
 ) -> tuple[dict[str, Any], Evaluation]:
     """Load, answer and score: what was run on what, and the result. For the arguments see `qalib evaluate --help`."""
     place = machine.device(device)
-    dtype = machine.dtype(dtype, place)
+    name = runtime or runtimes.best(place)
     PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
+    dtype, dtype_remark = distributed.of_main_process(lambda: runtimes.choose_dtype(dtype, name, place))
     asked = squad.load(data).first(questions)
     if null_score_diff_threshold is not None and asked.version != squad.V2:
         raise InputError(f"{data}: is SQuAD v1.1, where every question has an answer; null scores are for v2.0")
@@ -124,7 +125,6 @@ def load_and_evaluate(
     loaded = checkpoint.load(model)
     if (places := bert.max_tokens(loaded.model)) < MAX_LENGTH:
         raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model with {places} positions")
-    name = runtime or runtimes.best(place)
     module = runtimes.build(name, loaded, place, dtype)
     tokenizer = loaded.tokenizer
     unscored = loaded.unscored
@@ -133,6 +133,7 @@ def load_and_evaluate(
         "data": asked.description,
         "runtime": name,
         "dtype": dtype + ", emulated" * machine.is_emulated(dtype, place),
+        "dtype_remark": dtype_remark,
         "device": place,
     }
     if unscored:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import patch_environment
+from accelerate.utils import broadcast_object_list, patch_environment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.multiprocessing import _prctl_pr_set_pdeathsig
@@ -62,6 +62,22 @@ def _member(function: Callable, arguments: tuple, starter: int) -> Any:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     return found if leader else None
+
+
+def of_main_process(find: Callable[[], Any]) -> Any:
+    """Return, in every process, what `find()` returns in the main process; an InputError is raised in every process."""
+    if PartialState().num_processes == 1:
+        return find()
+    outcome = None
+    if is_main_process():
+        try:
+            outcome = find()
+        except InputError as error:
+            outcome = error
+    outcome = broadcast_object_list([outcome])[0]
+    if isinstance(outcome, InputError):
+        raise outcome
+    return outcome
 
 
 def is_main_process() -> bool:

@@ -67,10 +67,9 @@ def caps() -> dict[str, str]:
 
 
 def hardware_dtypes(device: str = "cpu") -> list[str]:
-    """The types that a device, `cpu` or `cuda`, has instructions to multiply, the fastest last.
+    """Return the types that a device, `cpu` or `cuda`, has instructions to multiply, as far as caps allow them.
 
-    bf16 is left out where it is emulated: a step of training then takes 15 to 27 times as long as in fp32. Caps on the
-    instruction sets are respected.
+    They are in a fixed order: instructions do not tell which type is faster, `runtimes.dtypes` does.
     """
     if device == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -85,20 +84,8 @@ def has_tf32() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def fastest_dtype(device: str = "cpu") -> str:
-    """`fp32` or `bf16`: the fastest type that a device computes in hardware; what `auto` stands for."""
-    return hardware_dtypes(device)[-1]
-
-
-def dtype(wanted: str, device: str = "cpu") -> str:
-    """A type by its name, or for `auto` the fastest of the device. Raises InputError for another name."""
-    if wanted not in ("auto", "fp32", "bf16"):
-        raise InputError(f"no type {wanted!r}; there are auto, fp32 and bf16")
-    return fastest_dtype(device) if wanted == "auto" else wanted
-
-
 def is_emulated(dtype: str, device: str = "cpu") -> bool:
-    """Whether a device emulates a type with instructions for another, which takes far longer."""
+    """Whether a device emulates a type with instructions for another, which may take many times as long."""
     return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 

@@ -4,8 +4,10 @@ In the repository, notebooks and models are beside the package. A wheel has only
 into it, to `WHEEL_COPY`.
 """
 
+import os
 from pathlib import Path
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qalib"  # expanded by those who use it
 PACKAGE = Path(__file__).resolve().parents[1]
 WHEEL_COPY = PACKAGE / "repository"
 ROOT = WHEEL_COPY if WHEEL_COPY.is_dir() else PACKAGE.parent

@@ -6,7 +6,6 @@ import torch
 from qalib import sparsity
 from qalib.pruning import minimal
 from qalib.report import plots
-from qalib.utils import machine
 
 
 def test_a_minimal_run_prunes_further_and_leaves_the_model_alone(sparse, asked):
@@ -22,8 +21,8 @@ def test_a_minimal_run_prunes_further_and_leaves_the_model_alone(sparse, asked):
     assert plots.training.minimal_run(seen.log).axes and plots.training.scores(seen.scores, seen.thresholds).axes
 
 
-@pytest.mark.parametrize(("hardware", "lowered"), [(["fp32"], False), (["fp32", "bf16"], True)])
-def test_it_computes_in_the_machines_fastest_type(sparse, asked, monkeypatch, hardware, lowered):
+@pytest.mark.parametrize(("bf16_seconds", "lowered"), [(None, False), (2.0, False), (0.5, True)])
+def test_it_computes_in_the_faster_type(sparse, asked, monkeypatch, speeds, bf16_seconds, lowered):
     seen, original = [], minimal.training_losses
 
     def watched(*arguments):
@@ -31,6 +30,6 @@ def test_it_computes_in_the_machines_fastest_type(sparse, asked, monkeypatch, ha
         return original(*arguments)
 
     monkeypatch.setattr(minimal, "training_losses", watched)
-    monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": hardware)
+    speeds(bf16_seconds)
     minimal.prune_minimal(sparse, asked, steps=2, batch_size=2, progress=False)
     assert seen == [lowered] * 2

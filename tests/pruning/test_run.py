@@ -9,7 +9,6 @@ from qalib.model import bert, blocks, checkpoint
 from qalib.pruning import run
 from qalib.pruning.config import PruningConfig
 from qalib.qa import evaluation
-from qalib.utils import machine
 from qalib.utils.errors import InputError
 
 
@@ -74,22 +73,46 @@ def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(pruning_settings, t
     assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
 
 
+NOT_TIMED = "bf16: not timed, as there are no instructions for it here"
+
+
 @pytest.mark.parametrize(
-    ("asked", "hardware", "said"),
+    ("wanted", "bf16_seconds", "precision", "remark"),
     [
-        ("auto", ["fp32"], "fp32"),
-        ("auto", ["fp32", "bf16"], "bf16"),
-        ("bf16", ["fp32"], "bf16 (emulated)"),
-        ("bf16", ["fp32", "bf16"], "bf16"),
-        ("fp32", ["fp32", "bf16"], "fp32"),
+        ("auto", None, "fp32", NOT_TIMED),
+        ("auto", 0.5, "bf16", "bf16: 2.00 times as fast as fp32 here (training layer)"),
+        ("auto", 2.0, "fp32", "bf16: 0.50 times as fast as fp32 here (training layer)"),
+        ("bf16", None, "bf16 (emulated)", NOT_TIMED),
+        ("bf16", 0.5, "bf16", "bf16: 2.00 times as fast as fp32 here (training layer)"),
+        ("bf16", 2.0, "bf16", "bf16: 0.50 times as fast as fp32 here (training layer); bf16 is the slower type"),
+        ("fp32", 0.5, "fp32", "bf16: 2.00 times as fast as fp32 here (training layer); fp32 is the slower type"),
     ],
 )
-def test_the_type_is_the_machines_fastest_and_is_told(pruning_settings, monkeypatch, capsys, asked, hardware, said):
-    monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": hardware)
-    out = run.prune(PruningConfig(**pruning_settings | {"precision": asked, "epochs": 0.25}))
-    assert checkpoint.load(out).meta["precision"] == said
-    assert {line["precision"] for line in log(out)} == {said}
-    assert f"training in {said}" in capsys.readouterr().err
+def test_the_type_is_the_faster_one_or_the_one_named(
+    pruning_settings, speeds, capsys, wanted, bf16_seconds, precision, remark
+):
+    speeds(bf16_seconds)
+    out = run.prune(PruningConfig(**pruning_settings | {"precision": wanted, "epochs": 0.25}))
+    assert checkpoint.load(out).meta["precision"] == precision
+    assert {line["precision"] for line in log(out)} == {precision}
+    assert f"training in {precision}; {remark}\n" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_the_type_it_began_with(pruning_settings, speeds, monkeypatch):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*arguments):
+        raise Interrupted
+
+    settings = pruning_settings | {"precision": "auto", "epochs": 0.25, "log_steps": 1000}
+    speeds(0.5)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(run, "save", interrupt)
+        prune(settings)
+    speeds(2.0)
+    assert checkpoint.load(prune(settings, resume=True)).meta["precision"] == "bf16"
+    assert checkpoint.load(prune(settings, out=settings["out"].with_name("new"))).meta["precision"] == "fp32"
 
 
 def test_a_run_that_fails_gives_its_folder_back(pruning_settings, tmp_path, monkeypatch):

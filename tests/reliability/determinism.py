@@ -29,6 +29,7 @@ TIMES = (
     "memory_share",
     "break_even",
     "bert_base_speedup",
+    "bf16_speed",
 )
 TIMED = ("benchmark.csv", "evaluation_time.csv", "audit.csv", "speedup.svg", "evaluation_time.svg",
          "parts.csv", "densities.csv", "densities.svg", "memory.csv", "over_bert_base.csv", "frontier.csv",

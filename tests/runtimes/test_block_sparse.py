@@ -363,27 +363,3 @@ def test_without_the_operator_all_but_the_speed_is_the_same(sparse, monkeypatch)
     with torch.inference_mode():
         difference = module(**inputs).start_logits - sparse.model(**inputs).start_logits
     assert difference.abs().max() < 1e-4
-
-
-def test_blocks_are_widened_for_amx_where_that_is_faster(monkeypatch):
-    def best(block, dtype):
-        return "amx_bf16" if block == (32, 32) and dtype == torch.bfloat16 else "avx512"
-
-    monkeypatch.setattr(instruction_sets, "best", best)
-    generator = torch.Generator().manual_seed(0)
-
-    def chosen(shape, block, density, dtype=torch.bfloat16, instructions=None):
-        kept = torch.rand(*blocks.grid_shape(shape, block), generator=generator) < density
-        return instruction_sets.widened(blocks.expand(kept, block).float(), block, dtype, instructions)
-
-    narrow, wide = (1, 4), (32, 32)
-    assert chosen((64, 128), narrow, 0.2) == wide and chosen((64, 128), narrow, 0.05) == narrow
-    assert chosen((64, 128), narrow, 0.2, torch.float32) == narrow and chosen((64, 144), narrow, 0.2) == narrow
-    assert chosen((64, 128), wide, 1) == wide
-    for dtype in (torch.float32, torch.bfloat16):
-        assert chosen((64, 128), narrow, 0.2, dtype, "amx_int8") == (32, 64)
-        assert chosen((64, 128), narrow, 0.05, dtype, "amx_int8") == narrow
-        assert chosen((64, 96), narrow, 0.2, dtype, "amx_int8") == narrow
-        assert chosen((640, 1280), wide, 0.8, dtype, "amx_int8") == (32, 64)
-        assert chosen((640, 1280), wide, 0.1, dtype, "amx_int8") == wide
-        assert chosen((64, 128), narrow, 0.2, dtype, "avx512_vnni") == narrow

@@ -14,7 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
-from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu import widening
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
 
@@ -140,7 +140,7 @@ def convert(model: BertForQuestionAnswering, block: Block, instructions: str | N
     """The model itself, in its type and on the CPU, with block-sparse encoder layers, in wider blocks for AMX."""
 
     def sparse(weight: Tensor, bias: Tensor, gelu: bool = False) -> BlockSparseLinear:
-        wide = instruction_sets.widened(weight, block, weight.dtype, instructions)
+        wide = widening.widened(weight, block, weight.dtype, instructions)
         return BlockSparseLinear(weight, bias, wide, gelu, weight.dtype, instructions)
 
     def products(heads: int, size: int) -> AttentionProducts:

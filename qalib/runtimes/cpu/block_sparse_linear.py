@@ -117,7 +117,10 @@ class BlockSparseLinear(nn.Module):
 
 
 def attends(size: int, dtype: torch.dtype) -> str:
-    """The best instruction set for attention with heads of a size in a type; `torch` where its own is the faster."""
+    """Return the best instruction set for attention with heads of a size in a type.
+
+    It is `torch` without vector instructions and for sizes that 16 does not divide: a rule, not a timing.
+    """
     best = instruction_sets.best((size, size), dtype)
     return best if size % 16 == 0 and best != "portable" else TORCH
 

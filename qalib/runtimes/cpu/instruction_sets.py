@@ -5,14 +5,11 @@ The operator is `kernel/block_sparse.cpp`, compiled when the package is installe
 
 import functools
 import importlib.util
-import math
 import os
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.utils.errors import InputError
 
@@ -20,10 +17,6 @@ TORCH = "torch"  # the instruction set's name where the operator is not there
 INT8 = ("avx2_int8", "avx_vnni", "avx512_vnni", "amx_int8")  # int8 weights and, quantised token by token, activations
 SIGNED = ("avx2_int8",)  # of these, those that keep the sign of an activation
 BF16 = ("avx512_bf16", "amx_bf16")  # with activations of that type only
-AMX = {"amx_bf16": (32, 32), "amx_int8": (32, 64)}  # blocks that fill its tiles
-# How much faster these are than narrow ones in vectors, float32 and int8: at 2816 tokens, 3072 x 768, blocks of 1x4,
-# measured before those of float32 went by columns, which may be faster than AMX now
-PACE = {"amx_bf16": 6, "amx_int8": 8}
 LEVELS = (TORCH, "portable", "avx2", "avx_vnni", "avx512", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
@@ -76,23 +69,6 @@ def supports(instructions: str, block: Block, dtype: torch.dtype) -> bool:
 def best(block: Block, dtype: torch.dtype) -> str:
     """The best instruction set for blocks of a size in a type, with weights in that type or better."""
     return [name for name in available() if name not in INT8 and supports(name, block, dtype)][-1]
-
-
-def widened(weight: Tensor, block: Block, dtype: torch.dtype, instructions: str | None = None) -> Block:
-    """The blocks to multiply a weight in: those that fill AMX's tiles in place of smaller ones where that is faster.
-
-    The zeros between are multiplied, too. `instructions` are the best for `dtype` unless they are given.
-    """
-    name = "amx_int8" if instructions in INT8 else "amx_bf16"
-    wide = AMX[name]
-    fits = not (weight.shape[0] % wide[0] or weight.shape[1] % wide[1])
-    if not fits or (instructions or best(wide, dtype)) != name:
-        return block
-    filled = math.gcd(block[1], wide[1])
-    in_tiles = block[0] % 16 == 0 and filled % 4 == 0
-    pace = 0.8 * wide[1] / filled if in_tiles else PACE[name]
-    kept, more = (blocks.mask(weight, each).float().mean() for each in (block, wide))
-    return wide if more < pace * kept else block
 
 
 def best_int8() -> str | None:

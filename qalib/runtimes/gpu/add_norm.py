@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qalib.runtimes import timings
 from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.gpu import panels, tuning
 from qalib.runtimes.gpu.tuning import Time
+from qalib.utils.paths import CACHE
 
 TOKENS = 3072  # for which sizes are measured: 8 windows of 384
-TABLE = tuning.FOLDER / "add-norm.json"
+TABLE = CACHE / "add-norm.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def fastest(norm: nn.Module, time: Time = tuning.milliseconds, table: Path = TAB
         slower = size and time(WithItself(AddNorm(norm)), x) <= time(layers[size], x)
         return [] if slower else size and [size.rows, size.warps]
 
+    known = [[], *([size.rows, size.warps] for size in SIZES)]
     with torch.inference_mode():
-        found = tuning.cached(table, f"{tuning.device_key(weight)}, norm of {len(weight)}", find)
+        key = f"{tuning.device_key(weight)}, norm of {len(weight)}"
+        found = timings.cached(table, key, find, known.__contains__)
     return FusedAddNorm(norm, Size(*found)) if found else AddNorm(norm)

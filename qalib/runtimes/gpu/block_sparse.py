@@ -16,15 +16,17 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import blocks
 from qalib.model.blocks import Block
+from qalib.runtimes import timings
 from qalib.runtimes.cpu import block_sparse
 from qalib.runtimes.cpu.block_sparse import AddNorm
 from qalib.runtimes.gpu import add_norm, panels, tuning
 from qalib.runtimes.gpu.panels import Packed, PanelLinear, Tile
 from qalib.runtimes.gpu.tuning import Time
+from qalib.utils.paths import CACHE
 
 TOKENS = (384, 3072, 12288)  # for which sizes are measured: 1, 8 and 32 windows of 384
-DENSE_FROM = 0.6  # kept / all blocks of a matrix, from which panels are not tried
-TABLE = tuning.FOLDER / "panels.json"
+DENSE_FROM = 0.6  # kept / all blocks of a matrix, from which panels are not tried: a bound on tuning, not a break-even
+TABLE = CACHE / "panels.json"
 
 
 class DenseLinear(nn.Module):
@@ -89,15 +91,17 @@ def fastest_linear(
         return PanelLinear(weight, bias, block, gelu, tile, packed[way])
 
     layers: dict[int, nn.Module] = {}
+    tiles = panels.tiles(block, weight.dtype)
     for count in tokens:
         x = torch.randn(count, weight.shape[1], device=weight.device, dtype=weight.dtype)
         expected = dense(x).double()
 
         def find(x: Tensor = x, expected: Tensor = expected) -> dict[str, int] | None:
-            tile = tuning.fastest(make, panels.tiles(block, weight.dtype), x, expected, time)
+            tile = tuning.fastest(make, tiles, x, expected, time)
             return tile and asdict(tile)
 
-        found = tuning.cached(table, f"{kind(weight, block, gelu, density)}, {count} tokens", find)
+        key = f"{kind(weight, block, gelu, density)}, {count} tokens"
+        found = timings.cached(table, key, find, [asdict(tile) for tile in tiles].__contains__)
         sparse = found and make(Tile(**found))
         layers[count] = sparse if sparse and time(sparse, x) < time(dense, x) else dense
     chosen = {getattr(layer, "tile", None) for layer in layers.values()}

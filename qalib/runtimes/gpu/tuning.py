@@ -1,33 +1,17 @@
-"""Tuning: what is fastest on the card at hand, timed once and kept in a file."""
+"""Tuning: which size of a kernel is the fastest on the GPU at hand."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from qalib.utils.errors import one_line
-from qalib.utils.files import read_json, write_json
 
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qalib"  # `cached` expands it
 WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
 Size = TypeVar("Size")
 Time = Callable[[nn.Module, Tensor], float]
-
-
-def cached(table: Path, key: str, find: Callable[[], Any]) -> Any:
-    """The value of a key in a table, a JSON file; found where there is none yet, and unless it is None kept."""
-    table = table.expanduser()
-    known = read_json(table) if table.exists() else {}
-    if key in known:
-        return known[key]
-    if (found := find()) is not None:
-        known = read_json(table) if table.exists() else {}  # another process may have written
-        write_json(table, known | {key: found})
-    return found
 
 
 def device_key(like: Tensor) -> str:
