@@ -77,7 +77,7 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             (
                 "packed int8",
                 2 * kept - quantized + 4 * rows + bitmaps,
-                "as packed fp16, but 1 byte per weight of kept blocks and embeddings, and 4 per row of these for scales",
+                "as packed fp16, but 1 byte per weight of kept blocks and embeddings, and 4 per row of them for scales",
             ),
         ],
         columns=["form", "bytes", "definition"],
