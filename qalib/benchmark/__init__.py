@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "latency": ["compare", "random_inputs"],
         "pace": ["by_matrix"],
         "profile": ["breakdown", "compare_zero_patterns"],
-        "summary": ["headline"],
+        "summary": ["evaluation_headline", "headline"],
         "sweep": ["break_even"],
     },
 )

@@ -7,6 +7,7 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib import runtimes
+from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.latency import forward, random_inputs, round_counts
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
@@ -23,26 +24,26 @@ def over_bert_base(
     repeats: int = 5,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Time a checkpoint under the best runtime of the device beside BERT-base, dense, in the same rounds.
+    """Time a checkpoint, dense and under the best runtime of the device, beside BERT-base, dense, in the same rounds.
 
-    BERT-base (arXiv 1810.04805, section 3) has random weights, on which its speed does not depend. One row per model
-    and type that the device computes in hardware: model, runtime, dtype, device, threads, batch, length, rounds,
-    median_seconds, spread_seconds, round_seconds, speedup (BERT-base of the same type / this, medians) and
-    speedup_over_best (BERT-base in its fastest type / this).
+    BERT-base (arXiv 1810.04805, section 3) has random weights, on which its speed does not depend. One row per model,
+    runtime and type that the device computes in hardware: model, runtime, dtype, device, threads, batch, length,
+    rounds, median_seconds, spread_seconds, round_seconds, speedup (BERT-base of the same type / this, medians),
+    best_baseline (BERT-base in its fastest type) and speedup_over_best (over that).
     """
     base = replace(checkpoint, model=BertForQuestionAnswering(BertConfig()).eval())
-    models = {BASE: ("dense", base), checkpoint.name: (runtimes.best(device), checkpoint)}
+    timed = [(BASE, "dense", base), *((checkpoint.name, name, checkpoint) for name in ("dense", runtimes.best(device)))]
     candidates, rows = {}, []
-    for model, (runtime, made_from) in models.items():
+    for model, runtime, made_from in timed:
         inputs = {name: tensor.to(device) for name, tensor in random_inputs(made_from, batch, length).items()}
         for dtype in machine.hardware_dtypes(device):
             module = runtimes.build(runtime, made_from, device, dtype)
-            candidates[model, dtype] = lambda module=module, inputs=inputs: forward(module, inputs)
+            candidates[model, runtime, dtype] = lambda module=module, inputs=inputs: forward(module, inputs)
             rows.append({"model": model, "runtime": runtime, "dtype": dtype, "device": device})
     repeats, warmup = round_counts(repeats, device)
     timings = interleave(candidates, repeats, warmup, progress)
     for row in rows:
-        timing = timings[row["model"], row["dtype"]]
+        timing = timings[row["model"], row["runtime"], row["dtype"]]
         row |= {
             "threads": torch.get_num_threads(),
             "batch": batch,
@@ -51,8 +52,7 @@ def over_bert_base(
             "median_seconds": timing.median,
             "spread_seconds": timing.iqr,
             "round_seconds": timing.seconds,
-            "speedup": timings[BASE, row["dtype"]].median / timing.median,
+            "speedup": timings[BASE, "dense", row["dtype"]].median / timing.median,
         }
     table = pd.DataFrame(rows)
-    best = table.median_seconds[table.model == BASE].min()
-    return table.assign(speedup_over_best=best / table.median_seconds)
+    return over_fastest_dense(table, among=table.model == BASE)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from qalib import runtimes
+from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.energy import EnergyMeter
 from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
@@ -27,18 +28,17 @@ class Way(NamedTuple):
     dtype: str | None = None
 
 
-EVALUATIONS: dict[str, Way] = {
-    "usual way": Way("dense", PADDED),
-    "dense, by length": Way("dense"),
-    "compact, by length": Way("compact"),
-    "block-sparse, by length": Way("block-sparse"),
-}
+USUAL = "usual way"
 
 
 def ways_of(names: Sequence[str], dtypes: Sequence[str]) -> dict[str, Way]:
-    """The usual way in fp32, as transformers does it by default, then runtimes in types, in batches by length."""
-    usual = {"usual way": Way("dense", PADDED, "fp32")}
-    return usual | {f"{name} {dtype}": Way(name, dtype=dtype) for dtype in dtypes for name in names}
+    """The usual way, as transformers does it by default, then dense and other runtimes in batches by length.
+
+    USUAL is dense in fp32, every window padded to 384 tokens, in batches of 32 in file order.
+    """
+    usual = {USUAL: Way("dense", PADDED, "fp32")}
+    pairs = [(name, dtype) for dtype in dtypes for name in dict.fromkeys(("dense", *names))]
+    return usual | {f"{name} {dtype}, by length": Way(name, dtype=dtype) for name, dtype in pairs}
 
 
 def evaluation_time(
@@ -52,21 +52,23 @@ def evaluation_time(
 ) -> pd.DataFrame:
     """Time the whole evaluation, texts in to answers out, in several ways (runtime, batching, type), in turn.
 
-    Each way answers the first questions once untimed, to warm up. All are compared with the first way, by default
-    (EVALUATIONS) the usual one: dense, padded to 384 tokens, batches of 32 in file order. `auto` is the faster type for
-    each runtime (`runtimes.dtypes`). One row per way: way, runtime, dtype, rounds, windows, padded_tokens,
-    median_seconds, spread_seconds, round_seconds, speedup (first / this, medians), share (this / first), joules
-    (median; of the processor, see EnergyMeter), same_answers (share of the questions that get the first way's text),
-    exact_match and f1 (%, by the official metric; none of random weights) and remark (a type that is emulated, a single
-    round).
+    Each way answers the first questions once untimed, to warm up. `ways` are by default those of `ways_of` with
+    compact and the best runtime, in `dtype` or, if that is `auto`, in every type that the device computes in hardware;
+    it is also the type of ways without one. One row per way: way, runtime, dtype, rounds, windows, padded_tokens,
+    median_seconds, spread_seconds, round_seconds, speedup (over dense of the same type and batching, if it was timed),
+    best_baseline and speedup_over_best (see `baseline.over_fastest_dense`), joules (median; of the processor, see
+    EnergyMeter), same_answers (share of the questions that get the first way's text), exact_match and f1 (%, by the
+    official metric; none of random weights) and remark (a type that is emulated, a single round).
     """
     if ways is None:
-        ways = {way: how for way, how in EVALUATIONS.items() if how.runtime in runtimes.available(device)}
+        dtypes = machine.hardware_dtypes(device) if dtype == "auto" else [dtype]
+        ways = ways_of(("compact", runtimes.best(device)), dtypes)
     ways = {
         way: how if how.dtype else how._replace(dtype=runtimes.choose_dtype(dtype, how.runtime, device)[0])
         for way, how in ways.items()
     }
     pairs = dict.fromkeys((how.runtime, how.dtype) for how in ways.values())
+    alike = {(how.batching, how.dtype): way for way, how in reversed(ways.items()) if how.runtime == "dense"}
     modules = {(name, kind): runtimes.build(name, checkpoint, device, kind) for name, kind in pairs}
     found: dict[str, Answers] = {}
     joules: dict[str, list[float | None]] = {way: [] for way in ways}
@@ -82,11 +84,10 @@ def evaluation_time(
     timings = interleave(
         {way: lambda way=way: run(way, questions.questions) for way in ways}, repeats, warmup=0, progress=progress
     )
-    first = next(iter(ways))
-    base = timings[first].median
-    texts = found[first].texts
+    texts = found[next(iter(ways))].texts
     rows = []
-    for way, (name, _, kind) in ways.items():
+    for way, (name, batching, kind) in ways.items():
+        dense = alike.get((batching, kind))
         remarks = [f"{kind} is emulated on this device"] * machine.is_emulated(kind, device)
         remarks += ["a single round, so no spread"] * (repeats < 2)
         score = score_answers(found[way], questions, scored=not checkpoint.unscored).score
@@ -102,8 +103,7 @@ def evaluation_time(
                 "median_seconds": timings[way].median,
                 "spread_seconds": timings[way].iqr,
                 "round_seconds": timings[way].seconds,
-                "speedup": base / timings[way].median,
-                "share": timings[way].median / base,
+                "speedup": timings[dense].median / timings[way].median if dense else None,
                 "joules": None if None in timed else statistics.median(timed),
                 "same_answers": sum(texts[k] == text for k, text in found[way].texts.items()) / len(texts),
                 "exact_match": score.exact_match,
@@ -111,4 +111,4 @@ def evaluation_time(
                 "remark": "; ".join(remarks),
             }
         )
-    return pd.DataFrame(rows)
+    return over_fastest_dense(pd.DataFrame(rows))

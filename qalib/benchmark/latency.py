@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
+from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.timing import Seconds, Timing, interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
@@ -46,8 +47,8 @@ def compare(
     - median_seconds, spread_seconds, p99_seconds (99th percentile, of 100 rounds or more), round_seconds (of each
       round), tokens_per_second, gflops (10^9 multiplications and additions a second, of the weights and heads that the
       runtime does multiply);
-    - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, the
-      fastest way of the run that multiplies every zero and keeps the answers, whatever its type or library);
+    - speedup (over `baseline`, dense of the same type, in this run) and speedup_over_best (over `best_baseline`, see
+      `baseline.over_fastest_dense`);
     - bound (the multiply-add ratio: the speedup if only those of kept blocks and heads counted) and bound_reached
       (speedup / bound, of runtimes that skip zeros);
     - weight_bytes (of parameters and buffers, where torch holds them), peak_bytes (on a GPU, of the memory allocated
@@ -106,7 +107,7 @@ def compare(
                 "remark": getattr(modules[name, dtype], "remark", ""),
             }
         rows.append(row | {"note": notes[name, dtype] or ""})
-    return _with_remarks(_over_best(pd.DataFrame(rows)), repeats)
+    return _with_remarks(over_fastest_dense(pd.DataFrame(rows)), repeats)
 
 
 def _speed(name: str, timing: Timing, dense: Timing, work: pd.Series, tokens: int) -> dict[str, Any]:
@@ -172,15 +173,6 @@ class PeakMemory:
         if self.on_gpu:
             torch.cuda.synchronize()
             self.bytes = torch.cuda.max_memory_allocated() - self.before
-
-
-def _over_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the best alternative beside them: the fastest dense runtime that keeps the answers."""
-    dense = rows.runtime.map(lambda name: runtimes.REGISTRY[name].exact and not runtimes.REGISTRY[name].sparse)
-    best = rows[dense & rows.median_seconds.notna()].sort_values("median_seconds").iloc[0]
-    return rows.assign(
-        best_baseline=f"{best.runtime} {best['dtype']}", speedup_over_best=best.median_seconds / rows.median_seconds
-    )
 
 
 def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:

@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from qalib import runtimes
+from qalib.benchmark.baseline import is_ours
+from qalib.benchmark.end_to_end import USUAL
 from qalib.utils import machine
 from qalib.utils.quantity import measure
 
@@ -16,7 +18,7 @@ class Headline:
 
     timed: str = measure("text", "what the forward-pass speedups time")
     rounds: int = measure("count", "timed rounds, after one of warm-up")
-    baseline: str = measure("text", "the fastest dense way of this run that keeps the answers, of any type")
+    baseline: str = measure("text", "the fastest dense way of this run that is exact, of any type")
     bound: float = measure("x", "the multiply-add ratio, dense / sparse: the speedup if nothing else took time")
     compact_dtype: str | None = measure("text", "the type in which compact is fastest")
     compact_speedup: float | None = measure("x", "baseline / compact, median seconds of one forward pass")
@@ -48,6 +50,43 @@ def headline(rows: pd.DataFrame, device: str) -> Headline:
         block_sparse_speedup_same_type=sparse.get("speedup"),
         kernel=sparse.get("kernel"),
         speed_remark=sparse and (sparse["remark"] or "none") or None,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationHeadline:
+    """What a table of `evaluation_time` amounts to: two steps from the usual way, which multiply. None: not timed."""
+
+    evaluation_timed: str = measure("text", "what the speedups of a whole evaluation time, texts in to answers out")
+    evaluation_baseline: str = measure("text", "the fastest dense way of this run that is exact, of any type")
+    evaluation_way: str | None = measure("text", "the fastest way of this run that skips zeros and is exact")
+    batching_speedup: float | None = measure(
+        "x",
+        "usual way (dense fp32, windows padded to 384 tokens, batches of 32 in file order) / evaluation_baseline, "
+        "median seconds: what dense gains by batches of similar length and its fastest type",
+    )
+    evaluation_speedup: float | None = measure(
+        "x", "evaluation_baseline / evaluation_way, median seconds: what pruning and its runtime add"
+    )
+    usual_speedup: float | None = measure("x", "usual way / evaluation_way: batching_speedup times evaluation_speedup")
+    same_answers: float | None = measure("%", "questions to which evaluation_way gives the text of the usual way")
+
+
+def evaluation_headline(rows: pd.DataFrame, data: str) -> EvaluationHeadline:
+    """The figures for a card from a table of `evaluation_time`; `data` says what was evaluated."""
+    ours = rows[rows.runtime.map(is_ours)].sort_values("median_seconds").to_dict("records")[:1]
+    usual = rows[rows.way == USUAL].to_dict("records")
+    first, best = rows.iloc[0], ours[0] if ours else {}
+    before = usual[0]["speedup_over_best"] if usual else None
+    both = bool(usual and ours)
+    return EvaluationHeadline(
+        evaluation_timed=f"evaluating {data}; medians of {first.rounds} rounds",
+        evaluation_baseline=first.best_baseline,
+        evaluation_way=best.get("way"),
+        batching_speedup=1 / before if usual else None,
+        evaluation_speedup=best.get("speedup_over_best"),
+        usual_speedup=best["speedup_over_best"] / before if both else None,
+        same_answers=100 * best["same_answers"] if both else None,
     )
 
 

@@ -49,17 +49,18 @@ def threads(checkpoint: Checkpoint, counts: Sequence[int] | None = None, **rest)
 SWEEPS = {"density": density, "length": length, "threads": threads}
 
 
-def break_even(rows: pd.DataFrame, runtime: str) -> float | None:
-    """The density below which a runtime is faster than dense of its type, between the densities timed; else None.
+def break_even(rows: pd.DataFrame, runtime: str) -> tuple[float | None, str]:
+    """The density below which a runtime, in its fastest type, is faster than the fastest dense run; else why not.
 
-    `rows` is a table of `density` in one type.
+    `rows` is a table of `density`. Between the densities timed, speedups are interpolated.
     """
-    found = rows[rows.runtime == runtime].sort_values("density")
-    points = list(zip(found.density, found.speedup, strict=True))
+    points = list(rows[rows.runtime == runtime].groupby("density").speedup_over_best.max().items())
     for (low, fast), (high, slow) in zip(points, points[1:], strict=False):
         if fast >= 1 > slow:
-            return float(low + (high - low) * (fast - 1) / (fast - slow))
-    return None
+            return float(low + (high - low) * (fast - 1) / (fast - slow)), ""
+    timed = "at every density timed" if len(points) > 1 else "at the only density timed"
+    faster = bool(points) and min(speedup for _, speedup in points) >= 1
+    return None, f"{'faster' if faster else 'not faster'} than the fastest dense run {timed}"
 
 
 def _all(over: str, values: Sequence, timed: Callable) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The command that times the runtimes."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,8 @@ SHOWN = [
     "f1", "note", "remark",
 ]  # fmt: skip
 EVALUATED = [
-    "way", "rounds", "median_seconds", "spread_seconds", "speedup", "exact_match", "f1", "same_answers",
+    "way", "rounds", "median_seconds", "spread_seconds", "speedup_over_best", "speedup", "exact_match", "f1",
+    "same_answers",
     "resident_megabytes", "joules", "remark",
 ]  # fmt: skip
 EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
@@ -184,16 +186,18 @@ def _evaluations(
     from qalib.utils import files, machine
 
     dtypes = dtypes or machine.hardware_dtypes(device)
-    reasons = {f"{name} {dtype}": unavailable_reason(name, device, dtype) for dtype in dtypes for name in names}
+    ways = end_to_end.ways_of(names, dtypes)
+    reasons = {way: unavailable_reason(how.runtime, device, how.dtype) for way, how in ways.items()}
     not_run = {way: reason for way, reason in reasons.items() if reason}
-    ways = {way: how for way, how in end_to_end.ways_of(names, dtypes).items() if way not in not_run}
+    ways = {way: how for way, how in ways.items() if way not in not_run}
     rows = end_to_end.evaluation_time(loaded, asked, device, repeats=repeats, ways=ways).assign(resident_bytes=None)
     if device == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
         ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
         held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
         held = pd.concat(held).drop(columns="share")
         rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
-    found = summary.recorded(rows) | {"data": asked.description, "not_run": not_run}
+    headline = asdict(summary.evaluation_headline(rows, asked.description))
+    found = summary.recorded(rows) | {"data": asked.description, "not_run": not_run, "headline": headline}
     if out is not None:
         files.write_json(out / "evaluation.json", {"model": loaded.name} | found)
     if as_json:
@@ -201,12 +205,14 @@ def _evaluations(
         return
     lines = found["machine"] | {"data": asked.description} | not_run
     print("\n".join(f"{key}: {value}" for key, value in lines.items()))
-    print(
-        "speedup is over the usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order; all others "
-        "take batches of similar length\njoules are the processor's by its own counters"
-        + ", which cannot be read here"
-        * bool(rows.joules.isna().all())
-    )
+    print("usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order")
+    dense, ours = headline["evaluation_baseline"], headline["evaluation_way"]
+    print(f"speedup_over_best is over {dense}; speedup over dense of the same type and batches")
+    steps = {"batching_speedup": f"usual way / {dense}", "evaluation_speedup": f"{dense} / {ours}",
+             "usual_speedup": "their product"}  # fmt: skip
+    print(", ".join(f"{what}: {headline[name]:.2f}x" for name, what in steps.items() if headline[name]))
+    unreadable = ", which cannot be read here" * bool(rows.joules.isna().all())
+    print(f"joules are the processor's by its own counters{unreadable}")
     shown = rows.assign(resident_megabytes=rows.resident_bytes.astype(float) / 1e6)[EVALUATED]
-    shown = shown.astype({"joules": float, "exact_match": float, "f1": float})  # where there are none, NaN
+    shown = shown.astype(dict.fromkeys(("speedup", "joules", "exact_match", "f1"), float))  # where there are none, NaN
     print(shown.round(3).to_string(index=False, na_rep="-"))

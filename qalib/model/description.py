@@ -19,6 +19,7 @@ META_FIELDS = {
     "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
     "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
     "stated_f1": ("%", "F1 of the checkpoint on that question set, by this package", ("scores", "model", "f1")),
+    "stated_questions": ("count", "questions in that question set", ("scores", "data", "questions")),
     "train_data": ("text", "question set it was trained on", ("data", "name")),
     "train_data_version": ("text", "SQuAD version of the training set", ("data", "version")),
     "train_questions": ("count", "questions in the training set", ("data", "questions")),

@@ -23,24 +23,25 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
 
     Each encoder matrix `X.weight` becomes `X.weight.blocks`, shape `(kept, height, width)`, and `X.weight.bitmap`
     and where it helps `X.weight.rows` and `X.weight.columns` (see `blocks.pack_tightly`). In int8, blocks and
-    embeddings have one scale per row, `X.scales` (see `quantization`). Raises InputError if `out` is not empty or a
-    weight does not fit the type.
+    embeddings have one scale per row, `X.scales` (see `quantization`). A nonzero weight never becomes zero: one too
+    small for fp16 is stored as its smallest value, 6e-8. Raises InputError if `out` is not empty or a weight is too
+    large for the type.
     """
     if dtype not in PACKED_DTYPES:
         raise InputError(f"cannot pack as {dtype!r}; choose one of {', '.join(PACKED_DTYPES)}")
-    name = checkpoint.architecture.from_bert
-    state = {name(key): value for key, value in checkpoint.model.state_dict().items()}
-    many = {name(key) for key in state if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
+    name, by_bert = checkpoint.architecture.from_bert, checkpoint.model.state_dict()
+    state = {name(key): value for key, value in by_bert.items()}
+    many = {name(key) for key in by_bert if key.startswith("bert.embeddings.") and key.endswith("embeddings.weight")}
     for matrix in bert.matrices(checkpoint.model):
         key = name(f"{matrix.name}.weight")
         packed = blocks.pack_tightly(state.pop(key), checkpoint.block)
-        state |= {f"{key}.{name}": tensor for name, tensor in packed.items()}
+        state |= {f"{key}.{part}": tensor for part, tensor in packed.items()}
         many.add(f"{key}.blocks")
     for key, value in list(state.items()):
         if dtype == "int8" and key in many:
             state[key], state[f"{key}.scales"] = quantization.quantize(value)
         elif value.is_floating_point():
-            state[key] = value.to(PACKED_DTYPES[dtype]).contiguous()
+            state[key] = _nonzero_to(value, PACKED_DTYPES[dtype]).contiguous()
             if not state[key].isfinite().all():
                 raise InputError(f"{checkpoint.name}: {key} has a value that {dtype} cannot hold; pack as fp32")
     with atomic_folder(out) as draft:
@@ -49,6 +50,12 @@ def save_packed(checkpoint: Checkpoint, out: Path | str, dtype: str = "fp16") ->
         _save_tensors(state, draft / formats.PACKED, formats.PACKED_VERSIONS[version])
         save_config_and_tokenizer(checkpoint, draft)
     return Path(out)
+
+
+def _nonzero_to(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a type; nonzero values that round to zero take the smallest nonzero value of their sign."""
+    cast, smallest = value.to(dtype), torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    return torch.where((cast == 0) & (value != 0), value.sign().to(dtype) * smallest, cast)
 
 
 def save_transformers(checkpoint: Checkpoint, out: Path | str) -> Path:

@@ -40,7 +40,8 @@ class PruningConfig:
     """Questions to score each checkpoint with; EM and F1 go to the log."""
 
     density: float = 0.317
-    """Kept / all weights of the encoder matrices, above 0 and at most 1; what is reached is at most a block below."""
+    """Kept / all weights of the encoder matrices, above 0 and at most 1; what is reached is at most a block
+    below, or a neuron in a hybrid."""
 
     block: tuple[int, int] = (32, 32)
     """HEIGHTxWIDTH of a block, in weights."""

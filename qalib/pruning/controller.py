@@ -41,12 +41,13 @@ class DensityController:
         schedule, (scores, weights) = self.schedule, self.pruner.flat_scores()
         self.regularization_weight = 0.0
         if progress >= schedule.freeze_at:
-            self.threshold = threshold_for_density(scores, weights, schedule.density)
-        elif progress <= schedule.warmup:
+            self.threshold = self.pruner.keep(schedule.density)
+            return
+        if progress <= schedule.warmup:
             self.threshold = -math.inf
         else:
             probability, density = schedule.threshold_at(progress), schedule.density_at(progress)
-            published = math.log(probability / (1 - probability))
+            published = math.log(probability / (1 - probability)) if probability else -math.inf  # rounded to 0
             surplus = (weights[scores > published].sum() / weights.sum()).item() - density
             self.log_gain = min(max(self.log_gain + GAIN * advanced * surplus, -MAX_LOG_GAIN), MAX_LOG_GAIN)
             self.regularization_weight = self.base_weight * schedule.ramp(progress) * math.exp(self.log_gain)

@@ -75,6 +75,27 @@ class Pruner(nn.Module):
         for scores in self.scores:
             scores.threshold = threshold
 
+    @torch.no_grad()
+    def keep(self, density: float) -> float:
+        """Set the threshold that keeps at most `density` of all weights, at most a block or neuron less; return it.
+
+        Blocks that are zero go first, whatever their score. Of equal scores at the threshold, those of the largest
+        weights are raised by the least step, so that they stay.
+        """
+        (values, weights), sizes = self.flat_scores(), torch.cat([size.flatten() for size in self._magnitudes()])
+        if (sizes > 0).any():
+            values[sizes == 0] = values[sizes == 0].clamp_max(values[sizes > 0].min().item() - 1)
+        threshold = threshold_for_density(values, weights, density)
+        room = density * weights.double().sum() - weights.double()[values > threshold].sum()
+        tied = (values == threshold).nonzero().flatten()
+        tied = tied[sizes[tied].argsort(descending=True, stable=True)]
+        staying = tied[weights[tied].double().cumsum(0) <= room + 1e-6]
+        values[staying] = torch.nextafter(values[staying], torch.tensor(float("inf"), device=values.device))
+        for scores, part in zip(self.scores, values.split([s.values.numel() for s in self.scores]), strict=True):
+            scores.values.copy_(part.view_as(scores.values))
+        self.set_threshold(threshold)
+        return threshold
+
     @property
     def is_fixed(self) -> bool:
         """Whether the mask is given once and for all, and no score is learnt."""
@@ -98,14 +119,18 @@ class Pruner(nn.Module):
         self.set_threshold(0.0)
 
     @torch.no_grad()
-    def _score_by_magnitude(self) -> None:
-        for scores in self.scores:
-            scores.values.zero_().requires_grad_(False)
+    def _magnitudes(self) -> list[Tensor]:
+        """The root mean square of the weights that each score stands for, in the shapes of the scores."""
+        squares = {scores: torch.zeros_like(scores.values) for scores in self.scores}
         for mask, matrix in zip(self.masks().values(), bert.matrices(self.model), strict=True):
-            squares = matrix.linear.parametrizations.weight.original.square()
-            mask.scores.values += mask.block_sums(squares) / mask.scores.weights
-        for scores in self.scores:
-            scores.values.sqrt_()
+            weight = matrix.linear.parametrizations.weight.original
+            squares[mask.scores] += mask.block_sums(weight.square()) / mask.scores.weights
+        return [sums.sqrt() for sums in squares.values()]
+
+    @torch.no_grad()
+    def _score_by_magnitude(self) -> None:
+        for scores, size in zip(self.scores, self._magnitudes(), strict=True):
+            scores.values.requires_grad_(False).copy_(size)
 
     def apply_masks(self) -> BertForQuestionAnswering:
         """The model with plain weights, zero where they are masked; the pruner is of no use afterwards.

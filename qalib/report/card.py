@@ -97,6 +97,16 @@ def describe_scope(numbers: dict[str, Number]) -> str:
     return squad.describe_scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
 
 
+def describe_stated_scope(numbers: dict[str, Number]) -> str | None:
+    """The questions that the checkpoint's own F1 is over, in words, if they are all of SQuAD's dev; else None."""
+    if not all(name in numbers and numbers[name].value is not None for name in ("stated_f1", "stated_questions")):
+        return None
+    count = numbers["stated_questions"].value
+    return next(
+        (squad.describe_scope(count, "", v) for v, sizes in squad.SIZES.items() if sizes["validation"] == count), None
+    )
+
+
 def is_all_of_dev(numbers: dict[str, Number]) -> bool:
     """Whether EM and F1 are over as many questions as dev has: only then are they comparable to published ones."""
     return numbers["questions"].value == squad.SIZES[version(numbers)]["validation"]

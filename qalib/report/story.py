@@ -54,10 +54,11 @@ SECTIONS = {
         {
             "speedup": "Blue runtimes leave out what was pruned, grey ones multiply every zero, purple ones are other "
             "libraries. The orange mark is the speedup if only multiply-adds counted.",
-            "densities": "The same model with more and more blocks, drawn at random: where a line crosses 1x, zeros "
-            "begin to pay.",
-            "evaluation_time": "The time you wait, texts in to answers out. The step from the first bar to the second "
-            "is due to batching alone; the rest is due to pruning.",
+            "densities": "The same model with more and more blocks, drawn at random. At density 1 nothing is skipped: "
+            "what a line has there is its kernel's doing, what it gains to the left of it is due to zeros.",
+            "evaluation_time": "The time you wait, texts in to answers out. The step from the usual way to the fastest "
+            "dense one is batching, which is not our doing; from there to the fastest blue bar it is pruning and our "
+            "runtime.",
         },
         ("benchmark", "over_bert_base", "parts", "densities", "memory", "evaluation_time"),
     ),
@@ -70,8 +71,10 @@ SECTIONS = {
             "training": "The run that made this model: its loss as blocks were removed.",
             "training_layers": "Which kinds of matrix, and which layers, lost most in that run.",
             "runs": "Runs with the same teacher and data. Compare those of equal density and length.",
-            "frontier": "Up is better, on the right to the right, too. Filled marks were run by this project, hollow "
-            "ones are as published, each on its own hardware and over its own BERT-base; so compare speeds with care.",
+            "frontier": "Up is better, on the right to the right, too. The line joins this model with the best dense "
+            "one of its size: only that step is due to pruning and the runtime for it, what is before it to a smaller "
+            "architecture. Filled marks were run by this project, hollow ones are as published, each on its own "
+            "hardware and over its own BERT-base; so compare speeds with care.",
         },
         ("minimal_run", "runs", "frontier"),
     ),

@@ -17,6 +17,10 @@ PARTS = {
     "encoder biases and norms": ("bert.encoder",),
     "answer layer": ("qa_outputs",),
 }
+PACKED_DEFINITION = (
+    "bytes per parameter outside the encoder matrices and per weight of their kept blocks, which are formed without "
+    "zero rows and columns where that leaves fewer; plus a bit per block, row and column for those kept"
+)
 
 
 def parameters(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -70,12 +74,12 @@ def file_sizes(checkpoint: Checkpoint, matrices: pd.DataFrame | None = None) -> 
             ("dense fp32", 4 * total, "every parameter at full size, 4 bytes each"),
             ("dense fp16", 2 * total, "every parameter at full size, 2 bytes each"),
             ("heads cut out fp32", 4 * without_heads, "as in 2021: heads called removed cut out, other zeros stored"),
-            ("packed fp32", 4 * kept + bitmaps, "kept blocks, 4 bytes per parameter, plus the bitmaps"),
-            ("packed fp16", 2 * kept + bitmaps, "kept blocks, 2 bytes per parameter, plus the bitmaps"),
+            ("packed fp32", 4 * kept + bitmaps, f"4 {PACKED_DEFINITION}"),
+            ("packed fp16", 2 * kept + bitmaps, f"2 {PACKED_DEFINITION}"),
             (
                 "packed int8",
                 2 * kept - quantized + 4 * rows + bitmaps,
-                "kept blocks and embeddings, 1 byte per parameter plus 4 per row for its scale; rest as packed fp16",
+                "as packed fp16, but 1 byte per weight of kept blocks and embeddings, and 4 per row of them for scales",
             ),
         ],
         columns=["form", "bytes", "definition"],
@@ -110,6 +114,6 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
         rows["attention products"] = [
             a + b for a, b in zip(rows["attention products"], [*products, products[1]], strict=True)
         ]
-    rows["answer layer"] = [config.hidden_size * 2 * length] * 3
+    rows["answer layer"] = [2 * length * width for width in (unpruned_width(checkpoint), *[config.hidden_size] * 2)]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["dense", "compact", "sparse"])
     return table.rename_axis("part").reset_index()

@@ -6,7 +6,7 @@ import pandas as pd
 
 from qalib.model import granularity
 from qalib.model.checkpoint import Checkpoint
-from qalib.sparsity.costs import file_sizes, multiply_adds, parameters
+from qalib.sparsity.costs import PACKED_DEFINITION, file_sizes, multiply_adds, parameters
 from qalib.sparsity.counts import block_misfits, grouped, heads, neurons, per_matrix, unpruned_width
 from qalib.utils.quantity import measure
 
@@ -37,7 +37,7 @@ class Summary:
     linear_density_percent: float = measure(
         "%", "weights that are not zero / all weights of the encoder matrices at unpruned size"
     )
-    blocks: int = measure("count", "blocks of the encoder matrices at full size")
+    blocks: int = measure("count", "blocks of the encoder matrices with all heads and neurons, at the encoder's width")
     kept_blocks: int = measure("count", "blocks with a weight that is not zero")
     block_density_percent: float = measure(
         "%", "kept / all blocks; more than the linear density where pruning was not in blocks"
@@ -65,13 +65,13 @@ class Summary:
     kept_parameters: int = measure(
         "count", "parameters outside the encoder matrices, plus the nonzero weights of the encoder matrices"
     )
-    embeddings_percent: float = measure("%", "embeddings' share of the kept parameters")
+    embeddings_percent: float = measure("%", "share of the embeddings, with their norm, in the kept parameters")
     file_bytes: int = measure("bytes", "size of the weight file")
     dense_fp32_bytes: int = measure("bytes", "4 bytes per parameter at unpruned size")
     heads_cut_out_fp32_bytes: int = measure(
         "bytes", "4 bytes per parameter with the heads called removed cut out and other zeros stored, as in 2021"
     )
-    packed_fp16_bytes: int = measure("bytes", "2 bytes per parameter outside zero blocks, plus one bit per block")
+    packed_fp16_bytes: int = measure("bytes", f"2 {PACKED_DEFINITION}")
     multiply_adds_dense: int = measure(
         "multiply-adds", "one window of 384 tokens: encoder matrices, attention products, answer layer"
     )

@@ -117,13 +117,42 @@ def test_sizes_that_do_not_fit(sparse):
 
 
 def test_evaluation_time(sparse, asked):
-    rows = end_to_end.evaluation_time(sparse, asked, repeats=2, progress=False)
+    rows = end_to_end.evaluation_time(sparse, asked, dtype="fp32", repeats=2, progress=False)
     usual, dense, compact = (rows.iloc[i] for i in range(3))
     assert usual.way == "usual way" and usual.speedup == 1 and usual.padded_tokens == 384 * usual.windows
     assert dense.padded_tokens < usual.padded_tokens and compact.padded_tokens == dense.padded_tokens
-    assert compact.share == pytest.approx(compact.median_seconds / usual.median_seconds)
+    assert compact.speedup == pytest.approx(dense.median_seconds / compact.median_seconds) and dense.speedup == 1
+    assert (rows.speedup_over_best == rows.median_seconds[:2].min() / rows.median_seconds).all()
     assert (rows.same_answers == 1).all() and (rows.remark == "").all()
     assert all(len(seconds) == 2 for seconds in rows.round_seconds)
+
+
+def test_an_evaluation_is_told_in_two_steps_from_the_usual_way_to_the_fastest(sparse, asked, monkeypatch):
+    """The baseline is the fastest dense way, of any type; the way named is the fastest, not that of the type named."""
+    paces = {"usual way": 12.0, "dense fp32": 4.0, "compact fp32": 2.0, "block-sparse fp32": 1.0, "dense bf16": 6.0,
+             "compact bf16": 3.0, "block-sparse bf16": 1.5}  # fmt: skip
+    paces = {way if way == "usual way" else f"{way}, by length": pace for way, pace in paces.items()}
+    monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": ["fp32", "bf16"])
+    monkeypatch.setattr(runtimes, "best", lambda device: "block-sparse")
+
+    def timings(passes, *_, **__):
+        return {way: run() or Timing((paces[way],) * 3) for way, run in passes.items()}
+
+    monkeypatch.setattr(end_to_end, "interleave", timings)
+    rows = end_to_end.evaluation_time(sparse, asked, repeats=3, progress=False)
+    assert set(rows.way) == paces.keys() and set(rows.best_baseline) == {"dense fp32, by length"}
+    assert rows.set_index("way").speedup["block-sparse bf16, by length"] == 4  # over dense of its type
+    found = summary.evaluation_headline(rows, "eight questions")
+    assert (found.evaluation_way, found.evaluation_baseline) == (
+        "block-sparse fp32, by length",
+        "dense fp32, by length",
+    )
+    assert (found.batching_speedup, found.evaluation_speedup, found.usual_speedup) == (3, 4, 12)
+    paces["compact bf16, by length"] = 0.5
+    rows = end_to_end.evaluation_time(sparse, asked, repeats=3, progress=False)
+    assert summary.evaluation_headline(rows, "").evaluation_way == "compact bf16, by length"
+    without = summary.evaluation_headline(rows[rows.runtime == "dense"], "")
+    assert without.evaluation_way is without.evaluation_speedup is without.usual_speedup is None
 
 
 def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeypatch):

@@ -28,11 +28,12 @@ def test_over_density(sparse):
     assert all(torch.equal(value, before[name]) for name, value in sparse.model.state_dict().items())
     axes = plots.speed.sweep(rows, "density").axes[0]
     assert axes.get_xlabel() == "density of the encoder matrices"
-    assert axes.get_ylabel() == "speedup over dense of the same type"
-    assert list(axes.lines[1].get_ydata()) == list(rows[rows.runtime == "block-sparse"].speedup)
-    both = pd.concat([rows, rows.assign(dtype="bf16", speedup_over_best=7.0)])  # no line is over a baseline of its own
-    axes = plots.speed.sweep(both, "density").axes[0]
-    assert axes.get_ylabel() == "speedup over the fastest dense runtime" and set(axes.lines[3].get_ydata()) == {7.0}
+    assert axes.get_ylabel() == "speedup over dense fp32,\nthe fastest dense runtime"
+    rows = rows.assign(speedup_over_best=7.0, best_baseline=["openvino bf16", "dense fp32"] * 3)
+    axes = plots.speed.sweep(rows, "density").axes[0]
+    assert axes.get_ylabel() == "speedup over the fastest dense runtime" and set(axes.lines[1].get_ydata()) == {7.0}
+    ratio = dict(zip(*axes.lines[2].get_data(), strict=True))
+    assert axes.lines[2].get_label() == "multiply-add ratio" and ratio == bounds.to_dict()  # at 1 too
 
 
 def test_over_density_in_the_blocks_of_the_model(sparse, monkeypatch):
@@ -57,10 +58,13 @@ def test_over_length_and_threads(sparse):
 
 
 def test_break_even():
-    rows = pd.DataFrame({"runtime": "fast", "density": [1.0, 0.2, 0.6], "speedup": [0.8, 4.0, 1.2]})
-    assert sweep.break_even(rows, "fast") == pytest.approx(0.8)
-    assert sweep.break_even(rows[rows.density < 1], "fast") is None
-    assert sweep.break_even(rows, "slow") is None
+    """Over the fastest dense run, in the runtime's own fastest type; without one it says which way."""
+    rows = pd.DataFrame({"runtime": "fast", "density": [1.0, 0.2, 0.6], "speedup_over_best": [0.8, 4.0, 1.2]})
+    rows = pd.concat([rows.assign(speedup=9.0), rows.assign(speedup=9.0, speedup_over_best=0.1)])
+    assert sweep.break_even(rows, "fast") == (pytest.approx(0.8), "")
+    above, below = rows[rows.density < 1], rows[rows.density == 1]
+    assert sweep.break_even(above, "fast") == (None, "faster than the fastest dense run at every density timed")
+    assert sweep.break_even(below, "fast") == (None, "not faster than the fastest dense run at the only density timed")
 
 
 def test_the_kernel_is_timed_on_each_kind_of_matrix_beside_the_processor(sparse, monkeypatch):

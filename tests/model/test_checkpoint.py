@@ -172,6 +172,18 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(sparse, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_weight_too_small_for_fp16_stays_in_the_mask(sparse, tmp_path):
+    weight = bert.matrices(sparse.model)[0].linear.weight.data
+    where = (weight != 0).nonzero()[0].tolist()
+    height, width = (8 * (side // 8) for side in where)
+    weight[height : height + 8, width : width + 8] = -1e-12  # a whole block
+    read = checkpoint.load(saving.save_packed(sparse, tmp_path / "half", "fp16"))
+    assert bert.matrices(read.model)[0].linear.weight[*where] == -(2.0**-24)
+    for one, other in zip(bert.matrices(sparse.model), bert.matrices(read.model), strict=True):
+        assert torch.equal(one.linear.weight != 0, other.linear.weight != 0)
+    assert sparsity.summary(read).linear_density_percent == sparsity.summary(sparse).linear_density_percent
+
+
 def test_export_loads_in_plain_transformers_with_equal_logits(sparse, tmp_path):
     folder = saving.save_transformers(sparse, tmp_path / "plain")
     plain, report = AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True)

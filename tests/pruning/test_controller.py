@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qalib.model import checkpoint
+from qalib.model import bert, checkpoint
 from qalib.pruning.controller import MAX_LOG_GAIN, DensityController
 from qalib.pruning.pruner import Pruner
 from qalib.pruning.schedule import Schedule
@@ -34,6 +34,32 @@ def test_the_density_stays_near_the_schedule(controlled):
         away = abs(controller.pruner.density() - controller.target_density())
         assert away <= SCHEDULE.margin_at(step / 40) + 0.001
     assert controller.regularization_weight == 0 and controller.regularization() == 0.0  # the mask is frozen
+
+
+@pytest.mark.parametrize("edge", ["warmup", "ramp_end", "freeze_at"])
+def test_a_step_beside_an_edge_of_the_schedule(controlled, edge):
+    controller, point = controlled(), getattr(SCHEDULE, edge)
+    for progress in (math.nextafter(point, 0), point, math.nextafter(point, 1)):
+        controller.update(progress)
+        away = abs(controller.pruner.density() - controller.target_density())
+        assert away <= SCHEDULE.margin_at(progress) + 0.001
+
+
+@pytest.mark.parametrize("ffn", ["block", "hybrid"])
+def test_equal_scores_do_not_cost_density(dense_folder, ffn):
+    """The largest blocks of equal scores stay, zero ones go first, and going on changes nothing."""
+    model = checkpoint.load(dense_folder).model
+    bert.matrices(model)[0].linear.weight.data[:32] = 0  # half of layer 0's query
+    pruner = Pruner(model, (4, 4), ffn)
+    pruner.scores[0].values.data[:8] = 5.0  # high, for blocks that are zero
+    pruner.scores[1].values.data[:, 0] = 1.0
+    controller = DensityController(pruner, SCHEDULE)
+    step = max(scores.weights for scores in pruner.scores) / sum(pruner.dense_sizes)
+    for progress in (0.7, 0.9, 1.0):
+        controller.update(progress)
+        assert 0.3 - step < pruner.density() <= 0.3 and pruner.scores[1].kept[:, 0].all()
+        assert not pruner.scores[0].kept[:8].any() and pruner.scores[2].kept.any()
+    assert controller.threshold == pruner.scores[0].threshold == 0.0
 
 
 @pytest.mark.parametrize(("mean", "direction"), [(4.0, 1), (-8.0, -1)])

@@ -35,6 +35,15 @@ def test_a_density_asked_is_a_density_got(pruning_settings, density):
     assert found.meta["data"]["questions"] == found.meta["data"]["windows"] == 48
 
 
+def test_two_steps_from_a_sparse_student_reach_the_density(pruning_settings, packed_folder):
+    """Most of its blocks are zero, and still have equal scores when the mask is fixed."""
+    given = {"teacher": str(packed_folder), "block": (8, 8), "questions": 8, "epochs": 1}
+    found = checkpoint.load(prune(pruning_settings, **given, density=0.3))
+    assert found.meta["steps"] == 2
+    kept = [blocks.mask(m.linear.weight, (8, 8)).float() for m in bert.matrices(found.model)]
+    assert 0.3 - 0.003 < sum(k.sum() for k in kept) / sum(k.numel() for k in kept) <= 0.3
+
+
 def test_a_schedule_by_the_clock(pruning_settings):
     out = prune(pruning_settings, epochs=1000, density=0.3, max_hours=4 / 3600)
     assert checkpoint.load(out).meta["density"] == pytest.approx(0.3, abs=0.005)

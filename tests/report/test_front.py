@@ -54,6 +54,42 @@ def test_f1_says_what_it_is_of_and_stands_beside_the_teachers_on_all_of_dev_only
     assert "F1 on 235 questions (a few)" in page and "dense teacher's F1" not in page
 
 
+def test_f1_on_dev_as_stated_leads_where_another_set_was_asked(report):
+    numbers = {number["name"]: number for number in read_json(report / "results.json")["numbers"]}
+    numbers["questions"]["value"], numbers["data_description"]["value"] = 235, "a few"
+    numbers["stated_f1"] = numbers["stated_f1"] | {"value": 82.0}
+    stated = "82.0 %</a></b> F1 on all 10,570 questions of SQuAD v1.1 dev, as the checkpoint states"
+    for count, first, then in ((10570, stated, "In this run, on 235 questions (a few): F1"),
+                               (235, "F1 on 235 questions (a few)", "Exact match")):  # fmt: skip
+        numbers["stated_questions"] = numbers["stated_f1"] | {"name": "stated_questions", "value": count}
+        write_json(report / "results.json", {"numbers": list(numbers.values())})
+        before, after = front.index(report).split("How good is it?")[1].split("</section>")[0].split("<p>")
+        assert first in before and then in after
+
+
+def test_only_numbers_count_as_numbers(report):
+    numbers = read_json(report / "results.json")["numbers"]
+    values = [number["value"] for number in numbers]
+    texts, missing = sum(isinstance(value, str) for value in values), values.count(None)
+    page = front.index(report)
+    said = f"{len(values) - texts - missing} numbers</a></b> and {texts} texts, each with definition and source"
+    assert texts > 20 and missing and said in page and f"{missing} more could not be measured" in page
+
+
+def test_speed_is_over_the_fastest_dense_run_and_an_evaluation_is_two_steps(report):
+    numbers = {number["name"]: number for number in read_json(report / "results.json")["numbers"]}
+    speeds = {"baseline": "dense fp32", "evaluation_baseline": "dense fp32, by length", "evaluation_speedup": 2.0,
+              "batching_speedup": 3.0, "usual_speedup": 6.0, "evaluation_timed": "evaluating a few"}  # fmt: skip
+    for name, value in speeds.items():
+        numbers[name] = numbers["f1"] | {"name": name, "value": value, "unit": "x", "note": ""}
+    write_json(report / "results.json", {"numbers": list(numbers.values())})
+    tile = front.index(report).split("How fast is it?")[1].split("</section>")[0]
+    text = re.sub(r"<[^>]+>", "", tile)
+    assert "as fast as dense fp32, the fastest dense runtime, forward pass" in text
+    assert "2.00x as fast as dense fp32, by length, the fastest dense way. That is 3.00x as fast as the usual" in text
+    assert "6.00x in all (evaluating a few)" in text
+
+
 def test_a_card_of_an_earlier_version_is_shown_as_it_is(report):
     numbers = [n for n in read_json(report / "results.json")["numbers"] if n["name"] != "granularity"]
     write_json(report / "results.json", {"numbers": numbers})

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from qalib.report import frontier, plots
-from qalib.report.frontier import RUN, THIS
+from qalib.report.frontier import DENSE, RUN, THIS
 from qalib.utils.files import write_json
 from qalib.utils.quantity import Number
 
@@ -26,18 +26,30 @@ def labels(figure):
 def test_a_model_among_its_runs_and_published_ones(sparse, tmp_path):
     sparse = replace(sparse, folder=tmp_path, meta={"scores": {"model": {"f1": 80.0}}})
     write_json(tmp_path / "runs" / "short-dense.json", RUN_META)
-    known = numbers(linear_density_percent=30.0, bert_base_speedup=20.0, machine_cpu="Zen 4")
+    known = {"bert_base_speedup": 20.0, "dense_bert_base_speedup": 5.0}
+    known = numbers(linear_density_percent=30.0, machine_cpu="Zen 4", **known)
     rows = frontier.frontier(sparse, known)
     ours, run = rows.iloc[0], rows.iloc[1]
     assert (ours.group, ours.linear_density_percent, ours.f1, ours.speedup) == (THIS, 30, 80, 20)
     assert (run.group, run.linear_density_percent, run.f1) == (f"{RUN}: dense, 6k windows", 100, 70)
-    assert run.source == "runs/short-dense.json" and rows.speedup.isna()[1]
+    assert run.source == "runs/short-dense.json" and run.speedup == 5
     published = rows[2:]
     assert published.f1.between(80, 92).all() and published[["speedup", "hardware", "source"]].notna().all(None)
     figure = plots.published.frontier(rows)
     assert f"{THIS} (Zen 4)" in labels(figure) and len(labels(figure)) == published.group.nunique() + 2
+    pruning = [next(line for line in axes.lines if len(line.get_xdata()) == 2) for axes in figure.axes]
+    assert [list(line.get_ydata()) for line in pruning] == [[70, 80]] * 2
+    assert [list(line.get_xdata()) for line in pruning] == [[100, 30], [5, 20]]
     starred = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert starred == ["80.0", "80.0"]
+
+
+def test_without_a_dense_run_the_model_itself_stands_there_run_dense(sparse, tmp_path):
+    sparse = replace(sparse, folder=tmp_path, meta={"scores": {"model": {"f1": 80.0}}})
+    rows = frontier.frontier(sparse, numbers(linear_density_percent=30.0, bert_base_speedup=20.0,
+                                             dense_bert_base_speedup=5.0, machine_cpu="Zen 4"))  # fmt: skip
+    dense = frontier.before_pruning(rows)
+    assert (dense.group, dense.f1, dense.speedup, dense.linear_density_percent) == (DENSE, 80, 5, 30)
 
 
 @pytest.mark.parametrize("meta", [{}, {"scores": "none"}, {"twin_of": "a model"}])

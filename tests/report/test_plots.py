@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from qalib import sparsity
-from qalib.benchmark import end_to_end
+from qalib.benchmark import baseline, end_to_end
 from qalib.qa import evaluation, squad
 from qalib.report import plots, results
 from qalib.utils import paths
@@ -19,9 +19,13 @@ def drawn(sparse):
          "speedup": [1.0, 1.5], "speedup_over_best": [0.8, 1.2], "baseline": "dense fp32",
          "best_baseline": "dense bf16", "bound": [1.0, 2.0], "note": "", "remark": ["", "a single round"]}
     )  # fmt: skip
-    ways = pd.DataFrame(
-        {"way": list(end_to_end.EVALUATIONS), "median_seconds": [4.0, 3, 2, 1], "speedup": [1, 1.3, 2, 4]}
+    ways = [
+        (way, how.runtime, how.dtype) for way, how in end_to_end.ways_of(["block-sparse"], ["bf16", "fp32"]).items()
+    ]
+    ways = pd.DataFrame(ways, columns=["way", "runtime", "dtype"]).assign(
+        median_seconds=[6.0, 5.0, 4.0, 3.0, 1.0], rounds=3, same_answers=1.0
     )
+    ways = baseline.over_fastest_dense(ways)
     return lambda: (
         plots.sparsity.of_sparsity(tables, shares)
         | {
@@ -56,6 +60,13 @@ def test_a_speedup_is_over_the_fastest_dense_and_says_what_could_mislead(drawn):
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels == ["0.80x (1.00x over dense fp32)", "1.20x (1.50x over dense fp32) [1]"]
     assert "dense bf16" in figure.axes[0].get_xlabel() and figure.get_supxlabel() == "[1] a single round"
+
+
+def test_a_whole_evaluation_is_two_steps_over_the_fastest_dense_way(drawn):
+    axes = drawn()["evaluation"].axes[0]
+    assert [text.get_text() for text in axes.texts][:2] == ["6.0 s, 0.50x", "5.0 s, 0.60x"]
+    assert axes.get_xlabel().endswith("speedup over dense fp32, by length, the fastest dense way")
+    assert "2.00x by batching, for dense too, then 3.00x by block-sparse fp32, by length" in axes.get_title("left")
 
 
 def test_the_chart_stands_alone(sparse):

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from qalib.report.frontier import RUN, THIS
+from qalib.report.frontier import RUN, THIS, before_pruning
 from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, PURPLE, blank, styled
 from qalib.sparsity import Summary
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS
@@ -51,7 +51,7 @@ def published(models: dict[str, tuple[float, float | None, float | None]]) -> Fi
 def frontier(rows: pd.DataFrame) -> Figure:
     """F1 over density, and over speedup (`frontier.frontier`): hollow as published, filled what was run here."""
     figure, panels = blank(4.2, 1, 2)
-    here = rows.group.str.startswith((THIS, RUN))
+    here, dense, pruned = rows.group.str.startswith((THIS, RUN)), before_pruning(rows), rows[rows.group == THIS].iloc[0]
     marks = {group: mark for group, mark in zip(rows.group[~here].unique(), "os^v", strict=False)}
     looks = {group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()}
     filled = zip(itertools.cycle("DsPXp"), itertools.cycle((GREEN, PURPLE, GREY, INK)), strict=False)  # 20 in all
@@ -68,6 +68,8 @@ def frontier(rows: pd.DataFrame) -> Figure:
             if group == THIS:
                 for x, y in zip(part[column], part.f1, strict=True):
                     axes.annotate(f"{y:.1f}", (x, y), (9, -5), textcoords="offset points", fontweight="bold", **HALO)
+        if dense is not None:
+            axes.plot([dense[column], pruned[column]], [dense.f1, pruned.f1], color=ORANGE, linewidth=1.4, zorder=2)
         axes.grid(color="#EEEEEE")
         axes.set_axisbelow(True)
     panels[0].set(xlabel="encoder weights left, %", ylabel="F1 on SQuAD v1.1 dev, %", title="Over density")
@@ -130,7 +132,9 @@ def comparison(table: pd.DataFrame, scope: str) -> Figure:
         panels[1].plot(row.linear_density_percent, row.compact_speedup, fillstyle="none", **style)
     figure.suptitle(f"F1 on {scope}", fontsize=8)
     panels[0].set(title="Answers", ylabel="F1, %", ylim=(0, 100))
-    panels[1].set(title="Speedup over dense", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None))
+    panels[1].set(
+        title="Speedup over the fastest dense run", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None)
+    )
     panels[1].axhline(1, color=GREY, zorder=1)
     for axes in panels:
         axes.set(xlabel="linear weights kept, %", xlim=(0, 105))

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from qalib import runtimes
+from qalib.benchmark import summary
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
 
 LETTER = 0.013  # the width of one, of the width of the axes
@@ -25,12 +26,10 @@ def speedup(rows: pd.DataFrame) -> Figure:
     figure, axes = blank(1.1 + 0.34 * len(rows) + 0.16 * len(below))
     places = range(len(rows))
     first = rows.iloc[0]
-    kinds = [runtimes.REGISTRY[name] for name in rows.runtime]
-    colours = [PURPLE if kind.peer else BLUE if kind.sparse else GREY for kind in kinds]
     speedups = rows.speedup_over_best
     bounds = rows.bound * speedups / rows.speedup
-    axes.barh(places, speedups.fillna(0), 0.6, color=colours, edgecolor=INK, linewidth=0.5)
-    sparse = [kind.sparse for kind in kinds]
+    axes.barh(places, speedups.fillna(0), 0.6, color=_colours(rows), edgecolor=INK, linewidth=0.5)
+    sparse = [runtimes.REGISTRY[name].sparse for name in rows.runtime]
     limit = max(bounds[sparse].max() if any(sparse) else 1, speedups.max())
     right = 1.1 * limit
     for place, row in enumerate(rows.itertuples()):
@@ -68,18 +67,36 @@ def speedup(rows: pd.DataFrame) -> Figure:
 
 @styled
 def evaluation_time(rows: pd.DataFrame) -> Figure:
-    """Seconds of a whole evaluation by way (`end_to_end.evaluation_time`)."""
-    figure, axes = blank(1.9)
-    bars = axes.barh(
-        rows.way, rows.median_seconds, 0.6, color=[GREY] + [BLUE] * (len(rows) - 1), edgecolor=INK, linewidth=0.5
+    """Seconds of a whole evaluation by way (`end_to_end.evaluation_time`), and speedups over the fastest dense one."""
+    figure, axes = blank(0.9 + 0.25 * len(rows))
+    bars = axes.barh(rows.way, rows.median_seconds, 0.6, color=_colours(rows), edgecolor=INK, linewidth=0.5)
+    labels = [f"{s:.1f} s, {x:.2f}x" for s, x in zip(rows.median_seconds, rows.speedup_over_best, strict=True)]
+    axes.bar_label(bars, labels=labels, padding=4)
+    first = rows.iloc[0]
+    axes.set(
+        xlabel=f"seconds, texts in to answers out; speedup over {first.best_baseline}, the fastest dense way",
+        xlim=(0, 1.25 * rows.median_seconds.max()),
     )
-    axes.bar_label(
-        bars, labels=[f"{s:.1f} s, {x:.2f}x" for s, x in zip(rows.median_seconds, rows.speedup, strict=True)], padding=4
-    )
-    axes.set(xlabel="seconds, texts in to answers out", xlim=(0, 1.25 * rows.median_seconds.max()))
     axes.invert_yaxis()
-    axes.set_title("The whole evaluation: batches of similar length, and smaller matrices")
+    found = summary.evaluation_headline(rows, "")
+    steps = [
+        f"{found.batching_speedup:.2f}x by batching, for dense too" if found.batching_speedup else "",
+        f"{found.evaluation_speedup:.2f}x by {found.evaluation_way}" if found.evaluation_speedup else "",
+    ]
+    axes.set_title(f"The whole evaluation: {', then '.join(filter(None, steps))}", fontsize=9)
     return figure
+
+
+def _colours(rows: pd.DataFrame) -> list[str]:
+    """Blue for runtimes that skip zeros, grey for dense, purple for other libraries'."""
+    kinds = [runtimes.REGISTRY[name] for name in rows.runtime]
+    return [PURPLE if kind.peer else BLUE if kind.sparse else GREY for kind in kinds]
+
+
+def _baseline(rows: pd.DataFrame) -> str:
+    """The fastest dense runtime, by name if it is the same throughout."""
+    names = rows.best_baseline.unique()
+    return f"{names[0]},\nthe fastest dense runtime" if len(names) == 1 else "the fastest dense runtime"
 
 
 UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens", "threads": ""}
@@ -87,26 +104,21 @@ UNITS = {"density": " of the encoder matrices", "length": " of a window, tokens"
 
 @styled
 def sweep(rows: pd.DataFrame, over: str) -> Figure:
-    """Speedup against a column of a table of `sweep`, with the multiply-add ratio.
-
-    Over dense of the same type; in a table of several types, over the fastest dense runtime: one for all lines.
-    """
+    """Speedup over the fastest dense runtime against a column of a table of `sweep`, with the multiply-add ratio."""
     figure, axes = blank(3.2)
-    column, baseline = "speedup", "dense of the same type"
-    if rows[rows.speedup.notna()]["dtype"].nunique() > 1:
-        column, baseline = "speedup_over_best", "the fastest dense runtime"
     lines = rows[(rows.runtime != "dense") & rows.speedup.notna()].groupby(["runtime", "dtype"], sort=False)
     looks = itertools.cycle(zip((BLUE, GREEN, ORANGE, PURPLE, INK), "os^Dv", strict=True))
     looks = dict(zip(rows[rows.runtime != "dense"].runtime.unique(), looks, strict=False))
     for (runtime, dtype), part in lines:
         (colour, marker), line = looks[runtime], "-" if dtype == "fp32" else "--"
-        axes.plot(part[over], part[column], line, color=colour, marker=marker, ms=5, label=f"{runtime} {dtype}")
-    bound = rows[rows.bound > 1].drop_duplicates(over)
+        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line}
+        axes.plot(part[over], part.speedup_over_best, label=f"{runtime} {dtype}", **style)
+    bound = rows[[runtimes.REGISTRY[name].sparse for name in rows.runtime]].dropna(subset="bound").drop_duplicates(over)
     axes.plot(bound[over], bound.bound, color=INK, linestyle=":", label="multiply-add ratio")
     axes.axhline(1, color=GREY, zorder=1)
     first = rows.iloc[0]
     shape = f"batches of {first.batch}" if over == "length" else f"{first.batch} x {first.length} tokens"
-    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel=f"speedup over {baseline}", yscale="log")
+    axes.set(xlabel=f"{over}{UNITS[over]}", ylabel=f"speedup over {_baseline(rows)}", yscale="log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}x" if value in (2, 3, 5) else "")
     axes.set_title(f"Speedup by {over}, {shape}")
