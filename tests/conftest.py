@@ -183,7 +183,7 @@ def roberta(tmp_path_factory, asked) -> Path:
 def mpnet(tmp_path_factory, asked) -> Path:
     """An MPNet with WordPieces of its own: the questions' words, letters and digits."""
     folder = tmp_path_factory.mktemp("mpnet") / "made"
-    words = {word for q in asked.questions for word in (*q.question.lower().rstrip("?").split(), *q.context.split())}
+    words = {word for q in asked.questions for word in f"{q.question.rstrip('?')} {q.context}".lower().split()}
     pieces = [piece for sign in string.ascii_lowercase + string.digits for piece in (sign, f"##{sign}")]
     tokens = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *".?", *pieces, *sorted(words)]
     vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}

@@ -31,8 +31,9 @@ class PositionBias:
     def mask(self) -> Tensor:
         """What is added to the scores: shape `(batch or 1, heads, length, length)`, the lowest number at padding."""
         if self._mask is None:
-            places = torch.arange((self.by_distance.shape[1] + 1) // 2, device=self.by_distance.device)
-            bias, padding = self.by_distance[:, places - places[:, None] + len(places) - 1][None], self.attention_mask
+            length = (self.by_distance.shape[1] + 1) // 2  # not by len(): it has to stay symbolic in an export
+            places = torch.arange(length, device=self.by_distance.device)
+            bias, padding = self.by_distance[:, places - places[:, None] + length - 1][None], self.attention_mask
             if padding is None:
                 self._mask = bias
             elif padding.dtype == torch.bool:

@@ -50,7 +50,7 @@ def export(
 ) -> Path:
     """Write a module that gives start and end logits; `names` and `axes` (those that vary) are its inputs'."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             module.eval(), inputs, out, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
             dynamic_shapes=tuple(axes), input_names=names, output_names=OUTPUTS,

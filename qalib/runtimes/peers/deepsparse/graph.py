@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
+from qalib.model.relative_positions import RelativeEncoder
 from qalib.runtimes.export.onnx_graph import INPUTS, OUTPUTS, example, quiet
 
 OPSET = 13
@@ -25,6 +26,8 @@ class Plain(nn.Module):
         """Token numbers of shape `(batch, length)` to start and end logits of that shape."""
         x = self.model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         mask = (1 - attention_mask[:, None, None, :].to(x.dtype)) * MASKED
+        if isinstance(encoder := self.model.bert.encoder, RelativeEncoder):
+            mask = encoder.position_bias(x, mask).mask
         for layer in bert.layers(self.model):
             x = layer.attention.output(self._attend(layer.attention.self, x, mask), x)
             x = layer.output(layer.intermediate(x), x)
