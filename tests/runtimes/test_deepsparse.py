@@ -119,7 +119,7 @@ def test_it_is_timed_beside_the_others(sparse, environment, monkeypatch):
     assert 0.05 <= theirs.median_seconds < 0.3 and theirs.best_baseline == "dense fp32"
 
 
-@pytest.mark.parametrize("name", ["packed_folder", "mpnet"])
+@pytest.mark.parametrize("name", ["packed_folder", "distilbert", "mpnet"])
 def test_graphs_have_the_logits_of_the_model(name, request, tmp_path):
     onnx = pytest.importorskip("onnx", reason="make peers")
     pytest.importorskip("onnxruntime", reason="make peers")

@@ -6,11 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from builders import towns
 
 from qalib import pipeline
 from qalib.site import live
 from qalib.utils.errors import InputError
 
+PLACE = ("start", "end", "answer")
 SCRIPT = Path(__file__).parent / "ask_page.mjs"
 
 
@@ -26,17 +28,16 @@ def test_answers_are_those_of_the_pipeline(name, request, asked, tmp_path):
         pytest.skip("no node on the path")
     folder = str(request.getfixturevalue(name))
     page = live.make(tmp_path / "live", folder)
-    long = asked.questions[5]
-    pairs = [(q.question, q.context) for q in asked.questions] + [(long.question, long.context * 20)]
+    pairs = [(q.question, q.context) for q in asked.questions]
+    if name == "mpnet":  # several windows; to the other, words that it never saw are all alike
+        pairs.append(("Which town?", " ".join(question.context for question in towns()[::2])))
     process = subprocess.run([node, SCRIPT, page], input=json.dumps(pairs), capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     ask = pipeline("question-answering", model=folder)
     for answer, (question, context) in zip(json.loads(process.stdout), pairs, strict=True):
-        candidates = ask(question=question, context=context, top_k=10)
-        scores = {(each["start"], each["end"], each["answer"]): each["score"] for each in candidates}
-        score = scores[answer["start"], answer["end"], answer["answer"]]
-        # Weights are float16 there: of candidates that are nearly equal either may be the first.
-        assert answer["score"] == pytest.approx(score, abs=1e-3) and score > candidates[0]["score"] - 1e-3
+        expected = ask(question=question, context=context)
+        assert {name: answer[name] for name in PLACE} == {name: expected[name] for name in PLACE}
+        assert answer["score"] == pytest.approx(expected["score"], abs=1e-3)  # weights are float16 there
 
 
 def test_a_tokenizer_with_other_words_is_refused(roberta, tmp_path):

@@ -42,6 +42,13 @@ class Plain(nn.Module):
         return (weights @ value).permute(0, 2, 1, 3).reshape(*x.shape[:2], -1)
 
 
+def inputs(graph: Path) -> list[str]:
+    """The inputs of a graph: those of INPUTS that the model uses, as not all have token types."""
+    import onnx
+
+    return [value.name for value in onnx.load(graph).graph.input]
+
+
 def write(model: BertForQuestionAnswering, out: Path) -> Path:
     """Write a model in eval mode as a float32 graph, zeros included."""
     names = (*INPUTS, *OUTPUTS)
