@@ -13,8 +13,8 @@ from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
-from qalib.model.relative_positions import PositionBias
 from qalib.model.blocks import Block
+from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
