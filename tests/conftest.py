@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from builders import squad_file, towns
 from tokenizers import ByteLevelBPETokenizer
-from transformers import RobertaTokenizer
+from transformers import MPNetTokenizer, RobertaTokenizer
 
 from qalib.model import bert, blocks, checkpoint, saving
 from qalib.qa import squad
@@ -206,6 +207,20 @@ def roberta(tmp_path_factory, asked) -> Path:
     family.prune_blocks(made, (*family.ATTENTION, *family.FFN), (8, 8)).write(folder, block_size=[8, 8])
     learned.save_model(str(folder))
     RobertaTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mpnet(tmp_path_factory, asked) -> Path:
+    """An MPNet with WordPieces of its own: the questions' words, letters and digits."""
+    folder = tmp_path_factory.mktemp("mpnet") / "made"
+    words = {word for q in asked.questions for word in f"{q.question.rstrip('?')} {q.context}".lower().split()}
+    pieces = [piece for sign in string.ascii_lowercase + string.digits for piece in (sign, f"##{sign}")]
+    tokens = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *".?", *pieces, *sorted(words)]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+    made = family.dense("mpnet", layer_norm_eps=1e-5, vocabulary=len(vocabulary), places=514)
+    family.prune_blocks(made, (*family.ATTENTION, *family.FFN), (8, 8)).write(folder, block_size=[8, 8])
+    MPNetTokenizer(vocab=vocabulary, model_max_length=512).save_pretrained(folder)
     return folder
 
 

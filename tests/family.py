@@ -56,7 +56,7 @@ class Made:
         norm = _no_norm if config.get("layer_norm_type") == "no_norm" else _layer_norm(config["layer_norm_eps"])
         act = ACTIVATIONS["relu" if config.get("gelu_patch") else config["hidden_act"]]
         size = config["hidden_size"] // config["num_attention_heads"]
-        if self.model_type == "roberta":
+        if self.model_type in FROM_PADDING:
             real = (ids != PADDING).long()
             places = real.cumsum(1) * real + PADDING
         else:
@@ -73,6 +73,8 @@ class Made:
                 for name in ("query", "key", "value")
             )
             scores = query @ key.transpose(-1, -2) / math.sqrt(own)
+            if "distances" in made:
+                scores = scores + made["distances"][buckets(ids.shape[1])].permute(2, 0, 1)[layer.get("heads", ...)]
             scores = scores.masked_fill(mask[:, None, None] == 0, -1e30)
             context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
             x = norm(functional.linear(context, *layer["attention output"]) + x, *layer["norm 1"])
@@ -100,7 +102,7 @@ class Made:
             if name == "layers":
                 for number, layer in enumerate(value):
                     for part, pair in layer.items():
-                        if part != "head size":
+                        if part not in ("head size", "heads"):
                             state |= _pair(f"{STACK[self.model_type]}.{number}.{LAYER[self.model_type][part]}", pair)
             elif name in ("norm", "answer"):
                 state |= _pair(TOP[self.model_type][name], value)
@@ -108,11 +110,23 @@ class Made:
                 state[f"{TOP[self.model_type][name]}.weight"] = value
         safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors")
         config = dict(self.config)
+        if self.model_type == "mpnet":
+            del config["type_vocab_size"]
         if self.model_type == "distilbert":
             config = {DISTILBERT_KEYS[key]: value for key, value in config.items() if key in DISTILBERT_KEYS}
         heads = {"pruned_heads": {str(k): v for k, v in self.pruned_heads.items()}} if self.pruned_heads else {}
         write_json(folder / "config.json", {"model_type": self.model_type} | config | heads | settings)
         return folder
+
+
+def buckets(length: int) -> Tensor:
+    """Rows of MPNet's table for queries and keys, shape `(length, length)`: in integers, where it takes logarithms."""
+
+    def bucket(distance: int) -> int:
+        far = abs(distance)
+        return 16 * (distance > 0) + (far if far < 8 else min(15, 7 + (far * far // 64).bit_length()))
+
+    return torch.tensor([[bucket(key - query) for key in range(length)] for query in range(length)])
 
 
 def count(value: Any) -> int:
@@ -144,9 +158,11 @@ def _pair(name: str, pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     return {f"{name}.weight": pair[0], f"{name}.bias": pair[1]}
 
 
+FROM_PADDING = ("roberta", "mpnet")  # positions are counted from the padding token
 STACK = {
     "bert": "bert.encoder.layer",
     "roberta": "roberta.encoder.layer",
+    "mpnet": "mpnet.encoder.layer",
     "distilbert": "distilbert.transformer.layer",
 }
 _BERT_LAYER = {
@@ -162,6 +178,14 @@ _BERT_LAYER = {
 LAYER = {
     "bert": _BERT_LAYER,
     "roberta": _BERT_LAYER,
+    "mpnet": _BERT_LAYER
+    | {
+        "query": "attention.attn.q",
+        "key": "attention.attn.k",
+        "value": "attention.attn.v",
+        "attention output": "attention.attn.o",
+        "norm 1": "attention.LayerNorm",
+    },
     "distilbert": {
         "query": "attention.q_lin",
         "key": "attention.k_lin",
@@ -179,6 +203,7 @@ TOP = {
         "places": f"{kind}.embeddings.position_embeddings",
         "types": f"{kind}.embeddings.token_type_embeddings",
         "norm": f"{kind}.embeddings.LayerNorm",
+        "distances": f"{kind}.encoder.relative_attention_bias",
         "answer": "qa_outputs",
     }
     for kind in STACK
@@ -213,8 +238,10 @@ def dense(
         return 0.6 + normal(hidden), normal(hidden)
 
     weights = {"words": normal(vocabulary, hidden), "places": normal(places, hidden), "norm": norm()}
-    if model_type != "distilbert":
+    if model_type in ("bert", "roberta"):
         weights["types"] = normal(types, hidden)
+    if model_type == "mpnet":
+        weights["distances"] = normal(32, heads, scale=2.0)
     weights["layers"] = [
         {name: linear(hidden, hidden) for name in ("query", "key", "value", "attention output")}
         | {"norm 1": norm(), "FFN in": linear(inner, hidden), "FFN out": linear(hidden, inner), "norm 2": norm()}
@@ -224,7 +251,7 @@ def dense(
     sizes = {
         "vocab_size": vocabulary, "max_position_embeddings": places, "hidden_size": hidden, "num_hidden_layers": layers,
         "num_attention_heads": heads, "intermediate_size": inner, "type_vocab_size": types, "layer_norm_eps": 1e-12,
-        "hidden_act": "gelu", "pad_token_id": PADDING if model_type == "roberta" else 0,
+        "hidden_act": "gelu", "pad_token_id": PADDING if model_type in FROM_PADDING else 0,
     }  # fmt: skip
     linear_weights = count_linear(weights)
     return Made(weights, sizes | config, model_type, {}, linear_weights, count(weights) - linear_weights)
@@ -263,7 +290,8 @@ def cut_heads(made: Made, gone: dict[int, list[int]]) -> Made:
     size = made.config["hidden_size"] // count
     for number, heads in gone.items():
         layer = made.weights["layers"][number]
-        rows = torch.tensor([h * size + i for h in range(count) if h not in heads for i in range(size)]).long()
+        layer["heads"] = [h for h in range(count) if h not in heads]
+        rows = torch.tensor([h * size + i for h in layer["heads"] for i in range(size)]).long()
         for kind in ("query", "key", "value"):
             layer[kind] = (layer[kind][0][rows], layer[kind][1][rows])
         weight, bias = layer["attention output"]
@@ -335,6 +363,10 @@ KINDS: dict[str, Callable[[], Made]] = {
         prune_blocks(dense("roberta", types=1, layer_norm_eps=1e-5, block_size=[8, 8]), (*ATTENTION, *FFN), (8, 8)),
         GONE,
     ),
+    "mpnet": lambda: cut_heads(
+        prune_blocks(dense("mpnet", layer_norm_eps=1e-5, block_size=[8, 8]), (*ATTENTION, *FFN), (8, 8)), GONE
+    ),
+    "mpnet hybrid-filled": lambda: cut_heads(prune_neurons(dense("mpnet"), (50, 37), resize=True), {0: [0, 1, 2, 3]}),
     "distilbert": lambda: prune_neurons(
         prune_blocks(dense("distilbert", block_size=[8, 8]), ATTENTION, (8, 8)), (50, 37), resize=False
     ),

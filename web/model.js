@@ -14,7 +14,7 @@ export async function load(about, progress) {
   const graph = await bytes("model.onnx", (more) => progress((got += more), about.files["model.onnx"]));
   const [settings, config] = await Promise.all(["tokenizer.json", "tokenizer_config.json"].map(json));
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
-  return new Model(session, new Tokenizer(settings, config));
+  return new Model(session, new Tokenizer(settings, config), about.frame);
 }
 
 export async function json(name) {
@@ -39,14 +39,14 @@ async function found(name) {
 }
 
 class Model {
-  constructor(session, tokenizer) {
-    Object.assign(this, { session, tokenizer });
+  constructor(session, tokenizer, frame) {
+    Object.assign(this, { session, tokenizer, frame });
   }
 
   /** Answer a question from a context with the blocks of `masks`: {answer, words, spans, seconds}. */
   async ask(question, context, masks) {
     const began = performance.now();
-    const cut = windows(this.tokenizer, question, context);
+    const cut = windows(this.tokenizer, question, context, this.frame);
     const given = Object.fromEntries(masks.map(({ name, values, shape }) => [name, new ort.Tensor("float32", values, shape)]));
     const scored = [];
     for (const window of cut.windows) {

@@ -1,4 +1,5 @@
-// Windows, as qalib/qa/windows.py cuts them: [CLS] question [SEP] a stretch of the context [SEP].
+// Windows, as qalib/qa/windows.py cuts them: [CLS] question [SEP] a stretch of the context [SEP], or what a model's
+// tokenizer has in place of [CLS] and [SEP].
 
 export const LONGEST = 384; // tokens of a window
 const OVERLAP = 128; // tokens that two windows share
@@ -55,21 +56,21 @@ export function tokens(tokenizer, text) {
 
 /**
  * The windows of a question over a context: `ids` and `types` of all tokens, `first` the place of the first context
- * token, `word` the number of the word of each context token. Throws an Error if the question leaves no room.
+ * token, `word` the number of the word of each context token. `frame` has the special tokens (`start`, `middle`, `end`)
+ * and the `type` of the context, as in about.json. Throws an Error if the question leaves no room.
  */
-export function windows(tokenizer, question, context) {
-  const [cls, sep] = ["[CLS]", "[SEP]"].map((token) => tokenizer.token_to_id(token));
+export function windows(tokenizer, question, context, { start, middle, end, type }) {
   const asked = tokens(tokenizer, question).ids;
   const { ids, word, spans } = tokens(tokenizer, context);
-  const room = LONGEST - asked.length - 3;
+  const head = [...start, ...asked, ...middle];
+  const room = LONGEST - head.length - end.length;
   if (ids.length > room && room <= OVERLAP) throw new Error("The question is too long: it leaves no room for the text.");
   const result = [];
   for (let at = 0; ; at += room - OVERLAP) {
     const part = ids.slice(at, at + room);
-    const head = [cls, ...asked, sep];
     result.push({
-      ids: [...head, ...part, sep],
-      types: [...head.map(() => 0), ...part.map(() => 1), 1],
+      ids: [...head, ...part, ...end],
+      types: [...head.map(() => 0), ...[...part, ...end].map(() => type)],
       first: head.length,
       word: word.slice(at, at + room),
     });

@@ -1,8 +1,8 @@
 """Architectures: what BERT's relatives call BERT's settings in config.json, and its weights in the weight file.
 
-One table per model type. A checkpoint of any type becomes a BertForQuestionAnswering with its own type's embeddings,
-so everything else deals with BERT only: RoBERTa counts positions from its padding token, DistilBERT has no token
-types. When saved, it gets its own names back.
+One table per model type. A checkpoint of any type becomes a BertForQuestionAnswering with its own type's embeddings
+and encoder, so everything else deals with BERT only: RoBERTa counts positions from its padding token, DistilBERT has no
+token types, MPNet has neither and attends by relative position, too. When saved, it gets its own names back.
 """
 
 import re
@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertConfig, DistilBertConfig
-from transformers.models.bert.modeling_bert import BertEmbeddings
+from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder
 from transformers.models.distilbert.modeling_distilbert import Embeddings
+from transformers.models.mpnet.modeling_mpnet import MPNetEmbeddings
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
+from qalib.model.relative_positions import BUCKETS, RelativeEncoder
 
 _BERT_SETTINGS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -36,6 +39,13 @@ _DISTILBERT_LAYER = {
     "ffn.lin1": "intermediate.dense",
     "ffn.lin2": "output.dense",
     "output_layer_norm": "output.LayerNorm",
+}
+_MPNET_LAYER = {
+    "attention.attn.q": "attention.self.query",
+    "attention.attn.k": "attention.self.key",
+    "attention.attn.v": "attention.self.value",
+    "attention.attn.o": "attention.output.dense",
+    "attention.LayerNorm": "attention.output.LayerNorm",
 }
 
 
@@ -63,11 +73,12 @@ class NoTokenTypes(Embeddings):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model type: its names, mapped to BERT's, and the embeddings it has instead of BERT's.
+    """A model type: its names, mapped to BERT's, and the embeddings and encoder it has instead of BERT's.
 
     `name` is how people write it, `class_prefix` how its class names begin. `settings` are the keys of config.json that
-    determine what the model computes, `fixed_settings` those that the type fixes. `prefix` is the encoder's, `stack`
-    that of its layers, and `layer` maps the modules within a layer whose names differ.
+    determine what the model computes, `fixed_settings` those that the type fixes, `choices` has the values allowed for
+    some. `prefix` is the encoder's, `stack` that of its layers, and `layer` maps the modules within a layer whose names
+    differ.
     """
 
     model_type: str
@@ -78,8 +89,16 @@ class Architecture:
     stack: str
     layer: dict[str, str] = field(default_factory=dict)
     fixed_settings: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, tuple] = field(default_factory=dict)
     embeddings: Callable[[BertConfig], nn.Module] = BertEmbeddings
+    encoder: Callable[[BertConfig], nn.Module] = BertEncoder
     positions_after_padding: bool = False
+
+    def build(self, config: BertConfig) -> BertForQuestionAnswering:
+        """A model of this type with new weights."""
+        model = BertForQuestionAnswering(config)
+        model.bert.embeddings, model.bert.encoder = self.embeddings(config), self.encoder(config)
+        return model
 
     def to_bert(self, key: str) -> str:
         """BERT's name for a parameter in the file; for a name that this type doesn't have, one that says so."""
@@ -124,6 +143,20 @@ DISTILBERT = Architecture(
     "distilbert.transformer.layer",
     _DISTILBERT_LAYER,
     {"type_vocab_size": 1, "layer_norm_eps": 1e-12},
-    NoTokenTypes,
+    embeddings=NoTokenTypes,
 )
-ARCHITECTURES = {architecture.model_type: architecture for architecture in (BERT, ROBERTA, DISTILBERT)}
+MPNET = Architecture(
+    "mpnet",
+    "MPNet",
+    "MPNet",
+    {key: key for key in _BERT_SETTINGS if key != "type_vocab_size"},
+    "mpnet",
+    "mpnet.encoder.layer",
+    _MPNET_LAYER,
+    {"type_vocab_size": 1},
+    {"relative_attention_num_buckets": (BUCKETS,), "pad_token_id": (1,)},  # transformers' code has both as constants
+    MPNetEmbeddings,
+    RelativeEncoder,
+    positions_after_padding=True,
+)
+ARCHITECTURES = {architecture.model_type: architecture for architecture in (BERT, ROBERTA, DISTILBERT, MPNET)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.mpnet.modeling_mpnet import MPNetEmbeddings
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 LINEAR_LAYERS = {
@@ -103,7 +104,8 @@ def max_tokens(model: nn.Module) -> int | None:
     None if the module's config doesn't say.
     """
     places = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    padding = next((m.padding_idx for m in model.modules() if isinstance(m, RobertaEmbeddings)), -1)
+    counted = (m.padding_idx for m in model.modules() if isinstance(m, RobertaEmbeddings | MPNetEmbeddings))
+    padding = next(counted, -1)
     return places and places - padding - 1
 
 

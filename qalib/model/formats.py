@@ -107,8 +107,7 @@ def build_model(
     """
     try:
         with torch.device("meta"):
-            model = BertForQuestionAnswering(config)
-            model.bert.embeddings = architecture.embeddings(config)
+            model = architecture.build(config)
             if width not in (None, config.hidden_size):
                 bert.resize(model, width)
             if config.layer_norm_type == NO_NORM:

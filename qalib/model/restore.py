@@ -16,6 +16,7 @@ from qalib.utils.errors import InputError
 
 Heads = dict[int, list[int]]
 QKV = ("query", "key", "value")
+BIAS = "bert.encoder.relative_attention_bias.weight"  # a column for each head
 
 
 def full_size(
@@ -26,7 +27,8 @@ def full_size(
     Heads listed in `heads` are restored in their places; where only the shapes show that heads are missing, they are
     taken to be the last ones of the layer, as order does not matter. The same goes for FFN neurons. Heads smaller than
     the config's are padded with zeros and their queries scaled, so that the attention scores stay the same.
-    Raises InputError if the shapes do not fit the heads, or do not tell which heads are missing.
+    Raises InputError if the shapes do not fit the heads, or do not tell which heads are missing; with a bias by
+    relative position order matters, and heads that were cut out must be listed.
     """
     size = config.hidden_size // config.num_attention_heads
     state, listed = dict(state), dict(heads)
@@ -40,6 +42,11 @@ def full_size(
     for layer in range(config.num_hidden_layers):
         if layer in counts:
             count, own = counts[layer]
+            if own == size and BIAS in state:
+                raise InputError(
+                    f"{path}: layer {layer} has {count} heads of {config.num_attention_heads}, each with its own bias "
+                    "by relative position, and the shapes do not tell which; list those cut out as pruned_heads"
+                )
             if own == size:
                 listed[layer] = list(range(count, config.num_attention_heads))
             else:

@@ -83,8 +83,7 @@ def read(path: Path) -> tuple[dict[str, Any], Architecture]:
 
 def _refused(key: str, value: Any, architecture: Architecture) -> str:
     """Why a setting is refused: what would be supported, or that the key is unknown. "" if it is understood."""
-    if key in CHOICES:
-        good = CHOICES[key]
+    if good := CHOICES.get(key) or architecture.choices.get(key):
         known = value in good if isinstance(value, str | int | float) else False
         return "" if known else f"supported: {' or '.join(_plain(choice) for choice in good)}"
     if key == "architectures":
@@ -126,7 +125,7 @@ def _short(value: Any, limit: int = 80) -> str:
 def ignored_keys(settings: dict[str, Any], architecture: Architecture) -> list[str]:
     """The keys, sorted, that don't affect the logits of a question."""
     used = {key for key, ours in architecture.settings.items() if ours not in HARMLESS}
-    used |= {*CHOICES, *READ_ELSEWHERE, *DESCRIPTIVE} - {"auto_map"}
+    used |= {*CHOICES, *architecture.choices, *READ_ELSEWHERE, *DESCRIPTIVE} - {"auto_map"}
     return sorted(key for key, value in settings.items() if value is not None and key not in used)
 
 

@@ -7,6 +7,7 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
 from qalib.model.blocks import Block
+from qalib.model.relative_positions import RelativeAttentionBias
 from qalib.pruning.losses import HiddenStates, span_logits, span_outputs
 from qalib.pruning.movement import Mask, Scores, threshold_for_density
 from qalib.utils.errors import InputError
@@ -14,6 +15,8 @@ from qalib.utils.errors import InputError
 
 class Pruner(nn.Module):
     """A model with masks over the six matrices of each encoder layer; called with inputs, it gives `span_logits`.
+
+    A bias by relative position is not trained.
 
     `ffn="block"` scores blocks everywhere. `ffn="hybrid"` scores blocks in attention and whole FFN neurons, a row of
     FFN in together with the same column of FFN out (arXiv 2109.04838, section 3). Where the model has been cut to size,
@@ -30,6 +33,9 @@ class Pruner(nn.Module):
     ):
         super().__init__()
         self.model = model
+        for module in model.modules():
+            if isinstance(module, RelativeAttentionBias):  # its gradient would take a pass over all attention scores
+                module.requires_grad_(False)
         self.scores = nn.ModuleList()
         self.dense_sizes = dense_sizes or [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
         for matrix in bert.matrices(model):

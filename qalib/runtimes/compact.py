@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from qalib.model import bert, blocks
 from qalib.model.blocks import Block
 from qalib.model.checkpoint import Checkpoint
+from qalib.model.relative_positions import RelativeSelfAttention
 from qalib.runtimes.registry import runtime
 
 
@@ -110,6 +111,8 @@ def _cut_heads(layer: BertLayer, removed: Tensor) -> None:
     output.dense = _linear(output.dense, columns=~rows)
     attention.num_attention_heads = int((~removed).sum())
     attention.all_head_size = attention.num_attention_heads * attention.attention_head_size
+    if isinstance(attention, RelativeSelfAttention):
+        attention.heads = (~removed).nonzero()[:, 0]
     if removed.all():
         layer.attention.self = NoHeads()
 

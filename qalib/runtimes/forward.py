@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from qalib.model import bert
-
 
 class Forward(nn.Module):
     """A question-answering model called as itself: `attention_mask` is 0 at padding, and None where there is none."""
@@ -28,8 +26,7 @@ class Forward(nn.Module):
         """Token numbers of shape `(batch, length)` to start and end logits of that shape."""
         x = self.model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
-        for layer in bert.layers(self.model):
-            x = layer(x, mask)
+        x = self.model.bert.encoder(x, attention_mask=mask).last_hidden_state
         starts, ends = self.model.qa_outputs(x).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=starts, end_logits=ends)
 

@@ -4,7 +4,8 @@
     vendor/                     onnxruntime-web and the tokenizer, as npm installed them in web/node_modules
     model.onnx                  the model with masks as inputs (`onnx_masked`)
     tokenizer*.json             its tokenizer
-    about.json                  blocks of every matrix in the order in which they go, examples, bytes of the files
+    about.json                  blocks of every matrix in the order in which they go, the tokens that frame a window,
+                                examples, bytes of the files
 
 Browsers load modules and models over HTTP only: the folder needs a static host, and can't be opened as a file.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.model.checkpoint import Checkpoint
@@ -47,11 +49,14 @@ def missing() -> str | None:
 def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Path:
     """Write the page for a model; `nav` is HTML for its top. Returns the folder.
 
-    Raises InputError if `out` is not empty or something is `missing`.
+    Raises InputError if `out` is not empty, something is `missing`, or the model's tokenizer has other words than
+    BERT's.
     """
     if reason := missing():
         raise InputError(f"the live page: {reason}")
     loaded = checkpoint.load(model)
+    if not isinstance(kind := loaded.tokenizer.backend_tokenizer.pre_tokenizer, BertPreTokenizer):
+        raise InputError(f"{loaded.name}: the live page requires BertPreTokenizer, not {type(kind).__name__}")
     about = describe(loaded)
     with atomic_folder(out) as draft:
         for path in sorted(WEB.glob("*.*")):
@@ -99,10 +104,24 @@ def describe(loaded: Checkpoint) -> dict[str, Any]:
         "heads": config.num_attention_heads,
         "blocks": sum(torch.Size(matrix["shape"]).numel() for matrix in matrices),
         "kept": sum(len(matrix["order"]) for matrix in matrices),
+        "frame": frame(loaded.tokenizer),
         "examples": [
             {"name": name} | example for name, example in zip(NAMES, read_json(TEMPLATES / "widget.json"), strict=True)
         ],
         "matrices": matrices,
+    }
+
+
+def frame(tokenizer) -> dict[str, Any]:
+    """The numbers of the special tokens at the start of a window, between question and context, and at the end, and
+    the token type of the context."""
+    pair = tokenizer("a", "a").encodings[0]
+    question, context = (pair.sequence_ids.index(part) for part in (0, 1))
+    return {
+        "start": pair.ids[:question],
+        "middle": pair.ids[question + 1 : context],
+        "end": pair.ids[context + 1 :],
+        "type": pair.type_ids[context],
     }
 
 

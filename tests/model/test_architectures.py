@@ -1,4 +1,4 @@
-"""RoBERTa and DistilBERT with a tokenizer of their own: windows, answers, pipeline, as transformers has them."""
+"""RoBERTa, DistilBERT and MPNet with a tokenizer of their own: windows, answers, pipeline, as transformers has them."""
 
 import shutil
 
@@ -16,8 +16,9 @@ from qalib.qa.windows import windows
 from qalib.utils.errors import InputError
 
 
-def test_a_window_of_a_roberta_has_two_separators_and_no_token_types(roberta):
-    tokenizer = checkpoint.load(roberta).tokenizer
+@pytest.mark.parametrize("name", ["roberta", "mpnet"])
+def test_a_window_has_two_separators_and_no_token_types(name, request):
+    tokenizer = checkpoint.load(request.getfixturevalue(name)).tokenizer
     (window,) = windows(tokenizer, ["What is red?"], ["It is red."])
     tokens = tokenizer.convert_ids_to_tokens(window.ids.tolist())
     middle = tokens.index("</s>")
@@ -28,12 +29,12 @@ def test_a_window_of_a_roberta_has_two_separators_and_no_token_types(roberta):
         windows(tokenizer, ["What?"], ["It is red."], 64 + 128 + 4)
 
 
-@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "mpnet"])
 def test_answers_are_those_of_transformers(name, request, asked):
     folder = request.getfixturevalue(name)
     loaded = checkpoint.load(folder)
     plain = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
-    ignores_types = name == "distilbert"
+    ignores_types = name != "roberta"
 
     class Plain(torch.nn.Module):
         def forward(self, token_type_ids, **inputs):
@@ -48,12 +49,14 @@ def test_answers_are_those_of_transformers(name, request, asked):
     assert any(wanted.values())
 
 
-def test_the_pipeline_and_the_command_answer(roberta, asked, asked_file):
-    ask = pipeline("question-answering", model=str(roberta))
+@pytest.mark.parametrize("name", ["roberta", "mpnet"])
+def test_the_pipeline_and_the_command_answer(name, request, asked, asked_file):
+    folder = str(request.getfixturevalue(name))
+    ask = pipeline("question-answering", model=folder)
     question = asked.questions[3]
     found = ask(question=question.question, context=question.context)
     assert found["answer"] == question.context[found["start"] : found["end"]] != ""
-    about, result = evaluation.load_and_evaluate(str(roberta), str(asked_file), device="cpu", dtype="fp32")
+    about, result = evaluation.load_and_evaluate(folder, str(asked_file), device="cpu", dtype="fp32")
     assert about["model"] == "made" and result.score.total == len(squad.read(asked_file))
 
 
@@ -84,7 +87,7 @@ def test_a_tokenizer_with_more_token_types_than_the_model(packed_folder, tmp_pat
         checkpoint.load(folder).tokenizer  # noqa: B018
 
 
-@pytest.mark.parametrize("name, title", [("roberta", "RoBERTa"), ("distilbert", "DistilBERT")])
+@pytest.mark.parametrize("name, title", [("roberta", "RoBERTa"), ("distilbert", "DistilBERT"), ("mpnet", "MPNet")])
 def test_a_card_says_what_it_is(name, title, request):
     found = description.describe(checkpoint.load(request.getfixturevalue(name)))
     assert found.architecture == title and found.letter_case == ("cased" if name == "roberta" else "uncased")

@@ -251,7 +251,10 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"model_type": "albert"}, "not supported: model_type 'albert'; supported: 'bert', 'roberta', 'distilbert'"),
+        (
+            {"model_type": "albert"},
+            "not supported: model_type 'albert'; supported: 'bert', 'roberta', 'distilbert', 'mpnet'",
+        ),
         ({"model_type": "distilbert", "architectures": None}, "not supported: .*; a distilbert has no such setting"),
         (
             {"model_type": "roberta", "architectures": None},

@@ -54,7 +54,7 @@ def test_logits_and_densities(kind, tmp_path):
 
 
 def test_what_plain_transformers_loads_it_answers_alike(tmp_path):
-    for kind in ("hybrid-filled", "roberta", "distilbert", "smaller heads"):
+    for kind in ("hybrid-filled", "roberta", "mpnet", "distilbert", "smaller heads"):
         made = KINDS[kind]()
         loaded = checkpoint.load(made.write(tmp_path / kind / "made"))
         assert not saving.not_for_transformers(loaded)
@@ -87,6 +87,10 @@ def test_what_plain_transformers_cannot_run_is_said(kind, reason, tmp_path, monk
         ),
         (lambda made: family.shrink_heads(made, (10, 8)), "32 query rows in layer 1 are 2 heads of 16 or 4 of 8"),
         (lambda made: unlisted(family.cut_heads(made, {1: [0]})), "48 query rows in layer 1 are 3 heads of 16 or"),
+        (
+            lambda made: unlisted(family.cut_heads(family.dense("mpnet", hidden=48, heads=3), {0: [1], 1: [0, 2]})),
+            "layer 0 has 2 heads of 3, each with its own bias by relative position.*; list those cut out",
+        ),
         (lambda made: rows(made, "value", 30), "leaves layer 0 2 heads of 16, which does not fit .*value"),
         (lambda made: rows(made, "query", 30), "layer 0 has 30 query rows, which are neither heads of 16 nor 4 heads"),
         (lambda made: rows(made, "FFN in", 30), "mismatched: bert.encoder.layer.0.intermediate.dense.bias is 30"),

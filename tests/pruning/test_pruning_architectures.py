@@ -1,4 +1,4 @@
-"""RoBERTa and DistilBERT are pruned as BERT is: the same masks, the same densities, files in their own names."""
+"""RoBERTa, DistilBERT and MPNet are pruned as BERT is: the same masks, the same densities, files in their own names."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def logits(module):
     return torch.stack([output.start_logits, output.end_logits])
 
 
-@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "mpnet"])
 @pytest.mark.parametrize("ffn", ["block", "hybrid"])
 def test_pruned_to_a_density(name, ffn, pruning_settings, request, tmp_path):
     folder = request.getfixturevalue(name)
@@ -32,7 +32,7 @@ def test_pruned_to_a_density(name, ffn, pruning_settings, request, tmp_path):
     found = sparsity.summary(loaded)
     assert found.linear_density_percent == pytest.approx(100 * loaded.meta["density"], abs=0.1)
     assert 0 <= loaded.meta["scores"]["model"]["f1"] <= 100
-    prefix = {"roberta": "roberta.encoder.layer.0", "distilbert": "distilbert.transformer.layer.0"}[name]
+    prefix = f"{name}.transformer.layer.0" if name == "distilbert" else f"{name}.encoder.layer.0"
     assert any(key.startswith(prefix) for key in load_file(loaded.weight_file))
     for runtime in runtimes.available("cpu"):
         assert (logits(runtimes.build(runtime, loaded)) - logits(loaded.model)).abs().max() < 1e-4
@@ -40,7 +40,7 @@ def test_pruned_to_a_density(name, ffn, pruning_settings, request, tmp_path):
     assert (logits(plain.eval()) - logits(loaded.model)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "mpnet"])
 def test_what_was_pruned_trains_on_cut_to_size(name, pruning_settings, request, tmp_path):
     settings = pruning_settings | {"teacher": str(request.getfixturevalue(name)), "epochs": 0.5, "density": 0.3}
     first = run.prune(PruningConfig(**settings), progress=False)
@@ -49,3 +49,16 @@ def test_what_was_pruned_trains_on_cut_to_size(name, pruning_settings, request, 
     before, after = (sparsity.block_masks(checkpoint.load(folder)) for folder in (first, again.folder))
     assert not any((after[key] & ~before[key]).any() for key in before)
     assert again.architecture.model_type == name
+
+
+def test_hidden_states_are_distilled_and_the_table_stays(mpnet, pruning_settings):
+    settings = {"teacher": str(mpnet), "epochs": 0.5, "density": 0.3, "hidden_weight": 1.0, "method": "magnitude"}
+    out = checkpoint.load(run.prune(PruningConfig(**pruning_settings | settings), progress=False))
+    before, after = (
+        loaded.model.bert.encoder.relative_attention_bias.weight for loaded in (checkpoint.load(mpnet), out)
+    )
+    assert torch.equal(before.half().float(), after)
+    before, after = (
+        loaded.model.bert.embeddings.position_embeddings.weight for loaded in (checkpoint.load(mpnet), out)
+    )
+    assert not torch.equal(before.half().float(), after)

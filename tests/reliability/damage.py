@@ -129,7 +129,10 @@ def config(path: Path, settings: dict, rng: random.Random, number: int) -> tuple
     """Settings: heads, sizes, blocks and architectures that cannot be, then at random."""
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     by_hand = [
-        *(("another architecture", {"model_type": name}) for name in ("roberta", "distilbert", "gpt2", "BERT", None)),
+        *(
+            ("another architecture", {"model_type": name})
+            for name in ("roberta", "distilbert", "mpnet", "gpt2", "BERT", None)
+        ),
         *(("another kind of BERT", {name: True}) for name in ("is_decoder", "add_cross_attention")),
         *(
             ("heads out of range", {"pruned_heads": heads})

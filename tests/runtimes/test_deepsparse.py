@@ -14,6 +14,7 @@ import torch
 from qalib import runtimes
 from qalib.benchmark import latency
 from qalib.benchmark.timing import Seconds, interleave
+from qalib.model import checkpoint
 from qalib.runtimes.export import onnx_graph
 from qalib.runtimes.peers.deepsparse import graph, int8, session
 from qalib.utils.errors import InputError
@@ -118,14 +119,16 @@ def test_it_is_timed_beside_the_others(sparse, environment, monkeypatch):
     assert 0.05 <= theirs.median_seconds < 0.3 and theirs.best_baseline == "dense fp32"
 
 
-def test_graphs_have_the_logits_of_the_model(sparse, tmp_path):
+@pytest.mark.parametrize("name", ["packed_folder", "distilbert", "mpnet"])
+def test_graphs_have_the_logits_of_the_model(name, request, tmp_path):
     onnx = pytest.importorskip("onnx", reason="make peers")
     pytest.importorskip("onnxruntime", reason="make peers")
-    plain = graph.write(sparse.model, tmp_path / "plain.onnx")
-    onnx_graph.check(plain, sparse.model)
+    model = checkpoint.load(request.getfixturevalue(name)).model
+    plain = graph.write(model, tmp_path / "plain.onnx")
+    onnx_graph.check(plain, model)
     assert onnx.load(plain).opset_import[0].version == 13
-    quantised = int8.quantise(plain, sparse.model.config.vocab_size)
-    assert 0 < onnx_graph.difference(quantised, sparse.model) < 0.5
+    quantised = int8.quantise(plain, model.config.vocab_size)
+    assert 0 < onnx_graph.difference(quantised, model) < 0.5
     counts = Counter(node.op_type for node in onnx.load(quantised).graph.node)
-    products = 8 * sparse.model.config.num_hidden_layers + 1
+    products = 8 * model.config.num_hidden_layers + 1
     assert counts["MatMulInteger"] == products and not counts.keys() & {"MatMul", "QLinearMatMul", "Identity"}

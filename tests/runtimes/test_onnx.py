@@ -79,6 +79,27 @@ def test_export(graph, sparse, packed_folder, tmp_path, options, name, most):
     assert ((out / "onnx" / name).stat().st_size < graph.stat().st_size) == bool(options)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_bias_by_relative_position(cut, mpnet, tmp_path):
+    """At lengths other than the one it was traced with, and beyond the largest distance."""
+    loaded = checkpoint.load(mpnet)
+    loaded.model.bert.encoder.layer[0].attention.self.value.weight.data[:16] = 0  # of head 0
+    path, differs = onnx_folder.save(loaded, tmp_path / "out", cut)
+    assert differs < 1e-4
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == list(onnx_graph.INPUTS)
+    for length in (1, 16, 33, 129, 512):
+        ids = torch.randint(3, 60, (2, length), generator=torch.Generator().manual_seed(length))
+        mask = torch.ones_like(ids)
+        mask[1, (length + 1) // 2 :], ids[1, (length + 1) // 2 :] = 0, 1
+        inputs = dict(zip(onnx_graph.INPUTS, (ids, mask, torch.zeros_like(ids)), strict=True))
+        with torch.inference_mode():
+            expected = onnx_graph.Logits(loaded.model)(*inputs.values())
+        logits = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        for theirs, ours in zip(logits, expected, strict=True):
+            assert (torch.from_numpy(theirs) - ours)[mask == 1].abs().max() < 1e-4
+
+
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
     """The graphs of the bundled model, by kind."""

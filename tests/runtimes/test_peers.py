@@ -5,16 +5,19 @@ import torch
 
 from qalib import runtimes
 from qalib.benchmark import latency
+from qalib.model import checkpoint
 
 PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao-int8": ("bf16", 1.0)}
 PEERS |= {"deepsparse": ("fp32", 1e-3), "deepsparse-int8": ("fp32", 1.0)}
 
 
+@pytest.mark.parametrize("model", ["packed_folder", "mpnet"])
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_gives_the_logits_of_dense(sparse, name):
+def test_a_peer_gives_the_logits_of_dense(name, model, request):
     dtype, tolerance = PEERS[name]
     if reason := runtimes.unavailable_reason(name, "cpu", dtype):
         pytest.skip(reason)
+    sparse = checkpoint.load(request.getfixturevalue(model))
     inputs = latency.random_inputs(sparse, 3, 21)
     inputs["attention_mask"] = torch.ones(3, 21, dtype=torch.long)
     inputs["attention_mask"][1, 7:] = 0

@@ -14,6 +14,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
+from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import widening
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 
@@ -68,6 +69,7 @@ class BlockSparseLayer(nn.Module):
         attention = layer.attention
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
         self.products = products(attention.self.num_attention_heads, attention.self.attention_head_size)
+        self.register_buffer("heads", getattr(attention.self, "heads", None), persistent=False)
         self.workspace = workspace
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
         self.outputs = sparse(attention.output.dense.weight, attention.output.dense.bias)
@@ -78,12 +80,19 @@ class BlockSparseLayer(nn.Module):
         self.outer = sparse(layer.output.dense.weight, layer.output.dense.bias)
         self.outer_norm = normed(layer.output.LayerNorm)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest, **named) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        *rest,
+        position_bias: PositionBias | None = None,
+        **named,
+    ) -> Tensor:
         """As BertLayer's, for encoders: `(batch, length, size)` to the same."""
-        x = hidden_states
+        x, bias = hidden_states, position_bias and position_bias.of(self.heads)
         qkv = self._into("qkv", self.inputs, x)
         context = self._memory("context", x, *x.shape[:-1], qkv.shape[-1] // 3)
-        context = self.products(qkv, attention_mask, context)
+        context = self.products(qkv, attention_mask, context, bias)
         x = self._normed(self.outputs, self.outputs_norm, context, x, self._memory("middle", x, *x.shape))
         if self._in_one:
             return self._normed(self.outer, self.outer_norm, x, x, torch.empty_like(x), inner=self.inner)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from qalib.model import blocks
 from qalib.model.blocks import Block
+from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.instruction_sets import INT8, SIGNED, TORCH
 
@@ -135,13 +136,20 @@ class AttentionProducts(nn.Module):
         super().__init__()
         self.heads, self.size, self.chosen = heads, size, instructions if heads else TORCH
 
-    def forward(self, qkv: Tensor, mask: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        qkv: Tensor,
+        mask: Tensor | None = None,
+        out: Tensor | None = None,
+        position_bias: PositionBias | None = None,
+    ) -> Tensor:
         """`qkv` of shape `(batch, length, 3 * heads * size)` to `(batch, length, heads * size)`, in `out` if given.
 
         `mask`, broadcastable to `(batch, 1, length, length)`, is true, or 0, for keys that are seen, in all rows alike.
         """
         batch, length, _ = qkv.shape
-        if self.chosen == TORCH:
+        if self.chosen == TORCH or position_bias is not None:
+            mask = mask if position_bias is None else position_bias.mask
             query, key, value = qkv.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
             context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             return context.transpose(1, 2).flatten(2)

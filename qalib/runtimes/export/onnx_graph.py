@@ -50,7 +50,7 @@ def export(
 ) -> Path:
     """Write a module that gives start and end logits; `names` and `axes` (those that vary) are its inputs'."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             module.eval(), inputs, out, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
             dynamic_shapes=tuple(axes), input_names=names, output_names=OUTPUTS,
@@ -77,6 +77,7 @@ def difference(graph: Path, model: BertForQuestionAnswering) -> float:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
     generator, largest = torch.Generator().manual_seed(0), 0.0
     for shape in ((1, 9), (3, 40)):
         ids = torch.randint(model.config.vocab_size, shape, generator=generator)
@@ -85,7 +86,8 @@ def difference(graph: Path, model: BertForQuestionAnswering) -> float:
         values = (ids, mask, torch.randint(model.config.type_vocab_size, shape, generator=generator))
         with torch.inference_mode():
             expected = Logits(model)(*values)
-        found = session.run(None, {name: value.numpy() for name, value in zip(INPUTS, values, strict=True)})
+        inputs = dict(zip(INPUTS, values, strict=True))
+        found = session.run(None, {name: inputs[name].numpy() for name in names})
         for ours, theirs in zip(expected, found, strict=True):
             largest = max(largest, float(np.abs(ours.numpy() - theirs)[mask.bool().numpy()].max()))
     return largest

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
+from qalib.model.relative_positions import RelativeEncoder
 from qalib.runtimes.export.onnx_graph import INPUTS, OUTPUTS, example, quiet
 
 OPSET = 13
@@ -25,6 +26,8 @@ class Plain(nn.Module):
         """Token numbers of shape `(batch, length)` to start and end logits of that shape."""
         x = self.model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
         mask = (1 - attention_mask[:, None, None, :].to(x.dtype)) * MASKED
+        if isinstance(encoder := self.model.bert.encoder, RelativeEncoder):
+            mask = encoder.position_bias(x, mask).mask
         for layer in bert.layers(self.model):
             x = layer.attention.output(self._attend(layer.attention.self, x, mask), x)
             x = layer.output(layer.intermediate(x), x)
@@ -37,6 +40,13 @@ class Plain(nn.Module):
         query, key, value = (part.view(shape).permute(0, 2, 1, 3) for part in parts)
         weights = (query @ key.transpose(-1, -2) / math.sqrt(size) + mask).softmax(-1)
         return (weights @ value).permute(0, 2, 1, 3).reshape(*x.shape[:2], -1)
+
+
+def inputs(graph: Path) -> list[str]:
+    """The inputs of a graph: those of INPUTS that the model uses, as not all have token types."""
+    import onnx
+
+    return [value.name for value in onnx.load(graph).graph.input]
 
 
 def write(model: BertForQuestionAnswering, out: Path) -> Path:

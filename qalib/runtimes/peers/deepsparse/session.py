@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch
 from torch import nn
 from transformers import BertForQuestionAnswering
 
-from qalib.runtimes.export.onnx_graph import OUTPUTS
+from qalib.runtimes.export.onnx_graph import INPUTS, OUTPUTS
 from qalib.runtimes.peers.deepsparse import worker
-from qalib.runtimes.peers.deepsparse.graph import write
+from qalib.runtimes.peers.deepsparse.graph import inputs, write
 from qalib.runtimes.peers.deepsparse.int8 import quantise
 from qalib.runtimes.peers.session import Session
 from qalib.runtimes.registry import not_installed
@@ -60,8 +61,9 @@ class Remote(Session):
     it. `remark` says so, and how much of the graph the engine runs by itself.
     """
 
-    def __init__(self, graph: Path, interpreter: Path, threads: int):
+    def __init__(self, graph: Path, interpreter: Path, threads: int, names: Sequence[str] = INPUTS):
         nn.Module.__init__(self)
+        self.names = names  # of the graph's inputs
         self.seconds, self.remark = 0.0, ""
         self.said = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
@@ -74,7 +76,7 @@ class Remote(Session):
         """Start and end logits of a batch. Raises InputError if the engine cannot do it or the process has ended."""
         try:
             self.process.send_signal(signal.SIGCONT)
-            worker.send(self.process.stdin, batch)
+            worker.send(self.process.stdin, {name: batch[name] for name in self.names})
             found = worker.receive(self.process.stdout)
         except (OSError, EOFError) as error:
             raise InputError(f"DeepSparse: {one_line(error)}: {self._last_words()}") from None
@@ -109,6 +111,6 @@ def build(model: BertForQuestionAnswering, int8: bool) -> Remote:
     graph = write(model.eval(), Path(folder.name) / "plain.onnx")
     if int8:
         graph = quantise(graph, model.config.vocab_size)
-    module = Remote(graph, python(), torch.get_num_threads())
+    module = Remote(graph, python(), torch.get_num_threads(), inputs(graph))
     weakref.finalize(module, folder.cleanup)
     return module

@@ -1,9 +1,10 @@
 """The process that runs DeepSparse for the benchmark: `python -I worker.py GRAPH THREADS`.
 
 It runs in an environment of its own (`make deepsparse`) and imports nothing of this package. Over stdin come batches,
-over stdout go results: npz files, each after its length in 8 bytes. A batch holds the inputs of `onnx_graph`, int64 of
-shape `(batch, length)`; a result start_logits and end_logits, float32 of that shape, `seconds` (of the engine's run
-alone) and `supported` (the share of the graph's operations that the engine supports, 0 to 1), or `error`, a text.
+over stdout go results: npz files, each after its length in 8 bytes. A batch holds the graph's inputs, int64 of shape
+`(batch, length)` and named as in `onnx_graph`; a result start_logits and end_logits, float32 of that shape, `seconds`
+(of the engine's run alone) and `supported` (the share of the graph's operations that the engine supports, 0 to 1), or
+`error`, a text.
 """
 
 import io
@@ -49,12 +50,12 @@ class Model:
         """A batch to a result."""
         import deepsparse
 
-        values = [np.ascontiguousarray(batch[name]) for name in NAMES]
+        values = [np.ascontiguousarray(batch[name]) for name in NAMES if name in batch]
         shape = values[0].shape
         if shape != self.shape:
             self.engine = None  # its memory first
             self.engine = deepsparse.Engine(
-                self.graph, batch_size=shape[0], num_cores=self.threads, input_shapes=[list(shape)] * len(NAMES)
+                self.graph, batch_size=shape[0], num_cores=self.threads, input_shapes=[list(shape)] * len(values)
             )
             self.shape = shape
         started = time.perf_counter()
