@@ -52,7 +52,7 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
             sort_neurons(layer, (layer.output.dense.weight != 0).any(0))
     pruned.meta = record.origin(config, dense, dense, questions, data) | {
         "precision": "fp32",
-        "density": _density(pruned.model),
+        "density": surgery.kept_share(pruned.model),
         "steps": config.rounds,
         "windows_seen": config.rounds * len(data),
         "training_seconds": round(seconds, 1),
@@ -86,7 +86,7 @@ def _rounds(
     for one in (dense, model):
         one.to(device)
     grids = surgery.units(model, config.block, config.ffn)
-    at_first = _density(dense)
+    at_first = surgery.kept_share(dense)
     progress.begin(done / config.rounds)
     progress.say("the curvature of the loss")
     curvature = calibration.curvature(dense, _batches(data, config.batch, device), config.seed)
@@ -97,7 +97,7 @@ def _rounds(
         target = at_first - (at_first - config.density) * number / config.rounds
         kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
         surgery.refit(model, dense, moments, kept, grids)
-        progress.step(name, number / config.rounds, len(data), density=f"{_density(model):.3f}")
+        progress.step(name, number / config.rounds, len(data), density=f"{surgery.kept_share(model):.3f}")
         seconds = time.monotonic() - begun
         folder.append_to_log(
             {
@@ -106,9 +106,12 @@ def _rounds(
                 "seconds": round(seconds, 1),
                 "progress": round(number / config.rounds, 5),
                 "precision": "fp32",
-                "density": round(_density(model), 5),
+                "density": round(surgery.kept_share(model), 5),
                 "steered_density": round(target, 5),
-                "densities": {f"{m.layer} {m.kind}": round(_share(m), 4) for m in bert.matrices(model)},
+                "densities": {
+                    f"{m.layer} {m.kind}": round((m.linear.weight != 0).double().mean().item(), 4)
+                    for m in bert.matrices(model)
+                },
             }
         )
         folder.save(number, WEIGHTS, {"model": model.state_dict(), "round": number, "seconds": seconds})
@@ -121,12 +124,3 @@ def _batches(data: SquadDataset, size: int, device: str) -> Iterator[Batch]:
     for first in range(0, len(order), size):
         batch: dict[str, Any] = data.collate(order[first : first + size])
         yield {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
-
-
-def _share(matrix: bert.Matrix) -> float:
-    return (matrix.linear.weight != 0).double().mean().item()
-
-
-def _density(model: nn.Module) -> float:
-    sizes = [(_share(matrix), matrix.linear.weight.numel()) for matrix in bert.matrices(model)]
-    return sum(share * size for share, size in sizes) / sum(size for _, size in sizes)

@@ -28,7 +28,7 @@ from qalib.pruning.calibration import Moments
 from qalib.pruning.movement import threshold_for_density
 
 DAMPING = 0.01  # of the mean of the diagonal, added to it
-STEPS = 96  # at most, to empty a row of blocks: narrow blocks are removed several at a time
+REACH = 4  # of the share of weights that is to go, a row of blocks may lose so many times as much
 
 
 def damped(products: Tensor, damping: float = DAMPING) -> Tensor:
@@ -52,42 +52,32 @@ def least_squares(targets: Tensor, products: Tensor, kept: Tensor, block: Block)
     return weight
 
 
-def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block) -> Tensor:
+def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, most: int | None = None) -> Tensor:
     """What each block costs where the cheapest of its row of blocks is removed first, then the cheapest left, ...
 
-    The rise of the outputs' squared error, shape `(rows/height, columns/width)`, infinite for blocks already removed.
-    It counts what went before: removing all blocks that cost at most c, in any number of rows, is one such order, as no
-    block is said to cost less than those before it. `weight` is the best one over the kept blocks (see
-    `least_squares`); the other arguments are as there. A row is emptied in at most STEPS steps (Frantar and Alistarh
-    2022, arXiv 2208.11580, section 4).
+    The rise of the outputs' squared error, shape `(rows/height, columns/width)`; infinite for blocks that are removed
+    already, and for those left in a row once `most` are priced. No block costs less than those removed before it in its
+    row, or as much, so that the blocks below any cost are the first of each row (Frantar and Alistarh 2022, arXiv
+    2208.11580, section 4). `weight` must be the best over the kept blocks; the other arguments are those of
+    `least_squares`.
     """
     (height, width), (rows, columns) = block, kept.shape
-    inverse = _inverses(products, kept.repeat_interleave(width, 1))
-    tiles, alive = blocks.split(weight, block).clone(), kept.clone()
-    costs, highest = torch.full(kept.shape, math.inf, dtype=weight.dtype), torch.zeros(rows, dtype=weight.dtype)
-    number = -(-columns // STEPS)
-    within, row = torch.arange(width), torch.arange(rows)[:, None]
-    for _ in range(-(-int(kept.sum(1).max()) // number)):
+    inverse, tiles = _inverses(products, kept.repeat_interleave(width, 1)), blocks.split(weight, block).clone()
+    costs, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
+    highest, row, within = weight.new_zeros(rows), torch.arange(rows), torch.arange(width)
+    for _ in range(min(most or columns, int(kept.sum(1).max()))):
         diagonal = inverse.view(rows, columns, width, columns, width).diagonal(dim1=1, dim2=3).movedim(-1, 1)
-        diagonal = torch.where(alive[..., None, None], diagonal, torch.eye(width, dtype=weight.dtype))
-        rises = (torch.linalg.solve(diagonal, tiles, left=False) * tiles).sum((-1, -2)).masked_fill(~alive, math.inf)
-        rise, chosen = rises.topk(number, largest=False)
-        highest = torch.where(rise.isfinite(), torch.maximum(highest[:, None], rise), math.inf).cummax(1).values
-        real = rise.isfinite()
-        costs[row.expand_as(chosen)[real], chosen[real]] = highest[real]
-        highest = torch.where(real, highest, 0).amax(1)
-        # Gauss: the inverse over the columns that stay, and the weights that make up for those that go.
-        gone = (chosen[..., None] * width + within).flatten(1)
-        across = inverse.gather(1, gone[..., None].expand(-1, -1, columns * width))
-        pivot = across.gather(2, gone[:, None].expand(-1, gone.shape[1], -1))
-        dead = ~real.repeat_interleave(width, 1)
-        pivot = pivot + torch.diag_embed(dead.to(weight.dtype))  # rows and columns of what is gone are zero
-        step = torch.linalg.solve(pivot, across)
-        lost = tiles.transpose(1, 2).reshape(rows, height, -1).gather(2, gone[:, None].expand(-1, height, -1))
-        tiles -= (lost @ step).view(rows, height, columns, width).transpose(1, 2)
-        inverse.baddbmm_(across.transpose(1, 2), step, alpha=-1)
-        alive[row.expand_as(chosen)[real], chosen[real]] = False
-        tiles[~alive] = 0
+        diagonal = torch.where(left[..., None, None], diagonal, identity)
+        solved = torch.linalg.solve(diagonal, tiles, left=False)
+        cheapest, column = (solved * tiles).sum((-1, -2)).masked_fill(~left, math.inf).min(1)
+        highest = torch.maximum(torch.nextafter(highest, weight.new_tensor(math.inf)), cheapest)
+        costs[row, column] = torch.where(left[row, column], highest, costs[row, column])
+        # Gaussian elimination; in a row that is empty already, all is zero.
+        across = inverse.gather(1, (column[:, None] * width + within)[..., None].expand(-1, -1, columns * width))
+        change = solved[row, column] @ across
+        tiles -= change.view(rows, height, columns, width).transpose(1, 2)
+        inverse.baddbmm_(across.transpose(1, 2), torch.linalg.solve(diagonal[row, column], across), alpha=-1)
+        left[row, column] = False
     return costs
 
 
@@ -114,8 +104,8 @@ def choose(
     Those go that add least, a weight, to the loss: the rise of the outputs' squared error, each output's weighted by
     its `curvature`. What is zero already stays so. With `ffn="hybrid"` neurons cost what FFN out loses.
     """
-    grids = units(model, block, ffn)
-    scores, sizes = {}, {}
+    grids, scores, sizes = units(model, block, ffn), {}, {}
+    share = min(1.0, REACH * (1 - density / kept_share(model)))
     for matrix in bert.matrices(model):
         name, weight = matrix.name, matrix.linear.weight
         kept = blocks.mask(weight, grids[name])
@@ -123,7 +113,8 @@ def choose(
         if neurons and matrix.kind == "FFN in":
             continue
         products = damped(moments[name].products)
-        costs = removal_costs(curvature[name].sqrt()[:, None] * weight, products, kept, grids[name])
+        most = math.ceil(share * kept.shape[1])
+        costs = removal_costs(curvature[name].sqrt()[:, None] * weight, products, kept, grids[name], most)
         sizes[name] = (2 if neurons else 1) * math.prod(grids[name])
         scores[name] = torch.where(kept, costs / sizes[name], -math.inf)
     flat = torch.cat([score.flatten() for score in scores.values()])
@@ -134,6 +125,12 @@ def choose(
         names = {m.kind: m.name for m in bert.matrices(model) if m.layer == layer}
         kept[names["FFN in"]] = kept[names["FFN out"]].T
     return kept
+
+
+def kept_share(model: BertForQuestionAnswering) -> float:
+    """Weights that are not zero / all weights of the encoder matrices."""
+    weights = [matrix.linear.weight for matrix in bert.matrices(model)]
+    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
 def units(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Block]:

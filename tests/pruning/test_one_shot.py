@@ -1,7 +1,5 @@
 """One-shot pruning of a tiny model: whole runs by the method obs."""
 
-import json
-
 import pytest
 from test_run import log, prune
 
