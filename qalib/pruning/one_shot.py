@@ -44,8 +44,9 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     # In random order, as neighbours share their contexts.
     order = np.random.default_rng(config.seed).permutation(len(questions))[: config.calibration_questions]
     data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
-    folder.start(config.to_dict())
     pruned = replace(dense.copy(), block=config.block)
+    surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
+    folder.start(config.to_dict())
     seconds = _rounds(config, folder, dense.model, pruned.model, data, progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
@@ -85,7 +86,6 @@ def _rounds(
     begun = time.monotonic() - seconds
     for one in (dense, model):
         one.to(device)
-    grids = surgery.units(model, config.block, config.ffn)
     at_first = surgery.kept_share(dense)
     progress.begin(done / config.rounds)
     progress.say("the curvature of the loss")
@@ -96,7 +96,7 @@ def _rounds(
         moments = calibration.moments(model, dense, _batches(data, config.batch, device))
         target = at_first - (at_first - config.density) * number / config.rounds
         kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
-        surgery.refit(model, dense, moments, kept, grids)
+        surgery.refit(model, dense, moments, kept)
         progress.step(name, number / config.rounds, len(data), density=f"{surgery.kept_share(model):.3f}")
         seconds = time.monotonic() - begun
         folder.append_to_log(

@@ -133,11 +133,16 @@ def sort_neurons(layer: BertLayer, kept: Tensor) -> None:
     layer.output.dense.weight.copy_(layer.output.dense.weight[:, order])
 
 
-def _block_scores(matrix: bert.Matrix, block: Block) -> Scores:
+def require_grid(matrix: bert.Matrix, block: Block) -> tuple[int, int]:
+    """How many blocks a matrix has, down and across. Raises InputError if the block does not divide it."""
     (rows, columns), (height, width) = matrix.linear.weight.shape, block
     if height < 1 or width < 1 or rows % height or columns % width:
         raise InputError(f"blocks of {height}x{width} do not divide {matrix.name} of {rows}x{columns}")
-    return Scores((rows // height, columns // width), height * width)
+    return rows // height, columns // width
+
+
+def _block_scores(matrix: bert.Matrix, block: Block) -> Scores:
+    return Scores(require_grid(matrix, block), block[0] * block[1])
 
 
 def _neuron_scores(matrix: bert.Matrix) -> Scores:

@@ -26,6 +26,7 @@ from qalib.model import bert, blocks
 from qalib.model.blocks import Block
 from qalib.pruning.calibration import Moments
 from qalib.pruning.movement import threshold_for_density
+from qalib.pruning.pruner import require_grid
 
 DAMPING = 0.01  # of the mean of the diagonal, added to it
 REACH = 4  # of the share of weights that is to go, a row of blocks may lose so many times as much
@@ -134,12 +135,16 @@ def kept_share(model: BertForQuestionAnswering) -> float:
 
 
 def units(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Block]:
-    """The blocks that each matrix is pruned in, by name: with `ffn="hybrid"` rows of FFN in and columns of FFN out."""
+    """The blocks that each matrix is pruned in, by name: with `ffn="hybrid"` rows of FFN in and columns of FFN out.
+
+    Raises InputError if the block does not divide a matrix.
+    """
     grids = {}
     for matrix in bert.matrices(model):
         rows, columns = matrix.linear.weight.shape
         neurons = {"FFN in": (1, columns), "FFN out": (rows, 1)} if ffn == "hybrid" else {}
         grids[matrix.name] = neurons.get(matrix.kind, block)
+        require_grid(matrix, grids[matrix.name])
     return grids
 
 
@@ -149,7 +154,6 @@ def refit(
     dense: BertForQuestionAnswering,
     moments: Mapping[str, Moments],
     kept: Mapping[str, Tensor],
-    grids: Mapping[str, Block],
 ) -> None:
     """Set each matrix and its bias to the least-squares fit to its targets, in place, with only the kept blocks.
 
@@ -160,6 +164,7 @@ def refit(
         products = wanted.products.double()
         ridge = damped(products) - products
         targets = wanted.targets.double() + original.linear.weight.double() @ ridge
-        weight = least_squares(targets, products + ridge, kept[name], grids[name])
+        height, width = (size // count for size, count in zip(targets.shape, kept[name].shape, strict=True))
+        weight = least_squares(targets, products + ridge, kept[name], (height, width))
         linear.weight.copy_(weight)
         linear.bias.copy_(wanted.target_mean - linear.weight @ wanted.input_mean)
