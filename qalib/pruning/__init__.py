@@ -1,4 +1,4 @@
-"""Pruning: movement and magnitude pruning, and the training runs around them."""
+"""Pruning: movement, magnitude and one-shot pruning, and the runs around them."""
 
 from qalib.utils.lazy import attach
 

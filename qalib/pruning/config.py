@@ -8,13 +8,13 @@ from qalib.pruning.schedule import Schedule
 from qalib.utils.errors import InputError
 
 CHOICES = {
-    "method": ("movement", "magnitude", "fixed-mask"),
+    "method": ("movement", "magnitude", "obs", "fixed-mask"),
     "ffn": ("block", "hybrid"),
     "precision": ("auto", "fp32", "bf16"),
 }
 ABOVE_ZERO = (
     "epochs", "max_hours", "questions", "eval_questions", "batch", "accumulate", "weight_lr", "temperature",
-    "save_minutes", "log_steps",
+    "save_minutes", "log_steps", "calibration_questions", "rounds",
 )  # fmt: skip
 EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # in older files and command lines
 EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
@@ -50,8 +50,9 @@ class PruningConfig:
     """'block', or 'hybrid' for blocks in attention and whole neurons in the FFN."""
 
     method: str = "movement"
-    """'movement', 'magnitude' (the baseline: the smallest blocks go at once) or 'fixed-mask' (go on training what the
-    student has left, whatever the density)."""
+    """'movement', 'magnitude' (the baseline: the smallest blocks go at once), 'obs' (one-shot, without training: remove
+    in rounds what costs the loss least, and refit what stays) or 'fixed-mask' (go on training what the student has
+    left, whatever the density)."""
 
     epochs: float = 3.0
     """Passes over the data."""
@@ -120,6 +121,12 @@ class PruningConfig:
     seed: int = 0
     """Seed for the order of windows and for dropout."""
 
+    calibration_questions: int = 2048
+    """Method obs: questions to calibrate with, drawn at random from the data."""
+
+    rounds: int = 16
+    """Method obs: rounds of removing and refitting."""
+
     work: Path | None = None
     """Folder for checkpoints and log, by default OUT.run; with several machines, one that all of them see."""
 
@@ -142,6 +149,8 @@ class PruningConfig:
                 raise InputError(f"{name} {getattr(self, name)}: must be between 0 and 1")
         if not self.hidden_weight >= 0:
             raise InputError(f"hidden_weight {self.hidden_weight}: must be 0 or above")
+        if self.method == "obs" and self.student is not None:
+            raise InputError(f"method 'obs' prunes the teacher itself; student {self.student!r} must be left out")
         self.schedule()
 
     def schedule(self) -> Schedule:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.model.blocks import Block
@@ -150,18 +151,29 @@ class Pruner(nn.Module):
             parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
         with torch.no_grad():
             for number, kept in neurons.items():
-                layer, order = bert.layers(self.model)[number], (~kept).int().argsort(stable=True)
-                for parameter in (layer.intermediate.dense.weight, layer.intermediate.dense.bias):
-                    parameter.copy_(parameter[order])
-                layer.output.dense.weight.copy_(layer.output.dense.weight[:, order])
+                sort_neurons(bert.layers(self.model)[number], kept)
         return self.model.eval()
 
 
-def _block_scores(matrix: bert.Matrix, block: Block) -> Scores:
+@torch.no_grad()
+def sort_neurons(layer: BertLayer, kept: Tensor) -> None:
+    """Put a layer's kept FFN neurons (bool, shape `(intermediate,)`) first, in place; it computes the same."""
+    order = (~kept).int().argsort(stable=True)
+    for parameter in (layer.intermediate.dense.weight, layer.intermediate.dense.bias):
+        parameter.copy_(parameter[order])
+    layer.output.dense.weight.copy_(layer.output.dense.weight[:, order])
+
+
+def require_grid(matrix: bert.Matrix, block: Block) -> tuple[int, int]:
+    """How many blocks a matrix has, down and across. Raises InputError if the block does not divide it."""
     (rows, columns), (height, width) = matrix.linear.weight.shape, block
     if height < 1 or width < 1 or rows % height or columns % width:
         raise InputError(f"blocks of {height}x{width} do not divide {matrix.name} of {rows}x{columns}")
-    return Scores((rows // height, columns // width), height * width)
+    return rows // height, columns // width
+
+
+def _block_scores(matrix: bert.Matrix, block: Block) -> Scores:
+    return Scores(require_grid(matrix, block), block[0] * block[1])
 
 
 def _neuron_scores(matrix: bert.Matrix) -> Scores:

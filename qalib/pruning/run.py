@@ -1,12 +1,10 @@
 """A pruning run from settings to a finished model: build what takes part, train it, save what came of it."""
 
 import copy
-import platform
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 import transformers
 from accelerate import PartialState
@@ -16,7 +14,7 @@ from transformers import TrainingArguments
 
 from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning import attention
+from qalib.pruning import attention, one_shot, record
 from qalib.pruning.callback import STATE_FILE, PruningCallback
 from qalib.pruning.config import EARLIER_KEYS, PruningConfig
 from qalib.pruning.controller import DensityController
@@ -32,8 +30,6 @@ from qalib.runtimes import compact, dtypes
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import require_vacant, write_text
-
-INHERITED = ("license", "base_model", "notice")  # by a model from the one it was made from
 
 
 @dataclass
@@ -66,9 +62,12 @@ def prune(config: PruningConfig, progress: bool = True) -> Path:
         if distributed.is_main_process():
             folder.check(config.to_dict(), config.resume)
         with Progress(progress and distributed.is_main_process()) as bar:
-            run = build(config, folder, bar)
-            train(run)
-            save(run)
+            if config.method == "obs":
+                one_shot.prune(config, folder, bar)
+            else:
+                run = build(config, folder, bar)
+                train(run)
+                save(run)
     if joins and PartialState().num_processes > 1:
         # Together, and in order: a process that ends while another still talks to it is killed by its own threads.
         PartialState().wait_for_everyone()
@@ -172,39 +171,20 @@ def save(run: PruningRun) -> None:
 
 def _meta(run: PruningRun, density: float) -> dict[str, Any]:
     """What model_meta.json says about the run; under a fixed mask, the student's own training is counted in."""
-    config, trainer, teacher, student = run.config, run.trainer, run.teacher, run.student
-    earlier = student.meta if config.method == "fixed-mask" else {}
-    made_by = {"made_by": student.meta} if student.meta else {}
+    config, trainer = run.config, run.trainer
+    earlier = run.student.meta if config.method == "fixed-mask" else {}
     steps, seconds = trainer.state.global_step, trainer.controller.seconds
-    modules = (torch, transformers, accelerate)
-    return {name: student.meta[name] for name in INHERITED if name in student.meta} | {
+    meta = record.origin(config, run.teacher, run.student, run.questions, trainer.train_dataset)
+    return meta | {
         "method": earlier.get("method", config.method),
-        "arguments": {name: _told(name, value) for name, value in config.to_dict().items()},
         "schedule": {EARLIER_KEYS.get(name, name): value for name, value in asdict(config.schedule()).items()},
         "precision": run.precision,
-        "teacher": {"name": teacher.name, "sha256": teacher.sha256},
-        "student": {"name": student.name, "sha256": student.sha256} | made_by,
-        "data": {
-            "name": run.questions.description,
-            "version": run.questions.version,
-            "sha256": run.questions.sha256,
-            "questions": len(run.questions),
-            "windows": len(trainer.train_dataset),
-        },
         "density": density,
         "steps": steps,
         "windows_seen": steps * trainer.step_size + earlier.get("windows_seen", 0),
         "training_seconds": round(seconds + earlier.get("training_seconds", 0), 1),
         "processes": trainer.args.world_size,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules},
     }
-
-
-def _told(name: str, value: Any) -> Any:
-    """A setting as model_meta.json has it: of a path only the last part, which says nothing about the machine."""
-    is_path = isinstance(value, str) and (name in ("out", "work", "teacher_cache") or Path(value).exists())
-    return Path(value).name if is_path else value
 
 
 def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
 from accelerate import PartialState
 
 from qalib.pruning.config import EARLIER_WORDS
@@ -82,6 +83,16 @@ class RunFolder:
         """The newest checkpoint that is complete."""
         found = [path.parent for path in self.path.glob("checkpoint-*/complete")]
         return max(found, key=lambda path: int(path.name.split("-")[1])) if found else None
+
+    def save(self, step: int, name: str, state: dict[str, Any]) -> None:
+        """Write a state as the only file of the step's checkpoint, and remove the checkpoints before it."""
+        path = self.path / f"checkpoint-{step}"
+        path.mkdir()
+        torch.save(state, path / name)
+        (path / "complete").touch()
+        for other in self.path.glob("checkpoint-*"):
+            if other != path:
+                shutil.rmtree(other)
 
     def truncate_log(self, step: int) -> None:
         """Drop the lines of the log that a run resumed at `step` will write again."""

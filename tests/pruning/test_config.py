@@ -11,7 +11,9 @@ from qalib.utils.errors import InputError
     [
         ({"density": 0.0}, "density 0: must be above 0 and at most 1"),
         ({"ffn": "columns"}, "ffn 'columns': choose one of block, hybrid"),
-        ({"method": "luck"}, "method 'luck': choose one of movement, magnitude, fixed-mask"),
+        ({"method": "luck"}, "method 'luck': choose one of movement, magnitude, obs, fixed-mask"),
+        ({"method": "obs", "rounds": 0}, "rounds 0: must be above 0"),
+        ({"method": "obs", "calibration_questions": -1}, "calibration_questions -1: must be above 0"),
         ({"precision": "fp16"}, "precision 'fp16': choose one of auto, fp32, bf16"),
         ({"epochs": 0}, "epochs 0: must be above 0"),
         ({"alpha": 1.5}, "alpha 1.5: must be between 0 and 1"),

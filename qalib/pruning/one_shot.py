@@ -1,0 +1,126 @@
+"""One-shot pruning: a run of optimal brain surgery in rounds on a few thousand windows, without a gradient step.
+
+Each round gathers what goes in and out of the model as pruned so far, removes what costs the loss least, over all
+matrices at once, and refits what stays to the dense model's outputs (see `surgery`). Kept blocks are those that are not
+zero, so a round needs nothing but the model of the round before, which is its checkpoint.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from qalib.model import bert, checkpoint, saving
+from qalib.pruning import calibration, record, surgery
+from qalib.pruning.config import PruningConfig
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import Batch
+from qalib.pruning.progress import Progress
+from qalib.pruning.pruner import sort_neurons
+from qalib.pruning.run_folder import RunFolder
+from qalib.qa import evaluation, squad
+from qalib.utils.errors import InputError
+from qalib.utils.files import write_text
+
+WEIGHTS = "model.pt"  # in a checkpoint
+
+
+def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
+    """Prune the teacher by the method obs, from the last complete round if resumed, and write it to `config.out`.
+
+    Raises InputError for a file that cannot be used, or several processes.
+    """
+    if (processes := PartialState().num_processes) > 1:
+        raise InputError(f"method 'obs' needs a single process, not {processes}")
+    progress.say("loading the model")
+    dense = checkpoint.load(config.teacher)
+    questions = squad.load(config.data, "train").first(config.questions)
+    eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
+    # In random order, as neighbours share their contexts.
+    order = np.random.default_rng(config.seed).permutation(len(questions))[: config.calibration_questions]
+    data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
+    pruned = replace(dense.copy(), block=config.block)
+    surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
+    folder.start(config.to_dict())
+    seconds = _rounds(config, folder, dense.model, pruned.model, data, progress)
+    if config.ffn == "hybrid":
+        for layer in bert.layers(pruned.model):
+            sort_neurons(layer, (layer.output.dense.weight != 0).any(0))
+    pruned.meta = record.origin(config, dense, dense, questions, data) | {
+        "precision": "fp32",
+        "density": surgery.kept_share(pruned.model),
+        "steps": config.rounds,
+        "windows_seen": config.rounds * len(data),
+        "training_seconds": round(seconds, 1),
+        "processes": 1,
+    }
+    if eval_data:
+        about = {"name": eval_data.description, "sha256": eval_data.sha256, "questions": len(eval_data)}
+        pruned.meta["scores"] = {"data": about}
+        for name, scored in (("teacher", dense), ("model", pruned)):
+            progress.say(f"scoring the {name}")
+            score = evaluation.evaluate(scored.model, dense.tokenizer, eval_data, progress=False).score
+            pruned.meta["scores"][name] = {"exact_match": score.exact_match, "f1": score.f1}
+    progress.say("saving")
+    saving.save_packed(replace(pruned, model=pruned.model.cpu()), config.out)
+    write_text(config.out / "log.jsonl", folder.full_log())
+
+
+def _rounds(
+    config: PruningConfig, folder: RunFolder, dense: nn.Module, model: nn.Module, data: SquadDataset, progress: Progress
+) -> float:
+    """Prune `model`, in place; returns the seconds that it took, those before it was resumed included."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    last = folder.last_checkpoint() if config.resume else None
+    done, seconds = 0, 0.0
+    if last:
+        state = torch.load(last / WEIGHTS, weights_only=True)
+        model.load_state_dict(state["model"])
+        done, seconds = state["round"], state["seconds"]
+    folder.truncate_log(done)
+    begun = time.monotonic() - seconds
+    for one in (dense, model):
+        one.to(device)
+    at_first = surgery.kept_share(dense)
+    progress.begin(done / config.rounds)
+    progress.say("the curvature of the loss")
+    curvature = calibration.curvature(dense, _batches(data, config.batch, device), config.seed)
+    for number in range(done + 1, config.rounds + 1):
+        name = f"round {number} of {config.rounds}"
+        progress.doing(name)
+        moments = calibration.moments(model, dense, _batches(data, config.batch, device))
+        target = at_first - (at_first - config.density) * number / config.rounds
+        kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
+        surgery.refit(model, dense, moments, kept)
+        progress.step(name, number / config.rounds, len(data), density=f"{surgery.kept_share(model):.3f}")
+        seconds = time.monotonic() - begun
+        folder.append_to_log(
+            {
+                "step": number,
+                "windows": number * len(data),
+                "seconds": round(seconds, 1),
+                "progress": round(number / config.rounds, 5),
+                "precision": "fp32",
+                "density": round(surgery.kept_share(model), 5),
+                "steered_density": round(target, 5),
+                "densities": {
+                    f"{m.layer} {m.kind}": round((m.linear.weight != 0).double().mean().item(), 4)
+                    for m in bert.matrices(model)
+                },
+            }
+        )
+        folder.save(number, WEIGHTS, {"model": model.state_dict(), "round": number, "seconds": seconds})
+    return seconds
+
+
+def _batches(data: SquadDataset, size: int, device: str) -> Iterator[Batch]:
+    """All windows once, those of like length together."""
+    order = np.argsort(data.lengths, kind="stable")
+    for first in range(0, len(order), size):
+        batch: dict[str, Any] = data.collate(order[first : first + size])
+        yield {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}

@@ -1,0 +1,170 @@
+"""Optimal brain surgery in blocks: what removing a block costs once the weights that stay have made up for it.
+
+For a matrix W whose inputs x have the second moments H = E[x xᵀ], removing the block b from its row of blocks, and
+refitting the rest of that row, adds to the squared error of the outputs
+
+    tr(W_b [(H⁻¹)_bb]⁻¹ W_bᵀ)
+
+(Hassibi and Stork 1992; for groups of weights Kurtic et al. 2022, arXiv 2203.07259, equation 6). Rows of blocks are
+independent of one another, so each has an inverse of its own, over the columns it still has.
+
+>>> products, kept = torch.eye(2), torch.ones(1, 2, dtype=torch.bool)
+>>> removal_costs(torch.tensor([[3.0, 2.0]]), products, kept, (1, 1))
+tensor([[9., 4.]])
+>>> least_squares(torch.tensor([[3.0, 2.0]]), products, torch.tensor([[True, False]]), (1, 1))
+tensor([[3., 0.]])
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from transformers import BertForQuestionAnswering
+
+from qalib.model import bert, blocks
+from qalib.model.blocks import Block
+from qalib.pruning.calibration import Moments
+from qalib.pruning.movement import threshold_for_density
+from qalib.pruning.pruner import require_grid
+
+DAMPING = 0.01  # of the mean of the diagonal, added to it
+REACH = 4  # of the share of weights that is to go, a row of blocks may lose so many times as much
+
+
+def damped(products: Tensor, damping: float = DAMPING) -> Tensor:
+    """Add a share of the mean of the diagonal to it, so that the matrix, shape `(columns, columns)`, has an inverse."""
+    return products + damping * products.diagonal().mean() * torch.eye(len(products), dtype=products.dtype)
+
+
+def least_squares(targets: Tensor, products: Tensor, kept: Tensor, block: Block) -> Tensor:
+    """The weight, shape `(rows, columns)`, with only the kept blocks that reproduces the target outputs best.
+
+    `targets` is E[t xᵀ], shape `(rows, columns)`, for target outputs t and inputs x: W H to reproduce a weight W's own.
+    `products` is E[x xᵀ], damped, and `kept` a bool mask of blocks, shape `(rows/height, columns/width)`.
+    """
+    weight = torch.zeros_like(targets)
+    patterns, row_patterns = kept.unique(dim=0, return_inverse=True)  # rows of blocks alike are solved together
+    for number, pattern in enumerate(patterns):
+        rows = (row_patterns == number).repeat_interleave(block[0]).nonzero()
+        columns = pattern.repeat_interleave(block[1]).nonzero().T
+        factor = torch.linalg.cholesky(products[columns.T, columns])
+        weight[rows, columns] = torch.cholesky_solve(targets[rows, columns].T, factor).T
+    return weight
+
+
+def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, most: int | None = None) -> Tensor:
+    """What each block costs where the cheapest of its row of blocks is removed first, then the cheapest left, ...
+
+    The rise of the outputs' squared error, shape `(rows/height, columns/width)`; infinite for blocks that are removed
+    already, and for those left in a row once `most` are priced. No block costs less than those removed before it in its
+    row, or as much, so that the blocks below any cost are the first of each row (Frantar and Alistarh 2022, arXiv
+    2208.11580, section 4). `weight` must be the best over the kept blocks; the other arguments are those of
+    `least_squares`.
+    """
+    (height, width), (rows, columns) = block, kept.shape
+    inverse, tiles = _inverses(products, kept.repeat_interleave(width, 1)), blocks.split(weight, block).clone()
+    costs, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
+    highest, row, within = weight.new_zeros(rows), torch.arange(rows), torch.arange(width)
+    for _ in range(min(most or columns, int(kept.sum(1).max()))):
+        diagonal = inverse.view(rows, columns, width, columns, width).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+        diagonal = torch.where(left[..., None, None], diagonal, identity)
+        solved = torch.linalg.solve(diagonal, tiles, left=False)
+        cheapest, column = (solved * tiles).sum((-1, -2)).masked_fill(~left, math.inf).min(1)
+        highest = torch.maximum(torch.nextafter(highest, weight.new_tensor(math.inf)), cheapest)
+        costs[row, column] = torch.where(left[row, column], highest, costs[row, column])
+        # Gaussian elimination; in a row that is empty already, all is zero.
+        across = inverse.gather(1, (column[:, None] * width + within)[..., None].expand(-1, -1, columns * width))
+        change = solved[row, column] @ across
+        tiles -= change.view(rows, height, columns, width).transpose(1, 2)
+        inverse.baddbmm_(across.transpose(1, 2), torch.linalg.solve(diagonal[row, column], across), alpha=-1)
+        left[row, column] = False
+    return costs
+
+
+def _inverses(products: Tensor, kept: Tensor) -> Tensor:
+    """The inverse over the columns each row of a mask keeps, zero elsewhere: shape `(rows, columns, columns)`."""
+    inverses = products.new_zeros(len(kept), *products.shape)
+    for inverse, row in zip(inverses, kept, strict=True):
+        columns = row.nonzero()
+        inverse[columns, columns.T] = torch.cholesky_inverse(torch.linalg.cholesky(products[columns, columns.T]))
+    return inverses
+
+
+@torch.no_grad()
+def choose(
+    model: BertForQuestionAnswering,
+    moments: Mapping[str, Moments],
+    curvature: Mapping[str, Tensor],
+    density: float,
+    block: Block,
+    ffn: str = "block",
+) -> dict[str, Tensor]:
+    """Which blocks of each matrix to keep, at most a share `density` of all weights: bool, over its grid of `units`.
+
+    Those go that add least, a weight, to the loss: the rise of the outputs' squared error, each output's weighted by
+    its `curvature`. What is zero already stays so. With `ffn="hybrid"` neurons cost what FFN out loses.
+    """
+    grids, scores, sizes = units(model, block, ffn), {}, {}
+    share = min(1.0, REACH * (1 - density / kept_share(model)))
+    for matrix in bert.matrices(model):
+        name, weight = matrix.name, matrix.linear.weight
+        kept = blocks.mask(weight, grids[name])
+        neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
+        if neurons and matrix.kind == "FFN in":
+            continue
+        products = damped(moments[name].products)
+        most = math.ceil(share * kept.shape[1])
+        costs = removal_costs(curvature[name].sqrt()[:, None] * weight, products, kept, grids[name], most)
+        sizes[name] = (2 if neurons else 1) * math.prod(grids[name])
+        scores[name] = torch.where(kept, costs / sizes[name], -math.inf)
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    weights = torch.cat([torch.full_like(score, sizes[name]).flatten() for name, score in scores.items()])
+    threshold = threshold_for_density(flat, weights, density)
+    kept = {name: score > threshold for name, score in scores.items()}
+    for layer in range(model.config.num_hidden_layers) if ffn == "hybrid" else ():
+        names = {m.kind: m.name for m in bert.matrices(model) if m.layer == layer}
+        kept[names["FFN in"]] = kept[names["FFN out"]].T
+    return kept
+
+
+def kept_share(model: BertForQuestionAnswering) -> float:
+    """Weights that are not zero / all weights of the encoder matrices."""
+    weights = [matrix.linear.weight for matrix in bert.matrices(model)]
+    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def units(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Block]:
+    """The blocks that each matrix is pruned in, by name: with `ffn="hybrid"` rows of FFN in and columns of FFN out.
+
+    Raises InputError if the block does not divide a matrix.
+    """
+    grids = {}
+    for matrix in bert.matrices(model):
+        rows, columns = matrix.linear.weight.shape
+        neurons = {"FFN in": (1, columns), "FFN out": (rows, 1)} if ffn == "hybrid" else {}
+        grids[matrix.name] = neurons.get(matrix.kind, block)
+        require_grid(matrix, grids[matrix.name])
+    return grids
+
+
+@torch.no_grad()
+def refit(
+    model: BertForQuestionAnswering,
+    dense: BertForQuestionAnswering,
+    moments: Mapping[str, Moments],
+    kept: Mapping[str, Tensor],
+) -> None:
+    """Set each matrix and its bias to the least-squares fit to its targets, in place, with only the kept blocks.
+
+    The damping pulls the weights to the dense model's.
+    """
+    for matrix, original in zip(bert.matrices(model), bert.matrices(dense), strict=True):
+        name, linear, wanted = matrix.name, matrix.linear, moments[matrix.name]
+        products = wanted.products.double()
+        ridge = damped(products) - products
+        targets = wanted.targets.double() + original.linear.weight.double() @ ridge
+        height, width = (size // count for size, count in zip(targets.shape, kept[name].shape, strict=True))
+        weight = least_squares(targets, products + ridge, kept[name], (height, width))
+        linear.weight.copy_(weight)
+        linear.bias.copy_(wanted.target_mean - linear.weight @ wanted.input_mean)

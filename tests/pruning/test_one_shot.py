@@ -1,0 +1,186 @@
+"""One-shot pruning of a tiny model: its calibration, and whole runs by the method obs."""
+
+import pytest
+import torch
+from test_run import log, prune
+
+from qalib.model import bert, blocks, checkpoint
+from qalib.pruning import calibration, one_shot, surgery
+from qalib.pruning.dataset import SquadDataset
+from qalib.pruning.losses import MODEL_INPUTS, teacher_logits
+from qalib.pruning.run_folder import RunFolder
+from qalib.qa import squad
+from qalib.utils.errors import InputError
+
+
+@pytest.fixture
+def settings(pruning_settings):
+    return pruning_settings | {"method": "obs", "rounds": 4, "density": 0.5}
+
+
+@pytest.fixture
+def dense(dense_folder):
+    return checkpoint.load(dense_folder)
+
+
+@pytest.fixture
+def batches(dense, pruning_settings):
+    data = SquadDataset(squad.load(pruning_settings["data"], "train").questions[:24], dense.tokenizer)
+    return [data.collate(range(first, first + 8)) for first in range(0, 24, 8)]
+
+
+def kept_share(model, block):
+    kept = [blocks.mask(m.linear.weight, block).float() for m in bert.matrices(model)]
+    return (sum(k.sum() for k in kept) / sum(k.numel() for k in kept)).item()
+
+
+def test_moments_are_those_of_all_tokens_but_padding(dense, batches):
+    matrix, inputs, outputs = bert.matrices(dense.model)[3], [], []
+    matrix.linear.register_forward_hook(lambda _, x, y: (inputs.append(x[0][0]), outputs.append(y[0])) and None)
+    with torch.no_grad():
+        for batch in batches:
+            for row, mask in enumerate(batch["attention_mask"]):  # window by window, so without padding
+                dense.model(**{name: batch[name][row : row + 1, : int(mask.sum())] for name in MODEL_INPUTS})
+    x, t = torch.cat(inputs), torch.cat(outputs)
+    moments = calibration.moments(dense.copy().model, dense.model, batches)[matrix.name]
+    torch.testing.assert_close(moments.products, torch.cov(x.T, correction=0), atol=1e-5, rtol=1e-3)
+    expected = torch.cov(torch.cat([t, x], 1).T, correction=0)[: t.shape[1], t.shape[1] :]
+    torch.testing.assert_close(moments.targets, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moments.input_mean, x.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.target_mean, t.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_curvature_is_the_square_of_what_the_loss_changes_by(dense, batches):
+    batch = {name: value[:1] for name, value in batches[0].items()}
+    matrix = bert.matrices(dense.model)[-1]
+    found = calibration.curvature(dense.model, [batch], seed=3)[matrix.name]
+    logits = teacher_logits(dense.model, batch)
+    answers = torch.multinomial(logits[0].softmax(-1), 1, generator=torch.Generator().manual_seed(3))[:, 0]
+    real, squares = int(batch["attention_mask"].sum()), 0.0
+    for token in range(real):  # by finite differences of output 5
+        losses = []
+        for step in (-0.01, 0.01):
+
+            def shifted(module, given, output, token=token, step=step):
+                output[0, token, 5] += step
+
+            hook = matrix.linear.register_forward_hook(shifted)
+            losses.append(torch.nn.functional.cross_entropy(teacher_logits(dense.model, batch)[0], answers) * 2)
+            hook.remove()
+        squares += ((losses[1] - losses[0]) / 0.02).item() ** 2
+    assert found[5].item() == pytest.approx(squares / real, rel=0.05)
+
+
+def test_a_refit_of_all_blocks_is_the_dense_model_and_one_of_some_is_nearer_to_it(dense, batches):
+    model = dense.copy().model
+    moments = calibration.moments(model, dense.model, batches)
+    kept = {m.name: blocks.mask(m.linear.weight, (4, 4)) for m in bert.matrices(model)}
+    surgery.refit(model, dense.model, moments, kept)
+    for new, old in zip(bert.matrices(model), bert.matrices(dense.model), strict=True):
+        torch.testing.assert_close(new.linear.weight, old.linear.weight, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(new.linear.bias, old.linear.bias, atol=1e-3, rtol=1e-3)
+
+    curvature = calibration.curvature(dense.model, batches)
+    kept = surgery.choose(model, moments, curvature, 0.5, (4, 4))
+    refitted, masked = dense.copy().model, dense.copy().model
+    surgery.refit(refitted, dense.model, moments, kept)
+    for matrix in bert.matrices(masked):
+        matrix.linear.weight.data *= blocks.expand(kept[matrix.name], (4, 4))
+    distances = [
+        sum((teacher_logits(one, b) - teacher_logits(dense.model, b)).square().sum().item() for b in batches)
+        for one in (refitted, masked)
+    ]
+    assert distances[0] < 0.7 * distances[1]
+
+
+def test_what_does_not_matter_to_the_loss_goes_first(dense, batches):
+    moments = calibration.moments(dense.model, dense.model, batches)
+    curvature = calibration.curvature(dense.model, batches)
+    idle = bert.matrices(dense.model)[7].name
+    curvature[idle] = curvature[idle] * 1e-9
+    kept = surgery.choose(dense.model, moments, curvature, 0.8, (4, 4))
+    assert not kept[idle].all() and kept[idle].float().mean() <= 1 / 3  # REACH times what goes
+    assert min(k.float().mean() for name, k in kept.items() if name != idle) > kept[idle].float().mean()
+
+
+@pytest.mark.parametrize(("ffn", "block"), [("block", (4, 4)), ("hybrid", (4, 4)), ("block", (1, 4))])
+def test_a_density_asked_is_a_density_got(settings, ffn, block):
+    out = prune(settings, ffn=ffn, block=block)
+    pruned = checkpoint.load(out)
+    unit = 128 if ffn == "hybrid" else block[0] * block[1]
+    total = sum(m.linear.weight.numel() for m in bert.matrices(pruned.model))
+    assert 0.5 - unit / total <= pruned.meta["density"] <= 0.5
+    lines = log(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["density"] for line in lines] == pytest.approx([0.875, 0.75, 0.625, 0.5], abs=0.005)
+    assert lines[-1]["windows"] == pruned.meta["windows_seen"] == 4 * 48 and pruned.meta["method"] == "obs"
+    if ffn == "block":
+        assert kept_share(pruned.model, block) == pytest.approx(pruned.meta["density"])
+    for layer in bert.layers(pruned.model) if ffn == "hybrid" else ():
+        neurons = (layer.intermediate.dense.weight != 0).any(1)
+        assert (neurons == (layer.output.dense.weight != 0).any(0)).all()
+        assert neurons.sum() < 128 and neurons[: neurons.sum()].all()  # kept ones first
+
+
+def test_it_answers_more_like_the_dense_model_than_by_magnitude(settings, dense, batches):
+    scores = {}
+    for method in ("obs", "magnitude"):
+        out = prune(settings, method=method, out=settings["out"] / method, epochs=0.01, weight_lr=1e-12)
+        model = checkpoint.load(out).model
+        scores[method] = sum(
+            (teacher_logits(model, b) - teacher_logits(dense.model, b)).square().sum().item() for b in batches
+        )
+    assert scores["obs"] < 0.5 * scores["magnitude"]
+
+
+def test_zero_blocks_stay_zero_and_scores_are_written(settings, packed_folder, tmp_path):
+    scored = {"eval_data": settings["data"], "eval_questions": 4}
+    out = prune(settings, teacher=str(packed_folder), block=(8, 8), density=0.2, **scored)
+    before, after = checkpoint.load(packed_folder), checkpoint.load(out)
+    for old, new in zip(bert.matrices(before.model), bert.matrices(after.model), strict=True):
+        assert not (blocks.mask(new.linear.weight, (8, 8)) & ~blocks.mask(old.linear.weight, (8, 8))).any()
+    assert after.meta["density"] == pytest.approx(0.2, abs=0.002)
+    assert after.meta["scores"]["model"].keys() == {"exact_match", "f1"}
+    assert after.meta["teacher"]["sha256"] == before.sha256 and after.meta["data"]["windows"] == 48
+
+
+def test_a_resumed_run_ends_as_one_that_went_through(settings, tmp_path, monkeypatch):
+    whole = prune(settings)
+    moments, calls = calibration.moments, []
+
+    def failing(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return moments(*given)
+
+    monkeypatch.setattr(calibration, "moments", failing)
+    with pytest.raises(KeyboardInterrupt):
+        prune(settings, out=tmp_path / "again")
+    folder = RunFolder(tmp_path / "again.run")
+    assert folder.last_checkpoint().name == "checkpoint-2" and len(list(folder.path.glob("checkpoint-*"))) == 1
+    with pytest.raises(InputError, match="already holds a run"):
+        prune(settings, out=tmp_path / "again")
+    again = prune(settings, out=tmp_path / "again", resume=True)
+    assert len(calls) == 3 + 2  # rounds 3 and 4
+    for one, other in zip(*(bert.matrices(checkpoint.load(path).model) for path in (whole, again)), strict=True):
+        torch.testing.assert_close(one.linear.weight, other.linear.weight)
+    assert [line["step"] for line in log(again)] == [1, 2, 3, 4]
+
+
+def test_then_the_mask_is_fixed_and_the_rest_trained(settings, tmp_path):
+    first = prune(settings)
+    out = prune(settings, method="fixed-mask", student=str(first), out=tmp_path / "trained", epochs=1)
+    meta = checkpoint.load(out).meta
+    assert meta["method"] == "obs" and 0.49 < meta["density"] <= 0.5  # without what compaction leaves out
+
+
+def test_refusals(settings, monkeypatch):
+    with pytest.raises(InputError, match="method 'obs' prunes the teacher itself; student 'other' must be left out"):
+        prune(settings, student="other")
+    with pytest.raises(InputError, match="blocks of 5x5 do not divide"):
+        prune(settings, block=(5, 5))
+    monkeypatch.setattr(one_shot, "PartialState", lambda: type("State", (), {"num_processes": 2}))
+    with pytest.raises(InputError, match="method 'obs' needs a single process, not 2"):
+        prune(settings)
+    assert not settings["out"].exists()
