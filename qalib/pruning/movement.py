@@ -23,6 +23,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from qalib.model.blocks import Block
+
 
 class _ThresholdBinarizer(torch.autograd.Function):
     """1 where a score is above the threshold, else 0; the gradient passes as if it were the score itself."""
@@ -74,6 +76,11 @@ class Mask(nn.Module):
         """The sum over each block of a tensor shaped as the weight; shape as the scores."""
         sums = self._tiles(weight).sum((1, 3))
         return sums.T if self.transposed else sums
+
+    def block(self, linear: nn.Linear) -> Block:
+        """Height and width of what one score of a layer's weight stands for."""
+        shape = self.scores.values.T.shape if self.transposed else self.scores.values.shape
+        return linear.out_features // shape[0], linear.in_features // shape[1]
 
     def _tiles(self, weight: Tensor) -> Tensor:
         rows, columns = self.scores.values.T.shape if self.transposed else self.scores.values.shape

@@ -11,11 +11,13 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
+from qalib.model.formats import SAFETENSORS
 from qalib.pruning import attention
 from qalib.pruning.callback import STATE_FILE, PruningCallback
 from qalib.pruning.config import EARLIER_KEYS, PruningConfig
@@ -121,6 +123,7 @@ def train(run: PruningRun) -> None:
     if last and not (last / STATE_FILE).exists():
         raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start afresh")
     if last:
+        _require_same_weights(last, trainer.pruner)
         trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
     slow = ": this machine has no instructions for it, fp32 is faster" if "emulated" in run.precision else ""
     trainer.progress.note(f"training in {run.precision}{slow}")
@@ -131,6 +134,17 @@ def train(run: PruningRun) -> None:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         torch.set_flush_denormal(False)
+
+
+def _require_same_weights(folder: Path, pruner: Pruner) -> None:
+    """Raise InputError if a checkpoint has not the weights that the pruner has."""
+    with safe_open(folder / SAFETENSORS, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    if shapes != {name: list(value.shape) for name, value in pruner.state_dict().items()}:
+        raise InputError(
+            f"{folder / SAFETENSORS}: must hold the weights of kept blocks only if the mask is fixed, but was written "
+            "by an earlier version, or for another student; start afresh"
+        )
 
 
 def _asks_first(run: PruningRun) -> bool:
