@@ -70,11 +70,11 @@ class Mask(nn.Module):
         """The masked weight, of the same shape."""
         kept = _ThresholdBinarizer.apply(self.scores.values, self.scores.threshold)
         kept = kept.T if self.transposed else kept
-        return (self._tiles(weight) * kept[:, None, :, None]).view_as(weight)
+        return (self.tiles(weight) * kept[:, None, :, None]).view_as(weight)
 
     def block_sums(self, weight: Tensor) -> Tensor:
         """The sum over each block of a tensor shaped as the weight; shape as the scores."""
-        sums = self._tiles(weight).sum((1, 3))
+        sums = self.tiles(weight).sum((1, 3))
         return sums.T if self.transposed else sums
 
     def block(self, linear: nn.Linear) -> Block:
@@ -82,7 +82,8 @@ class Mask(nn.Module):
         shape = self.scores.values.T.shape if self.transposed else self.scores.values.shape
         return linear.out_features // shape[0], linear.in_features // shape[1]
 
-    def _tiles(self, weight: Tensor) -> Tensor:
+    def tiles(self, weight: Tensor) -> Tensor:
+        """View a tensor shaped as the weight as `(R, height, C, width)`: what R x C scores stand for."""
         rows, columns = self.scores.values.T.shape if self.transposed else self.scores.values.shape
         return weight.view(rows, weight.shape[0] // rows, columns, weight.shape[1] // columns)
 

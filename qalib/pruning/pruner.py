@@ -8,6 +8,7 @@ from transformers import BertForQuestionAnswering
 from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.pruning.losses import HiddenStates, span_logits, span_outputs
+from qalib.pruning.masked_linear import MaskedLinear
 from qalib.pruning.movement import Mask, Scores, threshold_for_density
 from qalib.runtimes.cpu.trainable_linear import TrainableBlockSparseLinear
 from qalib.utils.errors import InputError
@@ -41,7 +42,7 @@ class Pruner(nn.Module):
             if not (neurons and matrix.kind == "FFN out"):
                 self.scores.append(_neuron_scores(matrix) if neurons else _block_scores(matrix, block))
             mask = Mask(self.scores[-1], transposed=neurons and matrix.kind == "FFN out")
-            parametrize.register_parametrization(matrix.linear, "weight", mask)
+            model.set_submodule(matrix.name, MaskedLinear.of(matrix.linear, mask))
             self._masks[f"{matrix.layer} {matrix.kind}"] = mask
 
     def forward(self, hidden_states: bool = False, **inputs: Tensor) -> Tensor | tuple[Tensor, HiddenStates]:

@@ -92,12 +92,12 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
     dtype = machine.dtype(config.precision, device)
     transformers.set_seed(config.seed)
     for model, dropout in ((teacher.model, 0.0), (student.model, config.dropout)):
-        _prepare(model, dropout)
+        prepare(model, dropout)
     student.model.bert.embeddings.word_embeddings.weight.requires_grad_(config.train_word_embeddings)
     progress.say(f"cutting {len(questions)} questions into windows")
     data = SquadDataset(questions.questions, student.tokenizer)
     cache = TeacherLogitsCache(teacher.model, teacher.sha256, data, dtype, config.teacher_cache)
-    controller = DensityController(_pruner(student, config), config.schedule(), config.regularization_weight)
+    controller = DensityController(pruner(student, config), config.schedule(), config.regularization_weight)
     arguments = TrainingArguments(
         str(folder.path), num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch, gradient_accumulation_steps=config.accumulate,
@@ -129,6 +129,7 @@ def train(run: PruningRun) -> None:
     trainer.progress.note(f"training in {run.precision}{slow}")
     if _asks_first(run):
         trainer.ask_teacher()
+    machine.keep_freed_memory()
     torch.set_flush_denormal(True)  # computing with denormal numbers is slow
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -214,7 +215,7 @@ def _told(name: str, value: Any) -> Any:
     return Path(value).name if is_path else value
 
 
-def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
+def pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
     """The pruner for a method; with a fixed mask it trains the model cut to size, which is faster."""
     if config.method == "fixed-mask":
         sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(student.model)]
@@ -252,7 +253,7 @@ def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
     return {"exact_match": score.exact_match, "f1": score.f1}
 
 
-def _prepare(model: nn.Module, dropout: float) -> None:
+def prepare(model: nn.Module, dropout: float) -> None:
     """Set what makes training faster and changes results only by rounding."""
     if not torch.cuda.is_available():
         model.set_attn_implementation(attention.NAME)

@@ -16,6 +16,8 @@ from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import rows_within, strips
 from qalib.runtimes.cpu.instruction_sets import Layout
 
+MOST_DENSITY = 0.9  # up to which the operators are faster than a dense product
+
 
 class Packing(NamedTuple):
     """How the kept blocks, or their transposes, stand for an instruction set: the operator's tensors but the values.
@@ -57,6 +59,10 @@ class BlockPattern:
         if dtype not in (torch.float32, torch.bfloat16) or instruction_sets.unavailable_reason():
             return instruction_sets.TORCH
         return self._packing(dtype, False).instructions
+
+    def pays(self, dtype: torch.dtype) -> bool:
+        """Whether the operators multiply activations of a type faster than a dense product does."""
+        return self.instructions(dtype) != instruction_sets.TORCH and self.density <= MOST_DENSITY
 
     def multiply(self, x: Tensor, values: Tensor, bias: Tensor | None, transposed: bool = False) -> Tensor:
         """x W^T + bias, shape `(..., outputs)`; x W, shape `(..., inputs)`, if `transposed`. float32 or bfloat16."""
