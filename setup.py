@@ -10,9 +10,10 @@ from setuptools.command.build_py import build_py
 
 # Beside the package in the repository, within it in a wheel.
 CARRIED = ("notebooks", "models/minilm-l6-squad-block-sparse")
-SOURCE = "qalib/runtimes/cpu/kernel/block_sparse.cpp"
-KERNELS = ("block_sparse", "vector", "amx", "gelu", "packing", "narrow", "tile", "attention")
-HEADERS = ["instruction_sets.h", "gelu_bump.h", *(f"{name}_kernel.h" for name in KERNELS)]
+FOLDER = "qalib/runtimes/cpu/kernel"
+SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("block_sparse", "gradient")]
+KERNELS = ("block_sparse", "vector", "amx", "gelu", "packing", "narrow", "tile", "attention", "gradient")
+HEADERS = ["instruction_sets.h", "gelu_bump.h", "threads.h", *(f"{name}_kernel.h" for name in KERNELS)]
 
 
 def extension() -> dict:
@@ -25,7 +26,7 @@ def extension() -> dict:
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError as error:
-        print(f"{SOURCE} is not compiled: {error}", file=sys.stderr)
+        print(f"{FOLDER} is not compiled: {error}", file=sys.stderr)
         return {}
 
     class Build(BuildExtension):
@@ -36,13 +37,13 @@ def extension() -> dict:
             try:
                 super().run()
             except Exception as error:
-                print(f"{SOURCE} is not compiled: {error}", file=sys.stderr)
+                print(f"{FOLDER} is not compiled: {error}", file=sys.stderr)
 
-    # Not -fopenmp: block_sparse.cpp asks torch's own OpenMP library, whichever compiler that was made for.
+    # Not -fopenmp: threads.h asks torch's own OpenMP library, whichever compiler that was made for.
     flags = ["-O3"]
-    depends = [os.path.join(os.path.dirname(SOURCE), name) for name in HEADERS]
+    depends = [os.path.join(FOLDER, name) for name in HEADERS]
     module = CppExtension(
-        "qalib.runtimes.cpu._block_sparse", [SOURCE], depends=depends, extra_compile_args=flags, optional=True
+        "qalib.runtimes.cpu._block_sparse", SOURCES, depends=depends, extra_compile_args=flags, optional=True
     )
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build.with_options(use_ninja=False)}}
 

@@ -23,6 +23,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from qalib.model.blocks import Block
+
 
 class _ThresholdBinarizer(torch.autograd.Function):
     """1 where a score is above the threshold, else 0; the gradient passes as if it were the score itself."""
@@ -68,14 +70,20 @@ class Mask(nn.Module):
         """The masked weight, of the same shape."""
         kept = _ThresholdBinarizer.apply(self.scores.values, self.scores.threshold)
         kept = kept.T if self.transposed else kept
-        return (self._tiles(weight) * kept[:, None, :, None]).view_as(weight)
+        return (self.tiles(weight) * kept[:, None, :, None]).view_as(weight)
 
     def block_sums(self, weight: Tensor) -> Tensor:
         """The sum over each block of a tensor shaped as the weight; shape as the scores."""
-        sums = self._tiles(weight).sum((1, 3))
+        sums = self.tiles(weight).sum((1, 3))
         return sums.T if self.transposed else sums
 
-    def _tiles(self, weight: Tensor) -> Tensor:
+    def block(self, linear: nn.Linear) -> Block:
+        """Height and width of what one score of a layer's weight stands for."""
+        shape = self.scores.values.T.shape if self.transposed else self.scores.values.shape
+        return linear.out_features // shape[0], linear.in_features // shape[1]
+
+    def tiles(self, weight: Tensor) -> Tensor:
+        """View a tensor shaped as the weight as `(R, height, C, width)`: what R x C scores stand for."""
         rows, columns = self.scores.values.T.shape if self.transposed else self.scores.values.shape
         return weight.view(rows, weight.shape[0] // rows, columns, weight.shape[1] // columns)
 

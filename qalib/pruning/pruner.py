@@ -10,7 +10,9 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.model.relative_positions import RelativeAttentionBias
 from qalib.pruning.losses import HiddenStates, span_logits, span_outputs
+from qalib.pruning.masked_linear import MaskedLinear
 from qalib.pruning.movement import Mask, Scores, threshold_for_density
+from qalib.runtimes.cpu.trainable_linear import TrainableBlockSparseLinear
 from qalib.utils.errors import InputError
 
 
@@ -21,7 +23,8 @@ class Pruner(nn.Module):
 
     `ffn="block"` scores blocks everywhere. `ffn="hybrid"` scores blocks in attention and whole FFN neurons, a row of
     FFN in together with the same column of FFN out (arXiv 2109.04838, section 3). Where the model has been cut to size,
-    `dense_sizes` are the numbers of weights that its matrices had before: densities are over those.
+    `dense_sizes` are the numbers of weights that its matrices had before: densities are over those. `fix_largest` and
+    `fix_nonzero` replace the matrices by block-sparse layers: from then on only the weights of kept blocks exist.
     Raises InputError if the block does not divide a matrix.
     """
 
@@ -38,13 +41,16 @@ class Pruner(nn.Module):
             if isinstance(module, RelativeAttentionBias):  # its gradient would take a pass over all attention scores
                 module.requires_grad_(False)
         self.scores = nn.ModuleList()
-        self.dense_sizes = dense_sizes or [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
+        self.sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
+        self.dense_sizes = dense_sizes or self.sizes
+        self._masks: dict[str, Mask] = {}
         for matrix in bert.matrices(model):
             neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
             if not (neurons and matrix.kind == "FFN out"):
                 self.scores.append(_neuron_scores(matrix) if neurons else _block_scores(matrix, block))
             mask = Mask(self.scores[-1], transposed=neurons and matrix.kind == "FFN out")
-            parametrize.register_parametrization(matrix.linear, "weight", mask)
+            model.set_submodule(matrix.name, MaskedLinear.of(matrix.linear, mask))
+            self._masks[f"{matrix.layer} {matrix.kind}"] = mask
 
     def forward(self, hidden_states: bool = False, **inputs: Tensor) -> Tensor | tuple[Tensor, HiddenStates]:
         """`span_logits` of the masked model for its inputs, or `span_outputs` if hidden states are asked for."""
@@ -52,7 +58,7 @@ class Pruner(nn.Module):
 
     def masks(self) -> dict[str, Mask]:
         """The mask of every matrix, by layer and kind: `0 query`, `0 key`, ..."""
-        return {f"{m.layer} {m.kind}": m.linear.parametrizations.weight[0] for m in bert.matrices(self.model)}
+        return dict(self._masks)
 
     def flat_scores(self) -> tuple[Tensor, Tensor]:
         """All scores, and how many weights each stands for; both of shape `(scores,)`."""
@@ -66,10 +72,9 @@ class Pruner(nn.Module):
 
     def densities(self) -> dict[str, float]:
         """The density of every matrix, by layer and kind."""
-        sizes = [m.linear.parametrizations.weight.original.numel() for m in bert.matrices(self.model)]
         return {
             name: mask.scores.kept.float().mean().item() * size / dense
-            for (name, mask), size, dense in zip(self.masks().items(), sizes, self.dense_sizes, strict=True)
+            for (name, mask), size, dense in zip(self.masks().items(), self.sizes, self.dense_sizes, strict=True)
         }
 
     def mean_sigmoid(self) -> Tensor:
@@ -119,11 +124,13 @@ class Pruner(nn.Module):
             ranks = scores.values.flatten().argsort().argsort().view_as(scores.values) + 1
             scores.values.copy_((ranks - number / len(self.scores)) / ranks.numel())  # no two alike
         self.set_threshold(threshold_for_density(*self.flat_scores(), density))
+        self._drop_pruned()
 
     def fix_nonzero(self) -> None:
         """Fix a mask that keeps the blocks that are not zero."""
         self._score_by_magnitude()
         self.set_threshold(0.0)
+        self._drop_pruned()
 
     @torch.no_grad()
     def _magnitudes(self) -> list[Tensor]:
@@ -139,6 +146,15 @@ class Pruner(nn.Module):
         for scores, size in zip(self.scores, self._magnitudes(), strict=True):
             scores.values.requires_grad_(False).copy_(size)
 
+    def _drop_pruned(self) -> None:
+        """Replace the masked matrices by layers without the pruned blocks, unless whole neurons were pruned."""
+        if any(mask.transposed for mask in self._masks.values()):
+            return
+        for matrix, mask in zip(bert.matrices(self.model), self._masks.values(), strict=True):
+            parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
+            layer = TrainableBlockSparseLinear.from_dense(matrix.linear, mask.scores.kept, mask.block(matrix.linear))
+            self.model.set_submodule(matrix.name, layer)
+
     def apply_masks(self) -> BertForQuestionAnswering:
         """The model with plain weights, zero where they are masked; the pruner is of no use afterwards.
 
@@ -148,7 +164,10 @@ class Pruner(nn.Module):
         pairs = zip(bert.matrices(self.model), self.masks().values(), strict=True)
         neurons = {matrix.layer: mask.scores.kept[:, 0] for matrix, mask in pairs if mask.transposed}
         for matrix in bert.matrices(self.model):
-            parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
+            if isinstance(matrix.linear, TrainableBlockSparseLinear):
+                self.model.set_submodule(matrix.name, matrix.linear.to_dense())
+            else:
+                parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
         with torch.no_grad():
             for number, kept in neurons.items():
                 sort_neurons(bert.layers(self.model)[number], kept)

@@ -9,11 +9,13 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
+from qalib.model.formats import SAFETENSORS
 from qalib.pruning import attention, one_shot, record
 from qalib.pruning.callback import STATE_FILE, PruningCallback
 from qalib.pruning.config import EARLIER_KEYS, PruningConfig
@@ -90,12 +92,12 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
     dtype, remark = distributed.of_main_process(lambda: _choose_dtype(config, folder, device))
     transformers.set_seed(config.seed)
     for model, dropout in ((teacher.model, 0.0), (student.model, config.dropout)):
-        _prepare(model, dropout)
+        prepare(model, dropout)
     student.model.bert.embeddings.word_embeddings.weight.requires_grad_(config.train_word_embeddings)
     progress.say(f"cutting {len(questions)} questions into windows")
     data = SquadDataset(questions.questions, student.tokenizer)
     cache = TeacherLogitsCache(teacher.model, teacher.sha256, data, dtype, config.teacher_cache)
-    controller = DensityController(_pruner(student, config), config.schedule(), config.regularization_weight)
+    controller = DensityController(pruner(student, config), config.schedule(), config.regularization_weight)
     arguments = TrainingArguments(
         str(folder.path), num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch, gradient_accumulation_steps=config.accumulate,
@@ -129,14 +131,27 @@ def train(run: PruningRun) -> None:
     if last and not (last / STATE_FILE).exists():
         raise InputError(f"{last}: was written by an earlier version, which kept no {STATE_FILE}; start afresh")
     if last:
+        _require_same_weights(last, trainer.pruner)
         trainer.controller.load_state_dict(torch.load(last / STATE_FILE, weights_only=True))
     if _asks_first(run):
         trainer.ask_teacher()
+    machine.keep_freed_memory()
     torch.set_flush_denormal(True)  # computing with denormal numbers is slow
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     finally:
         torch.set_flush_denormal(False)
+
+
+def _require_same_weights(folder: Path, pruner: Pruner) -> None:
+    """Raise InputError if a checkpoint has not the weights that the pruner has."""
+    with safe_open(folder / SAFETENSORS, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    if shapes != {name: list(value.shape) for name, value in pruner.state_dict().items()}:
+        raise InputError(
+            f"{folder / SAFETENSORS}: must hold the weights of kept blocks only if the mask is fixed, but was written "
+            "by an earlier version, or for another student; start afresh"
+        )
 
 
 def _asks_first(run: PruningRun) -> bool:
@@ -187,7 +202,7 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
     }
 
 
-def _pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
+def pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
     """The pruner for a method; with a fixed mask it trains the model cut to size, which is faster."""
     if config.method == "fixed-mask":
         sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(student.model)]
@@ -225,7 +240,7 @@ def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
     return {"exact_match": score.exact_match, "f1": score.f1}
 
 
-def _prepare(model: nn.Module, dropout: float) -> None:
+def prepare(model: nn.Module, dropout: float) -> None:
     """Set what makes training faster and changes results only by rounding."""
     if not torch.cuda.is_available():
         model.set_attn_implementation(attention.NAME)

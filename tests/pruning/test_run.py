@@ -7,7 +7,9 @@ import pytest
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.pruning import run
+from qalib.pruning.callback import PruningCallback
 from qalib.pruning.config import PruningConfig
+from qalib.pruning.pruner import Pruner
 from qalib.qa import evaluation
 from qalib.utils.errors import InputError
 
@@ -80,6 +82,66 @@ def test_what_was_pruned_stays_pruned_and_the_rest_trains_on(pruning_settings, t
     assert after.meta["student"]["sha256"] == before.sha256 and after.meta["student"]["made_by"] == before.meta
     assert after.meta["method"] == "movement" and after.meta["windows_seen"] == 2 * before.meta["windows_seen"]
     assert [line["step"] for line in log(out)] == list(range(1, 49))  # 24 steps, and 24 more
+
+
+@pytest.fixture
+def fixed(pruning_settings, tmp_path):
+    """Settings of a run under the fixed mask of a student pruned before, of which heads and neurons can go."""
+    first = prune(pruning_settings, density=0.3, ffn="hybrid", epochs=1)
+    return pruning_settings | {"student": str(first), "method": "fixed-mask", "out": tmp_path / "again"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kept_blocks_alone_learn_what_they_learn_in_whole_matrices(fixed, tmp_path, monkeypatch, precision):
+    sparse = prune(fixed, precision=precision, hidden_weight=0.1)
+    with monkeypatch.context() as dense:
+        dense.setattr(Pruner, "_drop_pruned", lambda self: None)
+        whole = prune(fixed, precision=precision, hidden_weight=0.1, out=tmp_path / "whole")
+    room = 2e-4 if precision == "fp32" else 2e-2
+    for ours, theirs in zip(log(sparse), log(whole), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=room)
+        assert ours.get("densities") == theirs.get("densities") and ours["density"] == theirs["density"]
+    for one, other in zip(*(bert.matrices(checkpoint.load(out).model) for out in (sparse, whole)), strict=True):
+        assert (one.linear.weight - other.linear.weight).norm() < room * other.linear.weight.norm()
+
+
+def test_states_exist_for_kept_blocks_only(fixed):
+    trained = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "save", trained.append)
+        prune(fixed, epochs=0.25)
+    trainer, kept = trained[0].trainer, 0
+    for matrix in bert.matrices(trainer.pruner.model):
+        kept += (size := int(matrix.linear.kept.sum()))
+        states = trainer.optimizer.state[matrix.linear.values]
+        assert states["exp_avg"].shape == states["exp_avg_sq"].shape == (size, 4, 4)
+    assert kept == pytest.approx(trainer.pruner.density() * sum(trainer.pruner.dense_sizes) / 16)
+
+
+def test_a_run_under_a_fixed_mask_goes_on_after_a_stop(fixed, tmp_path, monkeypatch):
+    uninterrupted = prune(fixed, out=tmp_path / "whole")
+    stopped = PruningCallback.on_step_end
+
+    def stop(self, args, state, control, **named):
+        stopped(self, args, state, control, **named)
+        control.should_save |= state.global_step == 9
+        if state.global_step == 13:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PruningCallback, "on_step_end", stop)
+        prune(fixed)
+    resumed = prune(fixed, resume=True)
+    assert [line["loss"] for line in log(resumed)] == [line["loss"] for line in log(uninterrupted)]
+
+
+def test_a_checkpoint_of_whole_matrices_is_refused(fixed, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Pruner, "_drop_pruned", lambda self: None)
+        earlier.setattr(run, "save", lambda run: None)
+        prune(fixed, epochs=0.5)
+    with pytest.raises(InputError, match="must hold the weights of kept blocks only if the mask is fixed"):
+        prune(fixed, epochs=0.5, resume=True)
 
 
 NOT_TIMED = "bf16: not timed, as there are no instructions for it here"

@@ -26,7 +26,7 @@ def test_the_last_scores_are_computed_on_the_device(sparse, monkeypatch):
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_norms_are_in_bf16_on_a_cpu_only(sparse, monkeypatch, on_gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    run._prepare(sparse.model, 0.0)
+    run.prepare(sparse.model, 0.0)
     kinds = []
     sparse.model.bert.encoder.layer[0].register_forward_pre_hook(lambda layer, given: kinds.append(given[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 
 from qalib.utils import machine
@@ -26,3 +30,18 @@ def test_bf16_counts_where_the_processor_has_it_and_no_cap_forbids_it(monkeypatc
     assert machine.hardware_dtypes("cpu") == types
     assert machine.caps() == caps
     assert machine.is_emulated("bf16") == (types == ["fp32"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is of glibc")
+def test_freed_memory_is_kept():
+    script = (
+        "import psutil, sys, torch\nfrom qalib.utils import machine\n"
+        "if sys.argv[1] == 'keep': machine.keep_freed_memory()\n"
+        "before = psutil.Process().memory_info().rss\ntensor = torch.ones(1 << 26)\ndel tensor\n"
+        "print((psutil.Process().memory_info().rss - before) / 2**28)"
+    )
+    kept, given_back = (
+        float(subprocess.run([sys.executable, "-c", script, way], capture_output=True, check=True, text=True).stdout)
+        for way in ("keep", "give back")
+    )
+    assert kept > 0.9 and given_back < 0.1

@@ -70,7 +70,13 @@ def runs(table: pd.DataFrame) -> Figure:
     """F1 over density of pruning runs (`read_runs`) and their teacher: one line per method and length."""
     figure, axes = blank(3.6)
     axes.axhline(table.teacher_f1.max(), color=INK, linewidth=1, label="the best teacher, dense")
-    looks = {"magnitude": (GREY, "s"), "movement": (ORANGE, "D"), "obs": (INK, "v"), "fixed-mask": (BLUE, "o"), "dense": (GREEN, "^")}
+    looks = {
+        "magnitude": (GREY, "s"),
+        "movement": (ORANGE, "D"),
+        "obs": (INK, "v"),
+        "fixed-mask": (BLUE, "o"),
+        "dense": (GREEN, "^"),
+    }
     sides = [{"xytext": (7, -3)}, {"xytext": (-7, -3), "ha": "right"}]
     table = table.sort_values(["density", "f1"], ascending=[True, False])
     # Labels of points of about the same density take turns at the sides, from the best downwards, or they overlap.

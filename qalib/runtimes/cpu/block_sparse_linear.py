@@ -12,9 +12,27 @@ from qalib.model import blocks
 from qalib.model.blocks import Block
 from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
-from qalib.runtimes.cpu.instruction_sets import INT8, SIGNED, TORCH
+from qalib.runtimes.cpu.instruction_sets import INT8, SIGNED, TORCH, Layout
 
 HIDDEN = -1e30  # added to a score, makes its weight next to nothing
+
+
+def strips(kept: Tensor, block: Block, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column, in pieces, of each piece that the kept blocks are cut into, and how many each strip has.
+
+    Pieces are in order of strips, then of columns. `kept` is bool, shape `(R, C)`.
+    """
+    in_strip = layout.strip // layout.rows
+    kept = kept.repeat_interleave(block[0] // layout.rows, 0).repeat_interleave(block[1] // layout.width, 1)
+    kept = functional.pad(kept, (0, 0, 0, -len(kept) % in_strip)).unflatten(0, (-1, in_strip)).transpose(1, 2)
+    strip, column, row = kept.nonzero().T
+    return strip * in_strip + row, column, kept.sum((1, 2))
+
+
+def rows_within(row: Tensor, layout: Layout) -> Tensor:
+    """The row of each piece within its strip, int16; none where a piece has all rows of one."""
+    in_strip = layout.strip // layout.rows
+    return (row % in_strip if in_strip > 1 else row[:0]).short()
 
 
 class BlockSparseLinear(nn.Module):
@@ -48,25 +66,22 @@ class BlockSparseLinear(nn.Module):
             scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             weight = (weight / scales[:, None]).round()
             offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
-        rows, width, step, self.lanes = instruction_sets.layout(self.instructions, block)
-        # pieces of blocks, strip by strip, in order of columns: shape (strips, C, pieces of a strip)
-        self.width, in_strip = width, self.lanes // rows
-        kept = kept.repeat_interleave(block[0] // rows, 0).repeat_interleave(block[1] // width, 1)
-        kept = functional.pad(kept, (0, 0, 0, -len(kept) % in_strip)).unflatten(0, (-1, in_strip)).transpose(1, 2)
-        strip, column, row = kept.nonzero().T
-        tiles, counts = blocks.split(weight, (rows, width))[strip * in_strip + row, column], kept.sum((1, 2))
+        layout = instruction_sets.layout(self.instructions, block)
+        self.width, self.lanes = layout.width, layout.strip
+        row, column, counts = strips(kept, block, layout)
+        tiles = blocks.split(weight, (layout.rows, layout.width))[row, column]
         if self.instructions == TORCH:  # a matrix a block row, shape (height, kept * width)
             values = torch.cat([part.transpose(0, 1).reshape(-1) for part in tiles.split(counts.tolist())])
         else:  # (piece, width / step, rows, step)
-            values = tiles.unflatten(-1, (-1, step)).transpose(1, 2)
+            values = tiles.unflatten(-1, (-1, layout.step)).transpose(1, 2)
         if self.instructions in INT8:
             stored = torch.int8
         else:
-            stored = dtype if self.instructions == TORCH or step == 2 else torch.float32
+            stored = dtype if self.instructions == TORCH or layout.step == 2 else torch.float32
         self.register_buffer("values", values.to(stored).contiguous())
         self.register_buffer("starts", functional.pad(counts.cumsum(0), (1, 0)).int())
-        self.register_buffer("columns", (column * width).int())
-        self.register_buffer("rows", (row if in_strip > 1 else row[:0]).short())
+        self.register_buffer("columns", (column * layout.width).int())
+        self.register_buffer("rows", rows_within(row, layout))
         self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
         self.register_buffer("scales", scales)
         self.register_buffer("offsets", offsets)
