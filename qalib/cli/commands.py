@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 import qalib
+from qalib.cli import benchmark
 from qalib.cli.console import describe_error
 from qalib.cli.environment import env
 from qalib.cli.models import average, export, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
-from qalib.cli.timing import benchmark
 from qalib.utils.errors import printable
 from qalib.utils.output import escape_unencodable
 
@@ -45,16 +45,27 @@ def options(
     """Understand, measure and run block-sparse question-answering models."""
 
 
-for command in (report, answer, evaluate, score, sparsity, benchmark, export, push, prune, average, twin, audit, env):
+for command in (report, answer, evaluate, score, sparsity, export, push, prune, average, twin, audit, env):
     app.command()(command)
+app.add_typer(benchmark.app, name="benchmark", help="Measure speed: forward passes, whole evaluations, training steps.")
 
 
 CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are imported, whoever uses them
 
 
+def _respell(words: list[str]) -> None:
+    """Give `qalib benchmark`, as it was spelled before 0.2, its subcommand, in place, with a note."""
+    if "benchmark" in words[1:3]:
+        place = words.index("benchmark") + 1
+        if (new := benchmark.current_spelling(words[place:])) != words[place:]:
+            print(f"qalib: this spelling goes away in 0.3; it is now qalib benchmark {' '.join(new)}", file=sys.stderr)
+            words[place:] = new
+
+
 def main() -> None:
     """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
     escape_unencodable()
+    _respell(sys.argv)
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:

@@ -99,7 +99,7 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
     assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} >= {"heads.svg", "patterns.svg"}
     kept = tmp_path / "speed"
     few = ("--dtype", "fp32", "--batch", 1, "--length", 8, "--repeats", 2)
-    result = as_json("benchmark", "--model", packed_folder, *few, "--out", kept)
+    result = as_json("benchmark", "forward", "--model", packed_folder, *few, "--out", kept)
     assert read_json(kept / "benchmark.json")["rows"] == result["rows"] and (kept / "figures" / "speedup.svg").exists()
     assert [row["runtime"] for row in result["rows"]] == ["dense", "compact", "block-sparse"]
     assert "CPU" in result["machine"]
@@ -111,7 +111,7 @@ def test_answer_sparsity_benchmark_export(packed_folder, tmp_path):
 
 def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_path):
     how = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,block-sparse,openvino")
-    result = as_json("benchmark", *how, "--dtype", "fp32", "--repeats", 2, "--out", tmp_path)
+    result = as_json("benchmark", "evaluation", *how, "--dtype", "fp32", "--repeats", 2, "--out", tmp_path)
     assert read_json(tmp_path / "evaluation.json")["rows"] == result["rows"]
     usual, dense, sparse = result["rows"][:3]
     assert [row["way"] for row in (usual, dense, sparse)] == ["usual way", "dense fp32", "block-sparse fp32"]
@@ -122,14 +122,14 @@ def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_p
     assert usual["padded_tokens"] > sparse["padded_tokens"]
     assert ("openvino fp32" in result["not_run"]) == (len(result["rows"]) == 3)  # where it is not installed
     few = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,onnxruntime-int8", "--repeats", 1)
-    result = as_json("benchmark", *few, "--dtype", "bf16")
+    result = as_json("benchmark", "evaluation", *few, "--dtype", "bf16")
     assert result["not_run"] == {"onnxruntime-int8 bf16": "is for fp32, not for bf16"} and len(result["rows"]) == 2
 
 
 def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_path):
     few = ("--batch", 1, "--length", 8, "--repeats", 1, "--runtimes", "dense,block-sparse-int8,compact")
     how = ("--model", packed_folder, "--dtype", "fp32", "--score", asked_file, "--questions", 2)
-    result = as_json("benchmark", *how, *few, "--out", tmp_path)
+    result = as_json("benchmark", *how, *few, "--out", tmp_path)  # as it was spelled before it had subcommands
     assert read_json(tmp_path / "benchmark.json")["rows"] == result["rows"]
     assert result["scored"]["model"] == Path(packed_folder).name
     assert result["scored"]["data"].endswith("the first 2 of 8 questions")
@@ -137,7 +137,8 @@ def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_pat
         runtime = ("--runtime", row["runtime"], "--dtype", "fp32")
         scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file, "--questions", 2, *runtime)
         assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
-    assert "f1 (%) is of " in qalib("benchmark", *how, *few).stdout
+    done = qalib("benchmark", *how, *few)
+    assert "f1 (%): " in done.stdout and "it is now qalib benchmark forward --model" in done.stderr
 
 
 def test_audit(packed_folder, asked_file, tmp_path):
@@ -164,14 +165,14 @@ def test_audit(packed_folder, asked_file, tmp_path):
         (["report", "--model", "PACKED", "-p", "epochs=3", "--out", "r"], "no notebook has a parameter 'epochs'"),
         (["report", "-p", "epochs"], "-p epochs: expected NAME=VALUE"),
         (["answer", "Who?", "", "--model", "PACKED"], "empty"),
-        (["benchmark", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
-        (["benchmark", "--model", "PACKED", "--data", "sample", "--repeats", "0"], "0 repeats"),
-        (["benchmark", "--model", "PACKED", "--data", "sample", "--runtimes", "fast"], "no runtime 'fast'"),
-        (["benchmark", "--model", "PACKED", "--data", "sample", "--pace"], "--data and --pace: choose one"),
-        (["benchmark", "--model", "PACKED", "--questions", "3"], "--questions 3: of which --data or --score?"),
-        (["benchmark", "--model", "PACKED", "--score", "sample", "--pace"], "--score sample: --pace times no answers"),
-        (["benchmark", "--model", "PACKED", "--data", "sample", "--score", "sample"], "--data scores already"),
-        (["benchmark", "--model", "PACKED", "--score", "nowhere.json"], "nowhere.json: no such file"),
+        (["benchmark", "forward", "--model", "PACKED", "--repeats", "0"], "0 repeats"),
+        (["benchmark", "evaluation", "--model", "PACKED", "--data", "sample", "--repeats", "0"], "0 repeats"),
+        (
+            ["benchmark", "evaluation", "--model", "PACKED", "--data", "sample", "--runtimes", "fast"],
+            "no runtime 'fast'",
+        ),
+        (["benchmark", "forward", "--model", "PACKED", "--questions", "3"], "--questions 3: requires --score"),
+        (["benchmark", "forward", "--model", "PACKED", "--score", "nowhere.json"], "nowhere.json: no such file"),
         (["audit", "--card", "PACKED/config.json", "--model", "PACKED"], "config.json: not a card of this family"),
         (["twin", "t", "--density", "0.9"], "density 0.9: must be between 0 and "),
         (["twin", "t", "--masks", "PACKED/config.json"], "config.json: expected an object with block_size"),

@@ -1,0 +1,291 @@
+"""The commands that measure speed: `qalib benchmark forward`, `evaluation`, `sweep`, `pace` and `training`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qalib.cli.console import Device, Json, Model, Questions, Sweep, print_json
+from qalib.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from qalib.model.checkpoint import Checkpoint
+
+app = typer.Typer(no_args_is_help=True)
+
+Runtimes = Annotated[
+    str, typer.Option(help="Names, separated by commas, or 'all' for the device; dense is always included.")
+]
+Dtypes = Annotated[
+    str, typer.Option("--dtype", help="fp32, bf16, or both separated by commas; auto: all that have instructions.")
+]
+Batch = Annotated[int, typer.Option(help="Windows per batch.")]
+Length = Annotated[int, typer.Option(help="Tokens per window.")]
+Repeats = Annotated[int, typer.Option(help="Timed rounds, after one of warm-up; at least 50 on a GPU.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results (JSON) and, if there is one, the figure.")]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        help="Score each runtime's answers to these questions; if the weights are random, the bundled model's answers."
+    ),
+]
+
+RUNTIMES = "dense,compact,block-sparse"
+SHOWN = [
+    "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms", "speedup_over_best", "speedup", "bound_reached",
+    "f1", "note", "remark",
+]  # fmt: skip
+EVALUATED = [
+    "way", "rounds", "median_seconds", "spread_seconds", "speedup_over_best", "speedup", "exact_match", "f1",
+    "same_answers", "resident_megabytes", "joules", "remark",
+]  # fmt: skip
+EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
+
+
+@app.command()
+def forward(
+    model: Model = "bundled",
+    runtimes: Runtimes = RUNTIMES,
+    dtype: Dtypes = "auto",
+    batch: Batch = 8,
+    length: Length = 384,
+    repeats: Repeats = 7,
+    device: Device = Device.auto,
+    score: Score = None,
+    questions: Questions = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time forward passes of the runtimes side by side, interleaved in one run."""
+    from qalib.benchmark import latency
+    from qalib.model import checkpoint
+    from qalib.report.plots.speed import speedup
+
+    loaded = checkpoint.load(model)
+    choice = _choice(runtimes, dtype, device)
+    rows = latency.compare(loaded, **choice, batch=batch, length=length, repeats=repeats)
+    _finish(loaded, rows, "speedup", speedup, score, questions, out, as_json)
+
+
+@app.command()
+def sweep(
+    over: Annotated[Sweep, typer.Argument(help="What varies.")],
+    values: Annotated[str | None, typer.Option(help="Values separated by commas, as 0.1,0.2 or 64,128,384.")] = None,
+    model: Model = "bundled",
+    runtimes: Runtimes = RUNTIMES,
+    dtype: Dtypes = "auto",
+    batch: Batch = 8,
+    length: Annotated[int, typer.Option(help="Tokens per window, unless the length varies.")] = 384,
+    repeats: Repeats = 7,
+    device: Device = Device.auto,
+    score: Score = None,
+    questions: Questions = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time forward passes at several densities, lengths or numbers of threads."""
+    from qalib.benchmark.sweep import SWEEPS
+    from qalib.model import checkpoint
+    from qalib.report.plots import speed
+
+    numbers = _numbers(values, over)
+    loaded = checkpoint.load(model)
+    choice = _choice(runtimes, dtype, device) | ({} if over is Sweep.length else {"length": length})
+    rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=batch, repeats=repeats)
+    _finish(loaded, rows, over.value, lambda rows: speed.sweep(rows, over.value), score, questions, out, as_json)
+
+
+@app.command()
+def pace(
+    model: Model = "bundled",
+    batch: Batch = 8,
+    length: Length = 384,
+    repeats: Repeats = 7,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time the kernel on each kind of matrix, beside the processor's peak."""
+    from qalib.benchmark import by_matrix
+    from qalib.model import checkpoint
+
+    loaded = checkpoint.load(model)
+    _record(loaded.name, by_matrix(loaded, batch, length, repeats), "pace", out, as_json)
+
+
+@app.command()
+def training(
+    models: Annotated[list[str], typer.Argument(help="Pruned models; the first is trained dense, too.")],
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    batch: Batch = 16,
+    length: Length = 256,
+    rounds: Annotated[int, typer.Option(help="Rounds in which all methods take turns.", min=1)] = 2,
+    steps: Annotated[int, typer.Option(help="Timed steps in each round.", min=1)] = 2,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time training steps on the CPU: dense, under a fixed mask, and by movement pruning."""
+    from qalib.benchmark.training import compare
+
+    _record(models, compare(models, dtype, batch, length, rounds, steps), "training", out, as_json)
+
+
+@app.command()
+def evaluation(
+    data: Annotated[str, typer.Option(help="'sample', 'squad' or 'squad_v2' (the hub's), or a SQuAD JSON file.")],
+    model: Model = "bundled",
+    runtimes: Runtimes = RUNTIMES,
+    dtype: Dtypes = "auto",
+    repeats: Repeats = 7,
+    device: Device = Device.auto,
+    questions: Questions = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Time whole evaluations, from texts to answers, and score the answers."""
+    import pandas as pd
+
+    from qalib.benchmark import end_to_end, memory, summary
+    from qalib.model import checkpoint
+    from qalib.qa import squad
+    from qalib.runtimes import REGISTRY, unavailable_reason
+    from qalib.utils import files, machine
+
+    loaded, question_set = checkpoint.load(model), squad.load(data).first(questions)
+    choice = _choice(runtimes, dtype, device)
+    place = choice["device"]
+    ways = end_to_end.ways_of(choice["names"], choice["dtypes"] or machine.hardware_dtypes(place))
+    reasons = {way: unavailable_reason(how.runtime, place, how.dtype) for way, how in ways.items()}
+    not_run = {way: reason for way, reason in reasons.items() if reason}
+    ways = {way: how for way, how in ways.items() if way not in not_run}
+    rows = end_to_end.evaluation_time(loaded, question_set, place, repeats=repeats, ways=ways)
+    rows = rows.assign(resident_bytes=None)
+    if place == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
+        ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
+        held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
+        held = pd.concat(held).drop(columns="share")
+        rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
+    headline = asdict(summary.evaluation_headline(rows, question_set.description))
+    record = summary.recorded(rows) | {"data": question_set.description, "not_run": not_run, "headline": headline}
+    if out is not None:
+        files.write_json(out / "evaluation.json", {"model": loaded.name} | record)
+    if as_json:
+        print_json(record)
+        return
+    _print_lines(record["machine"] | {"data": question_set.description} | not_run)
+    print("usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order")
+    dense, best = headline["evaluation_baseline"], headline["evaluation_way"]
+    print(f"speedup_over_best is over {dense}; speedup over dense of the same type and batches")
+    factors = {"batching_speedup": f"usual way / {dense}", "evaluation_speedup": f"{dense} / {best}",
+               "usual_speedup": "their product"}  # fmt: skip
+    print(", ".join(f"{what}: {headline[name]:.2f}x" for name, what in factors.items() if headline[name]))
+    unreadable = ", which cannot be read here" * bool(rows.joules.isna().all())
+    print(f"joules are the processor's by its own counters{unreadable}")
+    shown = rows.assign(resident_megabytes=rows.resident_bytes.astype(float) / 1e6)[EVALUATED]
+    shown = shown.astype(dict.fromkeys(("speedup", "joules", "exact_match", "f1"), float))  # where there are none, NaN
+    print(shown.round(3).to_string(index=False, na_rep="-"))
+
+
+def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
+    """The arguments `names`, `dtypes` and `device` of a comparison."""
+    from qalib.runtimes import REGISTRY
+    from qalib.utils import machine
+
+    place = machine.device(device.value)
+    for_device = [name for name, runtime in REGISTRY.items() if place in runtime.devices]
+    names = for_device if runtimes == "all" else runtimes.split(",")
+    return {"names": names, "dtypes": None if dtype == "auto" else dtype.split(","), "device": place}
+
+
+def _finish(
+    loaded: "Checkpoint", rows: "pd.DataFrame", name: str, draw: Any, score: str | None, questions: int | None,
+    out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Score the answers if wanted, then write and print a comparison of forward passes."""
+    from qalib.benchmark import summary
+    from qalib.benchmark.accuracy import with_scores
+    from qalib.model import checkpoint
+    from qalib.qa import squad
+    from qalib.report import results
+    from qalib.utils import files, machine
+
+    if questions is not None and score is None:
+        raise InputError(f"--questions {questions}: requires --score")
+    about = {}
+    if score is not None:
+        question_set = squad.load(score).first(questions)
+        scored = checkpoint.load("bundled") if loaded.unscored else loaded
+        rows = with_scores(rows, scored, question_set)
+        about = {"scored": {"model": scored.name, "data": question_set.description}}
+    record = summary.report(rows) | about
+    if out is not None:
+        files.write_json(out / "benchmark.json", {"model": loaded.name} | record)
+        results.Results(out, "qalib benchmark").figure(name, draw(rows))
+    if as_json:
+        print_json(record)
+        return
+    _print_lines(machine.specs())
+    few = "" if rows.p99_seconds.notna().any() else ", of 100 rounds or more"
+    print(
+        f"median_ms, spread_ms (first to third quartile) and p99_ms (the 99th percentile{few}): milliseconds a batch "
+        f"over the rounds\nspeedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of "
+        "the same type"
+    )
+    if about:
+        print(f"f1 (%): {about['scored']['model']} in that runtime and type, on {about['scored']['data']}")
+    times = {f"{each}_ms": 1000 * rows[f"{each}_seconds"].astype(float) for each in ("median", "spread", "p99")}
+    shown = [column for column in ([name] if name in rows else []) + SHOWN if about or column != "f1"]
+    print(rows.assign(**times).round(3)[shown].to_string(index=False))
+
+
+def _record(model: str | list[str], rows: "pd.DataFrame", name: str, out: Path | None, as_json: bool) -> None:
+    """Write and print rows that need no summary."""
+    from qalib.benchmark import summary
+    from qalib.utils import files
+
+    record = summary.recorded(rows)
+    if out is not None:
+        files.write_json(out / f"{name}.json", {"model": model} | record)
+    if as_json:
+        print_json(record)
+    else:
+        _print_lines(record["machine"])
+        print(rows.drop(columns="round_seconds").to_string(index=False))
+
+
+def _print_lines(values: dict[str, Any]) -> None:
+    print("\n".join(f"{key}: {value}" for key, value in values.items()))
+
+
+def _numbers(text: str | None, over: Sweep) -> list[list[float]]:
+    """The values of a sweep as the argument after the model, or no argument, for the sweep's own."""
+    if text is None:
+        return []
+    kind = float if over is Sweep.density else int
+    try:
+        return [[kind(part) for part in text.split(",")]]
+    except ValueError:
+        raise InputError(f"--values {text}: expected numbers separated by commas, as {EXAMPLES[over]}") from None
+
+
+def current_spelling(arguments: list[str]) -> list[str]:
+    """Arguments of `qalib benchmark` from before it had subcommands, with the subcommand they stand for.
+
+    >>> current_spelling(["--sweep", "density", "--values", "0.1"])
+    ['sweep', 'density', '--values', '0.1']
+    >>> current_spelling(["--pace", "--json"]), current_spelling(["--data", "dev.json"])
+    (['pace', '--json'], ['evaluation', '--data', 'dev.json'])
+    >>> current_spelling(["--batch", "16"]), current_spelling(["forward"]), current_spelling(["--help"])
+    (['forward', '--batch', '16'], ['forward'], ['--help'])
+    """
+    if not arguments or arguments[0] == "--help" or not arguments[0].startswith("-"):
+        return arguments
+    words = [part for argument in arguments for part in (argument.split("=", 1) if "--" in argument else [argument])]
+    if "--sweep" in words[:-1]:
+        place = words.index("--sweep")
+        return ["sweep", words[place + 1], *words[:place], *words[place + 2 :]]
+    if "--pace" in words:
+        return ["pace", *(word for word in words if word != "--pace")]
+    return ["evaluation" if "--data" in words else "forward", *words]
