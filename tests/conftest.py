@@ -77,13 +77,23 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def types_file(tmp_path, monkeypatch) -> Path:
-    """The file with timings of types: not the user's."""
-    monkeypatch.setattr(dtypes, "TABLE", tmp_path / "types" / "types.json")
-    monkeypatch.setattr(widening, "TABLE", tmp_path / "types" / "widening.json")
+@pytest.fixture(scope="session", autouse=True)
+def timings_folder(tmp_path_factory) -> Path:
+    """The folder of stored timings: not the user's, and one for all tests, as each timing takes a while."""
+    folder = tmp_path_factory.mktemp("timings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dtypes, "TABLE", folder / "types.json")
+        patch.setattr(widening, "TABLE", folder / "widening.json")
+        yield folder
+
+
+@pytest.fixture
+def types_file(tmp_path_factory, monkeypatch) -> Path:
+    """An empty file with timings of types, for one test."""
+    monkeypatch.setattr(dtypes, "TABLE", tmp_path_factory.mktemp("types") / "types.json")
     dtypes.measured.cache_clear()
-    return dtypes.TABLE
+    yield dtypes.TABLE
+    dtypes.measured.cache_clear()
 
 
 @pytest.fixture

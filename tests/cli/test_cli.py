@@ -114,16 +114,23 @@ def test_whole_evaluations_are_timed_and_scored(packed_folder, asked_file, tmp_p
     result = as_json("benchmark", "evaluation", *how, "--dtype", "fp32", "--repeats", 2, "--out", tmp_path)
     assert read_json(tmp_path / "evaluation.json")["rows"] == result["rows"]
     usual, dense, sparse = result["rows"][:3]
-    assert [row["way"] for row in (usual, dense, sparse)] == ["usual way", "dense fp32", "block-sparse fp32"]
+    assert [row["way"] for row in (usual, dense, sparse)] == [
+        "usual way",
+        "dense fp32, by length",
+        "block-sparse fp32, by length",
+    ]
     scores = as_json("evaluate", "--model", packed_folder, "--data", asked_file)
     for row in (usual, dense, sparse):
         assert (row["exact_match"], row["f1"]) == (scores["exact_match"], scores["f1"])
         assert len(row["round_seconds"]) == 2 and row["resident_bytes"] > 0
     assert usual["padded_tokens"] > sparse["padded_tokens"]
-    assert ("openvino fp32" in result["not_run"]) == (len(result["rows"]) == 3)  # where it is not installed
+    assert ("openvino fp32, by length" in result["not_run"]) == (len(result["rows"]) == 3)  # where it is not installed
     few = ("--model", packed_folder, "--data", asked_file, "--runtimes", "dense,onnxruntime-int8", "--repeats", 1)
     result = as_json("benchmark", "evaluation", *few, "--dtype", "bf16")
-    assert result["not_run"] == {"onnxruntime-int8 bf16": "is for fp32, not for bf16"} and len(result["rows"]) == 2
+    assert (
+        result["not_run"] == {"onnxruntime-int8 bf16, by length": "is for fp32, not for bf16"}
+        and len(result["rows"]) == 2
+    )
 
 
 def test_a_table_of_speeds_has_f1_beside_them(packed_folder, asked_file, tmp_path):
