@@ -5,6 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from qalib.model.formats import PICKLED
 from qalib.qa.squad import Question
 from qalib.utils.files import write_json
 
@@ -54,3 +59,15 @@ def towns(count: int = 48) -> list[Question]:
         asked, answer = ("Which town?", town) if number % 2 else ("In which year?", year)
         questions.append(Question(f"{number}", "towns", asked, context, (answer,), (context.index(answer),)))
     return questions
+
+
+def write_shards(folder: Path, state: dict[str, Tensor], name: str) -> Path:
+    """Write a weight file of this name as three shards with an index; returns the index."""
+    stem, ending = name.split(".")
+    weight_map = {}
+    for number in range(3):
+        shard = f"{stem}-0000{number + 1}-of-00003.{ending}"
+        part = dict(list(state.items())[number::3])
+        (torch.save if name == PICKLED else safetensors.torch.save_file)(part, folder / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    return write_json(folder / f"{name}.index.json", {"metadata": {"total_size": 1}, "weight_map": weight_map})

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -12,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+from builders import write_shards
 from conftest import write_2021
 
 from qalib.model import checkpoint
+from qalib.model.formats import PICKLED, SAFETENSORS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PATH = re.compile(r"/(api/models/)?(\w+/\w+)(?:/(\w+)/(\w+))?(?:/([\w.]+))?(?:\?.*)?$")
+PATH = re.compile(r"/(api/models/)?(\w+/\w+)(?:/(\w+)/(\w+))?(?:/([\w.-]+))?(?:\?.*)?$")
 REFUSED = {
     "org/private": (401, {"X-Error-Message": "Invalid username or password."}),
     "org/expired": (401, {"X-Error-Message": "Invalid credentials in Authorization header"}),
@@ -183,6 +186,24 @@ def test_what_the_hub_refuses_or_cuts_short(online, hub, cache, model, messages)
     check_refused(online[model], f"{model}: no such folder, and ", hub.endpoint, *messages)
     snapshots = cache / "hub" / f"models--{model.partition('@')[0].replace('/', '--')}" / "snapshots"
     assert "tiny" in model or not list(snapshots.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("name", [SAFETENSORS, PICKLED])
+def test_shards_are_fetched_with_their_index(dense_folder, tmp_path, name):
+    source = tmp_path / "source"
+    shutil.copytree(dense_folder, source, ignore=shutil.ignore_patterns(SAFETENSORS))
+    write_shards(source, checkpoint.load(dense_folder).model.state_dict(), name)
+    expected = {path.name for path in source.iterdir()}
+    if name == SAFETENSORS:
+        (source / PICKLED).write_bytes(b"not needed")
+    server = StandIn(source)
+    Thread(target=server.serve_forever, daemon=True).start()
+    ((code, output, error),) = qalib(["org/shards"], server.endpoint, tmp_path / "cache")
+    server.shutdown()
+    server.server_close()
+    assert code == 0, error
+    assert json.loads(output)["format"] == "transformers"
+    assert {path.rpartition("/")[2] for command, path in server.asked if "/resolve/" in path} == expected
 
 
 def test_a_download_that_was_cut_short_goes_on_where_it_stopped(online):

@@ -7,6 +7,7 @@ from collections import OrderedDict
 import pytest
 import safetensors.torch
 import torch
+from builders import write_shards
 from torch import nn
 from torch.nn.utils import prune
 
@@ -117,18 +118,6 @@ def test_masks_that_do_not_fit(dense, folder, change, message):
     change(state := dense.model.state_dict())
     torch.save(state, folder / PICKLED)
     assert_refused(folder, message)
-
-
-def write_shards(folder, state, name):
-    """Three shards with an index; returns the index."""
-    stem, ending = name.split(".")
-    weight_map = {}
-    for number in range(3):
-        shard = f"{stem}-0000{number + 1}-of-00003.{ending}"
-        part = dict(list(state.items())[number::3])
-        (torch.save if name == PICKLED else safetensors.torch.save_file)(part, folder / shard)
-        weight_map |= dict.fromkeys(part, shard)
-    return write_json(folder / f"{name}.index.json", {"metadata": {"total_size": 1}, "weight_map": weight_map})
 
 
 @pytest.mark.parametrize("name", [SAFETENSORS, PICKLED])
