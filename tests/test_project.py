@@ -93,7 +93,7 @@ LAYERS = (
         "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
     },
     {"qa": "question sets, windows, answers, exact match and F1"},
-    {"pruning": "movement and magnitude pruning, and the training runs around them"},
+    {"pruning": "movement, magnitude and one-shot pruning, and the runs around them"},
     {"benchmark": "latency side by side, over sweeps, and part by part"},
     {"report": "measurements -> tables, figures, card and pages"},
     {

@@ -134,7 +134,7 @@ def test_a_type_that_fails_is_never_chosen(speeds, monkeypatch):
 def test_fewer_threads_than_torch_asks_for(work):
     """Then torch's bf16 products are NaN, without a warning."""
     code = (
-        "import torch; torch.set_num_threads(2); from qalib.runtimes import dtypes\n"
+        "import torch; torch.set_num_threads(2); from qalib.runtimes import dtypes, timings\n"
         f"timings.shortest_seconds = lambda *_: {{'fp32': 1.0, 'bf16': 0.1}}; print(dtypes.fastest({work!r}))\n"
         "x = torch.ones(64, 64, dtype=torch.bfloat16); print((x @ x == 64).all().item())"
     )
