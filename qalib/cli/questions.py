@@ -36,7 +36,9 @@ def answer(
 def evaluate(
     model: Model = "bundled",
     data: Data = "sample",
-    runtime: Annotated[str | None, typer.Option(help="Its name [default: the fastest for the device].")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Its name [default: block-sparse if its kernel is compiled, else compact].")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = Device.auto,
     questions: Questions = None,

@@ -18,7 +18,7 @@ from qalib.utils.errors import InputError
 
 
 def best(device: str | torch.device) -> str:
-    """Return the fastest runtime for a device: block-sparse on a CPU if its kernel is compiled, else compact.
+    """Return the default runtime for a device: block-sparse on a CPU if its kernel is compiled, else compact.
 
     On a GPU it is compact until the faster ones are tested there.
     """

@@ -45,10 +45,10 @@ def unavailable_reason() -> str | None:
 
 
 def available() -> list[str]:
-    """What this machine can run, the best last; `torch` stands for the way without the operator.
+    """Return the instruction sets that this machine can run, in the order of LEVELS, not of a timing.
 
-    The environment variable QALIB_INSTRUCTIONS names the last of LEVELS that may be used. Raises InputError for a name
-    that is not there.
+    `torch` is the PyTorch fallback. The environment variable QALIB_INSTRUCTIONS names the last of LEVELS that may be
+    used. Raises InputError for a name that is not there.
     """
     most = os.environ.get("QALIB_INSTRUCTIONS") or LEVELS[-1]
     if most not in LEVELS:
