@@ -85,9 +85,13 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
 def _inverses(products: Tensor, kept: Tensor) -> Tensor:
     """The inverse over the columns each row of a mask keeps, zero elsewhere: shape `(rows, columns, columns)`."""
     inverses = products.new_zeros(len(kept), *products.shape)
-    for inverse, row in zip(inverses, kept, strict=True):
-        columns = row.nonzero()
-        inverse[columns, columns.T] = torch.cholesky_inverse(torch.linalg.cholesky(products[columns, columns.T]))
+    patterns, row_patterns = kept.unique(dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        columns = pattern.nonzero()
+        part = products[columns, columns.T]
+        part = torch.cholesky_solve(torch.eye(len(part)).to(part), torch.linalg.cholesky(part))
+        rows = (row_patterns == number).nonzero()
+        inverses[rows[..., None], columns, columns.T] = part
     return inverses
 
 
