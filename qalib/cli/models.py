@@ -73,7 +73,7 @@ def export(
     names={"eval_data": ("--eval",), "regularization_weight": ("--regularization-weight", "--regulariser")},
 )
 def prune(config: PruningConfig) -> None:
-    """Prune a model by movement pruning in blocks while it learns from data and a teacher."""
+    """Prune a model in blocks while it learns from data and a teacher, or in one shot (--method obs)."""
     from qalib.pruning import run
 
     print(run.prune(config))

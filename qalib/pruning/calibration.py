@@ -79,7 +79,9 @@ def curvature(model: nn.Module, batches: Iterable[Batch], seed: int = 0) -> dict
         real = batch["attention_mask"].bool()
         with torch.enable_grad(), _recorded(model) as record:
             logits = span_logits(model, **{name: batch[name] for name in MODEL_INPUTS}).flatten(0, 1)
-            answers = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+            answers = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0].to(
+                logits.device
+            )
             names, outputs = zip(*((name, output) for name, (_, output) in record.items()), strict=True)
             loss = functional.cross_entropy(logits, answers, reduction="sum")
             gradients = torch.autograd.grad(loss, outputs)

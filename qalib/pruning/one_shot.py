@@ -27,6 +27,7 @@ from qalib.qa import evaluation, squad
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_text
 
+TOKENS = 2048  # in a batch: what BERT-base then holds, its gradients included, is below 4 GB
 WEIGHTS = "model.pt"  # in a checkpoint
 
 
@@ -46,7 +47,7 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
     pruned = replace(dense.copy(), block=config.block)
     surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
-    folder.start(config.to_dict())
+    folder.start(config.to_dict(), "fp32")
     seconds = _rounds(config, folder, dense.model, pruned.model, data, progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
@@ -89,11 +90,11 @@ def _rounds(
     at_first = surgery.kept_share(dense)
     progress.begin(done / config.rounds)
     progress.say("the curvature of the loss")
-    curvature = calibration.curvature(dense, _batches(data, config.batch, device), config.seed)
+    curvature = calibration.curvature(dense, _batches(data, device), config.seed)
     for number in range(done + 1, config.rounds + 1):
         name = f"round {number} of {config.rounds}"
         progress.doing(name)
-        moments = calibration.moments(model, dense, _batches(data, config.batch, device))
+        moments = calibration.moments(model, dense, _batches(data, device))
         target = at_first - (at_first - config.density) * number / config.rounds
         kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
         surgery.refit(model, dense, moments, kept)
@@ -118,9 +119,12 @@ def _rounds(
     return seconds
 
 
-def _batches(data: SquadDataset, size: int, device: str) -> Iterator[Batch]:
-    """All windows once, those of like length together."""
+def _batches(data: SquadDataset, device: str) -> Iterator[Batch]:
+    """All windows once, those of like length together, at most TOKENS or one window in a batch."""
     order = np.argsort(data.lengths, kind="stable")
-    for first in range(0, len(order), size):
-        batch: dict[str, Any] = data.collate(order[first : first + size])
-        yield {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
+    first = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - first) * data.lengths[order[end]] > TOKENS:
+            batch: dict[str, Any] = data.collate(order[first:end])
+            yield {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
+            first = end

@@ -34,7 +34,7 @@ REACH = 4  # of the share of weights that is to go, a row of blocks may lose so 
 
 def damped(products: Tensor, damping: float = DAMPING) -> Tensor:
     """Add a share of the mean of the diagonal to it, so that the matrix, shape `(columns, columns)`, has an inverse."""
-    return products + damping * products.diagonal().mean() * torch.eye(len(products), dtype=products.dtype)
+    return products + damping * products.diagonal().mean() * torch.eye(len(products)).to(products)
 
 
 def least_squares(targets: Tensor, products: Tensor, kept: Tensor, block: Block) -> Tensor:
@@ -65,7 +65,8 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
     (height, width), (rows, columns) = block, kept.shape
     inverse, tiles = _inverses(products, kept.repeat_interleave(width, 1)), blocks.split(weight, block).clone()
     costs, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
-    highest, row, within = weight.new_zeros(rows), torch.arange(rows), torch.arange(width)
+    highest, row = weight.new_zeros(rows), torch.arange(rows, device=weight.device)
+    within = torch.arange(width, device=weight.device)
     for _ in range(min(most or columns, int(kept.sum(1).max()))):
         diagonal = inverse.view(rows, columns, width, columns, width).diagonal(dim1=1, dim2=3).movedim(-1, 1)
         diagonal = torch.where(left[..., None, None], diagonal, identity)
@@ -85,9 +86,13 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
 def _inverses(products: Tensor, kept: Tensor) -> Tensor:
     """The inverse over the columns each row of a mask keeps, zero elsewhere: shape `(rows, columns, columns)`."""
     inverses = products.new_zeros(len(kept), *products.shape)
-    for inverse, row in zip(inverses, kept, strict=True):
-        columns = row.nonzero()
-        inverse[columns, columns.T] = torch.cholesky_inverse(torch.linalg.cholesky(products[columns, columns.T]))
+    patterns, row_patterns = kept.unique(dim=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        columns = pattern.nonzero()
+        part = products[columns, columns.T]
+        part = torch.cholesky_solve(torch.eye(len(part)).to(part), torch.linalg.cholesky(part))
+        rows = (row_patterns == number).nonzero()
+        inverses[rows[..., None], columns, columns.T] = part
     return inverses
 
 
