@@ -16,7 +16,9 @@ from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import rows_within, strips
 from qalib.runtimes.cpu.instruction_sets import Layout
 
-MOST_DENSITY = 0.9  # up to which the operators are faster than a dense product
+# Up to these densities the operators are faster than a dense product (measured on a 2-core Zen 4), in blocks of SIDE
+# and more, and in others; and how many times as many numbers as a vector of float32 AMX multiplies in a dense product.
+MOST_DENSITY, MOST_DENSITY_NARROW, SIDE, AMX_PACE = 0.9, 0.3, 8, 16
 
 
 class Packing(NamedTuple):
@@ -62,7 +64,8 @@ class BlockPattern:
 
     def pays(self, dtype: torch.dtype) -> bool:
         """Whether the operators multiply activations of a type faster than a dense product does."""
-        return self.instructions(dtype) != instruction_sets.TORCH and self.density <= MOST_DENSITY
+        most = MOST_DENSITY if min(self.block) >= SIDE else MOST_DENSITY_NARROW
+        return self.density <= most and self.instructions(dtype) != instruction_sets.TORCH
 
     def multiply(self, x: Tensor, values: Tensor, bias: Tensor | None, transposed: bool = False) -> Tensor:
         """x W^T + bias, shape `(..., outputs)`; x W, shape `(..., inputs)`, if `transposed`. float32 or bfloat16."""
@@ -85,7 +88,7 @@ class BlockPattern:
         """The gradient of the kept blocks, shape `(blocks, height, width)`, float32, from x and y's gradient."""
         x, dy = x.reshape(-1, x.shape[-1]).contiguous(), dy.reshape(-1, dy.shape[-1]).contiguous()
         if x.dtype not in self.gradients:
-            self.gradients[x.dtype] = gradient_instructions(self.block, x.dtype)
+            self.gradients[x.dtype] = gradient_instructions(self.block, x.dtype, self.density)
         name = self.gradients[x.dtype]
         if name is None:
             return blocks.split(dy.T @ x, self.block)[self.kept].float()
@@ -118,10 +121,22 @@ class BlockPattern:
         )
 
 
-def gradient_instructions(block: Block, dtype: torch.dtype) -> str | None:
-    """The best instruction set for the gradient of blocks of a size in a type, or None if the operator has none."""
-    for name in reversed(instruction_sets.available()):
-        lanes = 0 if name == instruction_sets.TORCH else torch.ops.qalib.gradient_lanes(name)
-        if lanes and block[1] % lanes == 0 and (name not in instruction_sets.BF16 or dtype == torch.bfloat16):
-            return name
-    return None
+def gradient_instructions(block: Block, dtype: torch.dtype, density: float) -> str | None:
+    """The best instruction set for the gradient of kept blocks, or None if a dense product is faster, or all there is.
+
+    Blocks too narrow for the longest vectors take shorter ones, and those of few rows load more than they multiply.
+    """
+    names = [
+        name for name in instruction_sets.available() if name not in (instruction_sets.TORCH, *instruction_sets.INT8)
+    ]
+    lanes = {name: torch.ops.qalib.gradient_lanes(name) for name in names}
+    paces = {
+        name: (AMX_PACE * 16 if not lanes[name] else lanes[name] * (2 if name in instruction_sets.BF16 else 1))
+        for name in names
+        if dtype == torch.bfloat16 or name not in instruction_sets.BF16
+    }
+    fitting = [name for name in paces if lanes[name] and block[1] % lanes[name] == 0]
+    if not fitting:
+        return None
+    slower = max(paces.values()) / paces[fitting[-1]] * max(1, 4 / block[0])
+    return fitting[-1] if density * slower < 1 else None

@@ -58,8 +58,8 @@ class TrainableBlockSparseLinear(nn.Module):
         block: Height and width of a block.
 
     x is of shape `(..., in_features)`. On a CPU, float32 and bfloat16 (under autocast too) are multiplied by the
-    compiled operators; where those cannot, by torch, as a dense weight (see `instructions`). Blocks are in row-major
-    order of the grid. Raises InputError for a mask or a block that does not fit.
+    compiled operators; where those cannot, or a dense product is faster, by torch (see `instructions`). Blocks are in
+    row-major order of the grid. Raises InputError for a mask or a block that does not fit.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class TrainableBlockSparseLinear(nn.Module):
     def instructions(self, x: Tensor) -> str:
         """What multiplies x: `torch`, or the instruction set of the compiled operators."""
         on_cpu = x.device.type == self.values.device.type == "cpu"
-        return self.pattern.instructions(x.dtype) if on_cpu and self.values.dtype != torch.float64 else TORCH
+        pays = on_cpu and self.values.dtype != torch.float64 and self.pattern.pays(x.dtype)
+        return self.pattern.instructions(x.dtype) if pays else TORCH
 
     @torch.compiler.disable(reason="block-sparse products are not compiled: torch.compile must not need fullgraph")
     def forward(self, x: Tensor) -> Tensor:
