@@ -135,15 +135,18 @@ void in_turn(const Path& path, Tile<T> tile, const std::string& type, int64_t la
 }
 
 template <class T>
-void attention(const Path& path, Attend<T> attend, const std::string& type) {
+void attention(const Path& path, Attend<T> attend, const std::string& type, bool biased) {
   const Heads h{21, 2, 32, 0.25f};
+  std::vector<float> bias(h.heads * (2 * h.length - 1));
+  for (float& value : bias) value = biased ? 3 * number() : 0;
   const int64_t row = 3 * h.heads * h.size;
   std::vector<T> qkv(h.length * row), out(h.length * h.heads * h.size);
   for (T& value : qkv) value = rounded<T>(2 * number());
   Workspace workspace;
   double error = 0;
   for (int64_t head = 0; head < h.heads; head++) {
-    attend(h, head, qkv.data(), nullptr, out.data(), workspace);
+    const float* by_distance = &bias[head * (2 * h.length - 1)];
+    attend(h, head, qkv.data(), nullptr, biased ? by_distance : nullptr, out.data(), workspace);
     const auto at = [&](int64_t token, int64_t part, int64_t i) {
       return double(widen(qkv[token * row + (part * h.heads + head) * h.size + i]));
     };
@@ -152,7 +155,7 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
       double sum = 0;
       for (int64_t k = 0; k < h.length; k++) {
         for (int64_t i = 0; i < h.size; i++) share[k] += at(q, 0, i) * at(k, 1, i) * h.scale;
-        sum += share[k] = std::exp(share[k]);
+        sum += share[k] = std::exp(share[k] + by_distance[k - q + h.length - 1]);
       }
       for (int64_t i = 0; i < h.size; i++) {
         for (int64_t k = 0; k < h.length; k++) expected[i] += share[k] / sum * at(k, 2, i);
@@ -161,7 +164,8 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
       }
     }
   }
-  std::printf("%s attention-%s %g %g\n", path.name, type.c_str(), error, sizeof(T) == 2 ? 0x1p-6 : 1e-5);
+  std::printf("%s attention-%s%s %g %g\n", path.name, type.c_str(), biased ? "-biased" : "", error,
+              sizeof(T) == 2 ? 0x1p-6 : 1e-5);
 }
 
 }  // namespace
@@ -177,7 +181,9 @@ int main() {
       if (path->single) in_turn(*path, path->single, "fp32", lanes);
       if (path->half) in_turn(*path, path->half, "bf16", lanes);
     }
-    if (path->attend_single) attention(*path, path->attend_single, "fp32");
-    if (path->attend_half) attention(*path, path->attend_half, "bf16");
+    for (bool biased : {false, true}) {
+      if (path->attend_single) attention(*path, path->attend_single, "fp32", biased);
+      if (path->attend_half) attention(*path, path->attend_half, "bf16", biased);
+    }
   }
 }

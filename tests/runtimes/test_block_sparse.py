@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import blocks
+from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 from qalib.utils.errors import InputError
@@ -237,10 +238,13 @@ def test_values_that_are_not_numbers_stay_so():
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 
 
-def attention(qkv, mask, heads):
+def attention(qkv, mask, heads, bias=None):
     """In the type of its arguments, step by step; torch's own takes a faster way in some types."""
     query, key, value = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    if bias is not None:
+        places = torch.arange(qkv.shape[1])
+        scores += bias[:, places - places[:, None] + len(places) - 1].to(scores.dtype)
     return (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value).transpose(1, 2).flatten(2)
 
 
@@ -249,14 +253,18 @@ def attention(qkv, mask, heads):
 @given(data=st.data())
 def test_attention_against_float64(instructions, dtype, data):
     batch, heads, size = (data.draw(st.sampled_from(values)) for values in ((1, 2), (1, 3), (16, 32, 48, 64)))
-    length, seed = data.draw(st.integers(1, 90)), data.draw(st.integers(0, 9))
+    length, seed = data.draw(st.integers(1, 90) | st.sampled_from([128, 384, 512])), data.draw(st.integers(0, 9))
     random = torch.Generator().manual_seed(seed)
     qkv = (1.5 * torch.randn((batch, length, 3 * heads * size), generator=random)).to(dtype)
     seen = torch.arange(length) < torch.randint(1, length + 1, (batch, 1), generator=random)
     mask = seen[:, None, None].expand(batch, 1, length, length) if data.draw(st.booleans()) else None
+    # as large as a trained MPNet's; in bf16 torch adds it in that type
+    bias = (2.5 * torch.randn((heads, 2 * length - 1), generator=random)).to(dtype).float()
+    bias = bias if data.draw(st.booleans()) else None
     around = torch.full((batch + 2, length, heads * size), 7.0, dtype=dtype)
-    found = AttentionProducts(heads, size, instructions)(qkv, mask, around[1:-1])
-    expected = attention(qkv.double(), torch.ones(1, dtype=bool) if mask is None else mask, heads)
+    position_bias = None if bias is None else PositionBias(bias.to(dtype), mask)
+    found = AttentionProducts(heads, size, instructions)(qkv, mask, around[1:-1], position_bias)
+    expected = attention(qkv.double(), torch.ones(1, dtype=bool) if mask is None else mask, heads, bias)
     room = 4 * torch.finfo(dtype).eps * (1 + qkv.abs().max()) + 2e-5  # weights in the type, scores in float32
     assert (found.double() - expected).abs().max() <= room
     assert (around[[0, -1]] == 7).all()
@@ -289,6 +297,22 @@ def test_threads_agree_on_attention():
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize(("instructions", "dtype"), SETS)
+def test_position_bias_is_by_distance_and_head(instructions, dtype):
+    """A bias that hides all keys but the one before a query: its value is the result; so with one head cut."""
+    qkv = torch.randn((2, 70, 3, 3, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    bias = torch.full((3, 139), -1e4)
+    for head, distance in enumerate((-1, 0, 5)):
+        bias[head, 69 + distance] = 0
+    position_bias = PositionBias(bias.to(dtype))
+    found = AttentionProducts(3, 16, instructions)(qkv.flatten(2), position_bias=position_bias).unflatten(2, (3, 16))
+    assert torch.equal(found[:, 1:, 0], qkv[:, :-1, 2, 0]) and torch.equal(found[:, :, 1], qkv[:, :, 2, 1])
+    assert torch.equal(found[:, :-5, 2], qkv[:, 5:, 2, 2])
+    left = torch.tensor([0, 2])
+    cut = AttentionProducts(2, 16, instructions)(qkv[:, :, :, left].flatten(2), position_bias=position_bias.of(left))
+    assert torch.equal(cut.unflatten(2, (2, 16)), found[:, :, [0, 2]])
+
+
 @needs_operator
 def test_attention_that_does_not_fit_is_refused():
     ours, qkv = AttentionProducts(2, 16, "portable"), torch.zeros(1, 5, 96)
@@ -299,8 +323,14 @@ def test_attention_that_does_not_fit_is_refused():
     ):
         with pytest.raises(RuntimeError, match=message):
             ours(*arguments)
-    with pytest.raises(RuntimeError, match="bias is not float32 of shape"):
-        torch.ops.qalib.attention(qkv, torch.zeros(1, 4), 2, 1.0, "portable", torch.empty(1, 5, 32))
+    for mask, bias, message in (
+        (torch.zeros(1, 4), None, r"mask must be float32 of shape \(1, 5\)"),
+        (None, torch.zeros(2, 8), r"bias must be float32 of shape \(2, 9\)"),
+        (None, torch.zeros(1, 9), r"bias must be float32 of shape \(2, 9\)"),
+        (None, torch.zeros(2, 9, dtype=HALF), r"bias must be float32 of shape \(2, 9\)"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.qalib.attention(qkv, mask, bias, 2, 1.0, "portable", torch.empty(1, 5, 32))
 
 
 @needs_operator

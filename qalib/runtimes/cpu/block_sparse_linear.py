@@ -161,9 +161,10 @@ class AttentionProducts(nn.Module):
         """`qkv` of shape `(batch, length, 3 * heads * size)` to `(batch, length, heads * size)`, in `out` if given.
 
         `mask`, broadcastable to `(batch, 1, length, length)`, is true, or 0, for keys that are seen, in all rows alike.
+        `position_bias`, made with that mask, is added to the scaled scores.
         """
         batch, length, _ = qkv.shape
-        if self.chosen == TORCH or position_bias is not None:
+        if self.chosen == TORCH:
             mask = mask if position_bias is None else position_bias.mask
             query, key, value = qkv.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
             context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -173,5 +174,6 @@ class AttentionProducts(nn.Module):
             seen = mask if mask.dtype == torch.bool else mask == 0
             mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~seen, HIDDEN)
         out = qkv.new_empty(batch, length, self.heads * self.size) if out is None else out
-        torch.ops.qalib.attention(qkv, mask, self.heads, self.size**-0.5, self.chosen, out)
+        bias = None if position_bias is None else position_bias.by_distance.float().contiguous()
+        torch.ops.qalib.attention(qkv, mask, bias, self.heads, self.size**-0.5, self.chosen, out)
         return out

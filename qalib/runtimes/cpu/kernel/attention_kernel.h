@@ -29,15 +29,10 @@ INLINE vec power_of_two(vec x) {
 #endif
 }
 
-// Scores of one token, [strip][STRIP] with strips `apart`, and what may be added, to e^(scale (score - largest)):
-// put(weights, strip) for each. Returns 1 over their sum.
-template <class Put>
-INLINE float softmax(const float* scores, const float* added, int64_t strips, int64_t apart, float scale,
-                     const Put& put) {
-  const auto score = [&](int64_t s, int v) {
-    const floats x = load(scores + s * apart + v * LANES);
-    return added ? x + load(added + (s * WIDE + v) * LANES) : x;
-  };
+// Scores of one token, score(strip, v) for each vector of a strip, to e^(scale (score - largest)): put(weights, strip) for
+// each strip. Returns 1 over their sum.
+template <class Score, class Put>
+INLINE float softmax(const Score& score, int64_t strips, float scale, const Put& put) {
   floats most = floats{} - __builtin_inff(), all = floats{};
   for (int64_t s = 0; s < strips; s++)
     UNROLL for (int v = 0; v < WIDE; v++) {
@@ -54,7 +49,8 @@ INLINE float softmax(const float* scores, const float* added, int64_t strips, in
 }
 
 template <class T>
-void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace) {
+void attend(const Heads& h, int64_t head, const T* qkv, const float* mask, const float* bias, T* out,
+            Workspace& workspace) {
   constexpr int64_t STRIP = WIDE * LANES, ITEMS = STRIP / STEP;
   const int64_t size = h.size, apart = h.heads * size, row = 3 * apart, lanes = size % STRIP ? LANES : STRIP;
   const int64_t keys = (h.length + STRIP - 1) / STRIP * STRIP, strips = std::max(keys / STRIP, size / lanes);
@@ -62,10 +58,14 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
 
   float *added = workspace.take<float>(0, keys), *nothing = workspace.take<float>(1, size);
   int32_t *starts = workspace.take<int32_t>(2, strips + 1), *columns = workspace.take<int32_t>(3, strips);
-  for (int64_t i = 0; i < keys; i++) added[i] = i >= h.length ? -1e30f : bias ? bias[i] : 0;
+  for (int64_t i = 0; i < keys; i++) added[i] = i >= h.length ? -1e30f : mask ? mask[i] : 0;
   std::fill(nothing, nothing + size, 0.0f);
   for (int64_t i = 0; i <= strips; i++) starts[i] = i;
   std::fill(columns, columns + strips, 0);
+
+  const int64_t distances = 2 * h.length - 1;
+  float* by_distance = workspace.take<float>(10, bias ? distances + STRIP : 0);  // `bias` as scores are, unscaled
+  for (int64_t i = 0; bias && i < distances + STRIP; i++) by_distance[i] = i < distances ? bias[i] / h.scale : 0;
 
   item* lefts = workspace.take<item>(4, keys * size / STEP);  // keys, [strip][size / STEP][STRIP]
   std::memset(lefts + (keys - STRIP) * size / STEP, 0, STRIP * size / STEP * sizeof(item));
@@ -104,7 +104,13 @@ void attend(const Heads& h, int64_t head, const T* qkv, const float* bias, T* ou
       const auto put = [&](const floats* x, int64_t s) {
         UNROLL for (int v = 0; v < WIDE; v++) store(x[v], (share*)(rows(s) + t * ITEMS) + v * LANES);
       };
-      shares[t] = softmax(scores + t * STRIP, later, scored.strips, strip, h.scale, put);
+      const auto score = [&](int64_t s, int v) {
+        const floats x = load(scores + t * STRIP + s * strip + v * LANES);
+        return later ? x + load(later + (s * WIDE + v) * LANES) : x;
+      };
+      const float* of_query = by_distance + h.length - 1 - (first + t);
+      const auto biased = [&](int64_t s, int v) { return score(s, v) + load(of_query + (s * WIDE + v) * LANES); };
+      shares[t] = bias ? softmax(biased, scored.strips, h.scale, put) : softmax(score, scored.strips, h.scale, put);
     }
     for (int64_t s = 0; s < scored.strips && all == 1; s++)
       pack((const item*)rows(s), ITEMS, ITEMS, count, weights + s * across * ITEMS, across, all);

@@ -198,17 +198,18 @@ void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef lanes, at
 }
 
 template <class T>
-void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
+void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* mask, const float* bias, T* out) {
   const int64_t step = h.length * h.heads * h.size;
   share(batch * h.heads, [&](int64_t i) {
     static thread_local Workspace workspace;
-    const int64_t b = i / h.heads;
-    attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, workspace);
+    const int64_t b = i / h.heads, head = i % h.heads;
+    attend(h, head, qkv + 3 * b * step, mask ? mask + b * h.length : nullptr,
+           bias ? bias + head * (2 * h.length - 1) : nullptr, out + b * step, workspace);
   });
 }
 
-void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, int64_t heads, double scale,
-               c10::string_view instructions, at::Tensor& out) {
+void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& bias,
+               int64_t heads, double scale, c10::string_view instructions, at::Tensor& out) {
   const Path& path = named(instructions);
   const auto type = qkv.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "qkv is ", type, ", not float32 or bfloat16");
@@ -219,16 +220,21 @@ void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, int
   TORCH_CHECK(h.size > 0 && h.size % path.lanes[1] == 0, "heads of ", h.size, " do not suit ", path.name);
   TORCH_CHECK(out.scalar_type() == type && out.dim() == 3 && out.size(0) == qkv.size(0) && out.size(1) == h.length &&
               out.size(2) == heads * h.size, "out does not suit qkv");
-  TORCH_CHECK(qkv.is_contiguous() && out.is_contiguous() && (!bias || bias->is_contiguous()),
-              "a tensor is not contiguous");
-  TORCH_CHECK(!bias || (bias->scalar_type() == at::kFloat && bias->dim() == 2 && bias->size(0) == qkv.size(0) &&
-              bias->size(1) == h.length), "bias is not float32 of shape (batch, length)");
+  TORCH_CHECK(qkv.is_contiguous() && out.is_contiguous(), "qkv or out is not contiguous");
+  const auto added = [](const char* name, const std::optional<at::Tensor>& tensor, int64_t rows, int64_t columns) {
+    TORCH_CHECK(!tensor || (tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->dim() == 2 &&
+                tensor->size(0) == rows && tensor->size(1) == columns), name, " must be float32 of shape (", rows, ", ",
+                columns, "), contiguous");
+    return tensor ? tensor->const_data_ptr<float>() : nullptr;
+  };
+  const float* of_key = added("mask", mask, qkv.size(0), h.length);
+  const float* of_distance = added("bias", bias, heads, std::max<int64_t>(2 * h.length - 1, 0));
   if (qkv.numel() == 0) return;
-  const float* added = bias ? bias->const_data_ptr<float>() : nullptr;
   if (type == at::kFloat)
-    run(path.attend_single, h, qkv.size(0), qkv.const_data_ptr<float>(), added, out.mutable_data_ptr<float>());
+    run(path.attend_single, h, qkv.size(0), qkv.const_data_ptr<float>(), of_key, of_distance,
+        out.mutable_data_ptr<float>());
   else
-    run(path.attend_half, h, qkv.size(0), static_cast<const uint16_t*>(qkv.const_data_ptr()), added,
+    run(path.attend_half, h, qkv.size(0), static_cast<const uint16_t*>(qkv.const_data_ptr()), of_key, of_distance,
         static_cast<uint16_t*>(out.mutable_data_ptr()));
 }
 
@@ -241,7 +247,8 @@ TORCH_LIBRARY(qalib, m) {
   m.def(
       "block_sparse_linear(Tensor x, Tensor[] layers, int[] lanes, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
       "Tensor? norm_weight, Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
-  m.def("attention(Tensor qkv, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
+  m.def(
+      "attention(Tensor qkv, Tensor? mask, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }
 TORCH_LIBRARY_IMPL(qalib, CPU, m) {
   m.impl("block_sparse_linear", linear);

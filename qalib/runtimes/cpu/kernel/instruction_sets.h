@@ -44,17 +44,19 @@ class Workspace {
   }
 
  private:
-  std::vector<char> pieces_[10];
+  std::vector<char> pieces_[11];
 };
 
-// One head of one sequence: from queries, keys and values of all heads, shape (length, 3, heads, size), and a number
-// for each key that is added to its scores, to `out`, shape (length, heads, size).
+// One head of one sequence: from queries, keys and values of all heads, shape (length, 3, heads, size), to `out`, shape
+// (length, heads, size). To the scores are added, before they are scaled, a number for each key, `mask`, and, after it, one
+// for each distance, `bias[key - query + length - 1]`; both may be null.
 struct Heads {
   int64_t length, heads, size;
   float scale;
 };
 template <class T>
-using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* bias, T* out, Workspace& workspace);
+using Attend = void (*)(const Heads& h, int64_t head, const T* qkv, const float* mask, const float* bias, T* out,
+                        Workspace& workspace);
 
 // y, shape (tokens, outputs), from x, shape (tokens, inputs), by way of `inner`; that and `norm` may be null.
 template <class T>
