@@ -2,8 +2,10 @@
 
 import copy
 import math
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -337,8 +339,9 @@ def test_attention_that_does_not_fit_is_refused():
 def test_a_layer_can_be_compiled_as_a_whole():
     weight, bias, x = case(2, 3, (32, 32), 0.5, 17, torch.float32)
     linear = BlockSparseLinear(weight, bias, (32, 32), gelu=True)
-    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), linear(x))
+    for backend in ("aot_eager", "inductor"):
+        compiled = torch.compile(linear, fullgraph=True, backend=backend)
+        assert torch.equal(compiled(x), linear(x))
     products = AttentionProducts(2, 16, "portable")
     assert torch.equal(torch.compile(products, fullgraph=True, backend="aot_eager")(x[None]), products(x[None]))
 
@@ -348,26 +351,61 @@ def test_arguments_that_do_not_fit_are_refused():
     weight, bias, x = case(2, 3, (32, 32), 0.5, 4, torch.float32)
     with pytest.raises(RuntimeError, match="x is Double"):
         BlockSparseLinear(weight, bias, (32, 32))(x.double())
-    with pytest.raises(RuntimeError, match="is not in x"):
+    with pytest.raises(RuntimeError, match="x has 64 inputs, not 96"):
         BlockSparseLinear(weight, bias, (32, 32))(x[:, :64].contiguous())
-    odd = BlockSparseLinear(*case(2, 3, (3, 5), 1.0, 4, torch.float32)[:2], (3, 5))
-    with pytest.raises(RuntimeError, match="column 10 is not in x"):
-        odd(x[:, :10].contiguous())
     with pytest.raises(RuntimeError, match="out has 64 elements, not 256"):
         BlockSparseLinear(weight, bias, (32, 32))(x, torch.empty(64))
-    with pytest.raises(RuntimeError, match="column 64 is not in x"):  # 64 outputs to 96 inputs
+    with pytest.raises(RuntimeError, match="inner has 64 outputs, not 96"):
         BlockSparseLinear(torch.ones(64, 96), bias, (32, 32))(x, inner=BlockSparseLinear(weight, bias, (32, 32)))
-    by_columns = BlockSparseLinear(*case(200, 3, (1, 4), 1.0, 4, torch.float32)[:2], (1, 4))  # of 192 rows and 8
-    for place, row in ((0, 192), (-1, 8), (0, -1)):
-        wrong = copy.deepcopy(by_columns)
-        wrong.rows[place] = row
-        with pytest.raises(RuntimeError, match="a row is not in its strip"):
-            wrong(x[:, :12].contiguous())
-    by_columns.lanes = 96
-    with pytest.raises(RuntimeError, match="200 outputs are not in 2 strips of 96 rows"):
-        by_columns(x[:, :12].contiguous())
     with pytest.raises(RuntimeError, match="no instruction set 'mmx'"):
         BlockSparseLinear(weight, bias, (32, 32), instructions="mmx")
+
+
+@needs_operator
+def test_a_weight_that_does_not_fit_is_refused():
+    """Each part of a packed weight that would have the operator read or write what is not its own."""
+    by_strips = BlockSparseLinear(*case(2, 3, (32, 32), 1.0, 4, torch.float32)[:2], (32, 32), instructions="portable")
+    by_columns = BlockSparseLinear(*case(200, 3, (1, 4), 1.0, 4, torch.float32)[:2], (1, 4), instructions="portable")
+
+    def changed(tensor, place, value):
+        tensor = tensor.clone()
+        tensor[place] = value
+        return tensor
+
+    for layer, part, change, message in (
+        (by_strips, 0, torch.Tensor.half, "values are Half, not Float"),
+        (by_strips, 0, lambda values: values.flatten()[:-1], "there are not .* blocks of values"),
+        (by_strips, 1, lambda starts: changed(starts, 1, 99), "starts must ascend"),
+        (by_strips, 2, lambda columns: changed(columns, 0, -32), "column -32 is not among 96 inputs"),
+        (by_strips, 2, lambda columns: changed(columns, 0, 96), "column 96 is not among 96 inputs"),
+        (by_strips, 2, lambda columns: changed(columns, 0, 5), "column 5 is not among 96 inputs"),
+        (by_strips, 7, lambda inputs: inputs - 32, "column 64 is not among 64 inputs"),
+        (by_strips, 4, torch.Tensor.double, "bias is not float32"),
+        (by_strips, 8, lambda lanes: 3, "64 outputs are not in .* strips of 3 rows"),
+        (by_columns, 3, lambda rows: changed(rows, 0, 192), "row 192 is not in its strip"),
+        (by_columns, 3, lambda rows: changed(rows, -1, 8), "row 8 is not in its strip"),
+        (by_columns, 3, lambda rows: changed(rows, 0, -1), "row -1 is not in its strip"),
+        (by_columns, 8, lambda lanes: 96, "200 outputs are not in 2 strips of 96 rows"),
+    ):
+        state = list(layer.get_extra_state())
+        state[part] = change(state[part])
+        with pytest.raises(RuntimeError, match=message):
+            layer.set_extra_state(state)
+
+
+@pytest.mark.parametrize("instructions", instruction_sets.available())
+def test_a_layer_is_copied_saved_and_shared_by_threads(instructions, tmp_path):
+    weight, bias, x = case(3, 4, (32, 32), 0.5, 9, HALF)
+    layer = BlockSparseLinear(weight, bias, (32, 32), True, HALF, instructions)
+    other = BlockSparseLinear(weight.roll(32, 1), -bias, (32, 32), True, HALF, instructions)
+    expected = layer(x)
+    assert not torch.equal(other(x), expected)
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), copy.deepcopy(other)]
+    torch.save(layer.state_dict(), tmp_path / "state.pt")
+    copies[2].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert all(torch.equal(each(x), expected) for each in copies)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(y, expected) for y in pool.map(lambda _: layer(x), range(40)))
 
 
 @needs_operator

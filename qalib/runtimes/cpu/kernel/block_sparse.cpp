@@ -4,14 +4,15 @@
 // added and the sum normalised, while it is still in the cache. Attention between the linear layers goes through the same
 // multiplication. Which instruction set runs is chosen by name. Threads are torch's own.
 
-#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
+#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
 #include <optional>
 #include <string>
+#include <tuple>
 
 #include "instruction_set.h"
 #include "threads.h"
@@ -21,7 +22,6 @@ namespace {
 
 // Bytes of a tile's packed tokens, a layer, and of what is normalised: most L2 caches have 512 KiB or more.
 constexpr int64_t LEAST = 128 * 1024, MOST = 384 * 1024, NORMALISED = 320 * 1024;
-constexpr int PARTS = 7;  // tensors of a layer
 
 const InstructionSet& named(c10::string_view name) {
   static const auto all = available();  // asked once: a virtual machine leaves for its host to answer
@@ -121,74 +121,90 @@ std::optional<Norm> normed(const std::optional<at::Tensor>& residual, const std:
   return Norm{residual->const_data_ptr(), gain->const_data_ptr<float>(), shift->const_data_ptr<float>(), float(epsilon)};
 }
 
-// A layer from its tensors, checked: values, starts, columns, rows, bias, scales and offsets.
-Weight checked(const InstructionSet& set, const at::Tensor* parts, int64_t inputs, int64_t lanes, int64_t width, bool gelu) {
-  const at::Tensor &values = parts[0], &starts = parts[1], &columns = parts[2], &rows = parts[3], &bias = parts[4],
-                   &scales = parts[5], &offsets = parts[6];
-  const bool int8 = set.stored == Stored::int8;
-  const auto stored = int8 ? at::kChar : set.stored == Stored::half ? at::kBFloat16 : at::kFloat;
-  TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
-  TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt, "starts and columns are not int32");
-  TORCH_CHECK(rows.scalar_type() == at::kShort && (rows.numel() == 0 || rows.numel() == columns.numel()),
-              "rows are not int16, one of each block");
-  TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
-  TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
-              scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
-              "scales and offsets do not fit");
-  for (int i = 0; i < PARTS; i++) TORCH_CHECK(parts[i].is_contiguous(), "a tensor is not contiguous");
-  TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % set.step == 0, "no weight");
-  Weight w{values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
-           rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
-           scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
-           bias.numel(), gelu};
-  const int64_t last = w.outputs - (w.strips - 1) * lanes;  // rows of the last strip
-  TORCH_CHECK(0 < last && (last == lanes || lanes == set.chunk) && last <= lanes, w.outputs, " outputs are not in ",
-              w.strips, " strips of ", lanes, " rows");
-  TORCH_CHECK(set.across || is_wide(w, set), set.name, " is not for strips of ", lanes, " rows");
-  TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
-              w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
-  TORCH_CHECK(values.numel() == columns.numel() * width * (w.rows ? 1 : lanes), "there are not ", columns.numel(),
-              " blocks of values");
-  if (w.rows) {
+// A layer's weight as an instruction set takes it: validated once, when it is made, and immutable.
+class PackedWeight : public torch::CustomClassHolder {
+ public:
+  using State = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, int64_t,
+                           int64_t, int64_t, bool, std::string>;
+
+  // `starts`, `columns` and `rows`, which say where in memory to read, are copied.
+  PackedWeight(at::Tensor values, at::Tensor starts, at::Tensor columns, at::Tensor rows, at::Tensor bias,
+               at::Tensor scales, at::Tensor offsets, int64_t inputs, int64_t lanes, int64_t width, bool gelu,
+               const std::string& instructions)
+      : set(named(instructions)),
+        state_(values, starts.clone(), columns.clone(), rows.clone(), bias, scales, offsets, inputs, lanes, width, gelu,
+               instructions) {
+    check();
+  }
+
+  State state() const { return state_; }
+  // For torch.compile, which traces with a stand-in.
+  std::tuple<std::tuple<std::string, std::string>> flattened() const { return {{"instructions", set.name}}; }
+
+  const InstructionSet& set;
+  Weight w;
+
+ private:
+  void check() {
+    const auto& [values, starts, columns, rows, bias, scales, offsets, inputs, lanes, width, gelu, _] = state_;
+    const bool int8 = set.stored == Stored::int8;
+    const auto stored = int8 ? at::kChar : set.stored == Stored::half ? at::kBFloat16 : at::kFloat;
+    TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
+    TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt,
+                "starts and columns are not int32");
+    TORCH_CHECK(rows.scalar_type() == at::kShort && (rows.numel() == 0 || rows.numel() == columns.numel()),
+                "rows are not int16, one of each block");
+    TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
+    TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
+                scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
+                "scales and offsets do not fit");
+    for (const at::Tensor* tensor : {&values, &starts, &columns, &rows, &bias, &scales, &offsets})
+      TORCH_CHECK(tensor->is_contiguous() && tensor->is_cpu(), "a tensor is not contiguous, or not on the CPU");
+    TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % set.step == 0, "no weight");
+    w = {values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
+         rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
+         scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
+         bias.numel(), gelu};
+    const int64_t blocks = columns.numel(), last = w.outputs - (w.strips - 1) * lanes;  // rows of the last strip
+    TORCH_CHECK(0 < last && (last == lanes || lanes == set.chunk) && last <= lanes, w.outputs, " outputs are not in ",
+                w.strips, " strips of ", lanes, " rows");
+    TORCH_CHECK(set.across || is_wide(w, set), set.name, " is not for strips of ", lanes, " rows");
+    TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) && w.starts[w.strips] == blocks,
+                "starts must ascend from 0 to ", blocks);
+    TORCH_CHECK(values.numel() == blocks * width * (w.rows ? 1 : lanes), "there are not ", blocks, " blocks of values");
+    for (int64_t b = 0; b < blocks; b++)
+      TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
+                  w.columns[b], " is not among ", inputs, " inputs");
+    if (!w.rows) return;
     TORCH_CHECK(lanes == set.chunk && width == ITEMS * set.step, set.name,
                 " does not take rows of blocks in strips of ", lanes, " rows, ", width, " columns wide");
-    const auto within = [&](int64_t first, int64_t count) {  // blocks from `first` on
-      uint16_t most = 0;
-      for (int64_t b = first; b < columns.numel(); b++) most = std::max<uint16_t>(most, w.rows[b]);
-      return most < count;
-    };
-    TORCH_CHECK(within(0, lanes) && within(w.starts[w.strips - 1], last), "a row is not in its strip");
+    for (int64_t b = 0; b < blocks; b++)
+      TORCH_CHECK(w.rows[b] >= 0 && w.rows[b] < (b < w.starts[w.strips - 1] ? lanes : last), "row ", w.rows[b],
+                  " is not in its strip");
   }
-  // Of small blocks there are so many that a division each would take longer than a short batch.
-  uint32_t most = 0, any = 0;
-  for (int64_t b = 0; b < columns.numel(); b++) {
-    most = std::max<uint32_t>(most, w.columns[b]);
-    any |= w.columns[b];
-  }
-  if ((width & (width - 1)) != 0 || any % width || most + width > inputs)
-    for (int64_t b = 0; b < columns.numel(); b++)
-      TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
-                  w.columns[b], " is not in x");
-  return w;
-}
 
-void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef lanes, at::IntArrayRef widths,
-            const c10::List<bool>& gelus, c10::string_view instructions, const std::optional<at::Tensor>& residual,
-            const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double epsilon,
-            at::Tensor& out) {
-  const InstructionSet& set = named(instructions);
+  State state_;
+};
+using Packed = c10::intrusive_ptr<PackedWeight>;
+
+void linear(const at::Tensor& x, const Packed& weight, const std::optional<Packed>& inner,
+            const std::optional<at::Tensor>& residual, const std::optional<at::Tensor>& gain,
+            const std::optional<at::Tensor>& shift, double epsilon, at::Tensor& out) {
+  const InstructionSet& set = weight->set;
   const auto type = x.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "x is ", type, ", not float32 or bfloat16");
   TORCH_CHECK(set.single || type == at::kBFloat16, "x is ", type, ", but ", set.name, " is for bfloat16");
   TORCH_CHECK(out.scalar_type() == type && x.is_contiguous() && out.is_contiguous() && x.dim() > 0,
               "out is not as x, or one is not contiguous");
-  TORCH_CHECK((widths.size() == 1 || widths.size() == 2) && gelus.size() == widths.size() &&
-              lanes.size() == widths.size() && parts.size() == PARTS * widths.size(), "not one layer or two");
-  std::vector<Weight> layers;
-  for (size_t i = 0; i < widths.size(); i++)
-    layers.push_back(checked(set, &parts[PARTS * i], i ? layers[0].outputs : x.size(-1), lanes[i], widths[i],
-                             gelus[i]));
+  std::vector<Weight> layers{weight->w};
+  if (inner) {
+    TORCH_CHECK(&(*inner)->set == &set, "inner is for ", (*inner)->set.name, ", not ", set.name);
+    TORCH_CHECK((*inner)->w.outputs == weight->w.inputs, "inner has ", (*inner)->w.outputs, " outputs, not ",
+                weight->w.inputs);
+    layers.insert(layers.begin(), (*inner)->w);
+  }
   const int64_t inputs = layers[0].inputs, outputs = layers.back().outputs;
+  TORCH_CHECK(x.size(-1) == inputs, "x has ", x.size(-1), " inputs, not ", inputs);
   const int64_t tokens = inputs ? x.numel() / inputs : out.numel() / outputs;
   TORCH_CHECK(out.numel() == tokens * outputs, "out has ", out.numel(), " elements, not ", tokens * outputs);
   if (tokens == 0) return;
@@ -248,9 +264,19 @@ TORCH_LIBRARY(qalib, m) {
   m.def("instruction_sets() -> str[]", qalib::instruction_sets);
   m.def("peak(str instructions, int rounds) -> int", qalib::peak);
   m.def("layout(str instructions, int height, int width) -> int[]", qalib::layout);
+  m.class_<qalib::PackedWeight>("PackedWeight")
+      .def(torch::init<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, int64_t,
+                       int64_t, int64_t, bool, const std::string&>())
+      .def("__obj_flatten__", [](const qalib::Packed& self) { return self->flattened(); })
+      .def_pickle([](const qalib::Packed& self) { return self->state(); },
+                  [](qalib::PackedWeight::State state) {
+                    return std::apply([](auto&&... parts) { return c10::make_intrusive<qalib::PackedWeight>(parts...); },
+                                      state);
+                  });
   m.def(
-      "block_sparse_linear(Tensor x, Tensor[] layers, int[] lanes, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
-      "Tensor? norm_weight, Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
+      "block_sparse_linear(Tensor x, __torch__.torch.classes.qalib.PackedWeight weight, "
+      "__torch__.torch.classes.qalib.PackedWeight? inner, Tensor? residual, Tensor? norm_weight, Tensor? norm_bias, "
+      "float epsilon, Tensor(a!) out) -> ()");
   m.def(
       "attention(Tensor qkv, Tensor? mask, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }

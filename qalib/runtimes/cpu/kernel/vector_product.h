@@ -38,11 +38,11 @@ struct VectorProduct : Format {
   // The sums of one panel and one strip. Registers hold those of at most CHAIN inputs, as long chains round more.
   template <int TOKENS, int WIDTH>
   static void multiply(const Weight& w, const item* panel, int64_t strip, number* sums) {
-    const auto start = [&](int v) { return Format::template read<vec>(starts(w) + strip * w.lanes + v * LANES); };
+    const number* start = starts(w) + strip * w.lanes;
     const auto total = [&](int t, int v) { return sums + (t * WIDTH + v) * LANES; };
     vec sum[TOKENS][WIDTH];
     UNROLL for (int t = 0; t < TOKENS; t++)
-      UNROLL for (int v = 0; v < WIDTH; v++) Format::write(start(v), total(t, v));
+      UNROLL for (int v = 0; v < WIDTH; v++) Format::write(Format::template read<vec>(start + v * LANES), total(t, v));
     const weight* values = (const weight*)w.values + w.starts[strip] * (w.width / STEP) * w.lanes;
     const int64_t chain = blocks_in_chain(w), end = w.starts[strip + 1], steps = w.width / STEP;
     for (int64_t b = w.starts[strip]; b < end;) {
