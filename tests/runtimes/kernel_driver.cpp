@@ -1,12 +1,30 @@
 // The kernel without torch: each instruction set of the machine against float64, a line "name check error bound" each.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
-#include "instruction_sets.h"
+#include "instruction_set.h"
+
+using namespace qalib;
 
 namespace {
+
+float widen(float value) { return value; }
+float widen(uint16_t value) {
+  const uint32_t bits = uint32_t(value) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+void narrow(float value, float* to) { *to = value; }
+void narrow(float value, uint16_t* to) {  // to the nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  *to = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
 
 uint32_t state = 1;
 int whole(int most) {  // -most ... most
@@ -36,11 +54,11 @@ struct Layer {
   Weight w;
 
   template <class T>
-  Layer(const Path& path, T, int64_t lanes, int64_t outputs, int64_t inputs, bool gelu)
+  Layer(const InstructionSet& set, T, int64_t lanes, int64_t outputs, int64_t inputs, bool gelu)
       : dense(outputs * inputs), bias(outputs), scales(outputs), offsets(outputs) {
-    const bool int8 = path.stored == Stored::int8;
-    const bool by_columns = lanes == path.chunk;
-    const int64_t step = path.step, width = by_columns ? ITEMS * step : BLOCK, strips = (outputs + lanes - 1) / lanes;
+    const bool int8 = set.stored == Stored::int8;
+    const bool by_columns = lanes == set.chunk;
+    const int64_t step = set.step, width = by_columns ? ITEMS * step : BLOCK, strips = (outputs + lanes - 1) / lanes;
     const auto block = [&](int64_t first, int64_t end, int64_t column) {  // of some rows
       columns.push_back(column);
       for (int64_t k = column; k < column + width; k += step)
@@ -65,20 +83,20 @@ struct Layer {
     }
     for (int64_t row = 0; row < outputs; row++) {
       bias[row] = number(), scales[row] = int8 ? 1 / 128.0f : 1;
-      if (path.bytes == 1)
+      if (set.bytes == 1)
         for (int64_t i = 0; i < inputs; i++) offsets[row] -= 128 * int(dense[row * inputs + i]);
     }
     const void* values = int8 ? (const void*)bytes.data()
-                         : path.stored == Stored::half ? (const void*)halves.data() : singles.data();
+                         : set.stored == Stored::half ? (const void*)halves.data() : singles.data();
     w = Weight{values, starts.data(), columns.data(), by_columns ? rows.data() : nullptr, bias.data(), scales.data(),
                offsets.data(), strips, lanes, width, inputs, outputs, gelu};
   }
 };
 
 template <class T>
-void linear(const Path& path, Tile<T> tile, const std::string& type, int64_t lanes, bool gelu, bool normed) {
-  const bool int8 = path.stored == Stored::int8;
-  const Layer layer(path, T(), lanes, OUTPUTS, INPUTS, gelu);
+void linear(const InstructionSet& set, Tile<T> tile, const std::string& type, int64_t lanes, bool gelu, bool normed) {
+  const bool int8 = set.stored == Stored::int8;
+  const Layer layer(set, T(), lanes, OUTPUTS, INPUTS, gelu);
   const auto &dense = layer.dense;
   const auto &bias = layer.bias, &scales = layer.scales;
   std::vector<float> gain(OUTPUTS), shift(OUTPUTS);
@@ -114,14 +132,14 @@ void linear(const Path& path, Tile<T> tile, const std::string& type, int64_t lan
   }
   // Twice what rounding y to the type takes; where it is normalised, in standard deviations, and rounded again.
   const double bound = (sizeof(T) == 2 ? 0x1p-8 : 2e-6) * (normed ? 1.5 * widest + 6 : largest);
-  std::printf("%s linear-%s-%d%s%s %g %g\n", path.name, type.c_str(), int(lanes), gelu ? "-gelu" : "", normed ? "-norm" : "", error,
+  std::printf("%s linear-%s-%d%s%s %g %g\n", set.name, type.c_str(), int(lanes), gelu ? "-gelu" : "", normed ? "-norm" : "", error,
               bound);
 }
 
 // One layer by way of another must give what the two give in turn, bit by bit.
 template <class T>
-void in_turn(const Path& path, Tile<T> tile, const std::string& type, int64_t lanes) {
-  const Layer inner(path, T(), lanes, INPUTS, OUTPUTS, true), outer(path, T(), lanes, OUTPUTS, INPUTS, false);
+void in_turn(const InstructionSet& set, Tile<T> tile, const std::string& type, int64_t lanes) {
+  const Layer inner(set, T(), lanes, INPUTS, OUTPUTS, true), outer(set, T(), lanes, OUTPUTS, INPUTS, false);
   std::vector<T> x(TOKENS * OUTPUTS), between(TOKENS * INPUTS), expected(TOKENS * OUTPUTS), y(TOKENS * OUTPUTS);
   for (T& value : x) value = rounded<T>(number());
   Workspace workspace;
@@ -131,19 +149,22 @@ void in_turn(const Path& path, Tile<T> tile, const std::string& type, int64_t la
   double error = 0;
   for (int64_t i = 0; i < TOKENS * OUTPUTS; i++)
     error = std::max(error, std::fabs(double(widen(y[i])) - widen(expected[i])));
-  std::printf("%s in-turn-%s-%d %g 0\n", path.name, type.c_str(), int(lanes), error);
+  std::printf("%s in-turn-%s-%d %g 0\n", set.name, type.c_str(), int(lanes), error);
 }
 
 template <class T>
-void attention(const Path& path, Attend<T> attend, const std::string& type) {
+void attention(const InstructionSet& set, Attend<T> attend, const std::string& type, bool biased) {
   const Heads h{21, 2, 32, 0.25f};
+  std::vector<float> bias(h.heads * (2 * h.length - 1));
+  for (float& value : bias) value = biased ? 3 * number() : 0;
   const int64_t row = 3 * h.heads * h.size;
   std::vector<T> qkv(h.length * row), out(h.length * h.heads * h.size);
   for (T& value : qkv) value = rounded<T>(2 * number());
   Workspace workspace;
   double error = 0;
   for (int64_t head = 0; head < h.heads; head++) {
-    attend(h, head, qkv.data(), nullptr, out.data(), workspace);
+    const float* by_distance = &bias[head * (2 * h.length - 1)];
+    attend(h, head, qkv.data(), nullptr, biased ? by_distance : nullptr, out.data(), workspace);
     const auto at = [&](int64_t token, int64_t part, int64_t i) {
       return double(widen(qkv[token * row + (part * h.heads + head) * h.size + i]));
     };
@@ -152,7 +173,7 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
       double sum = 0;
       for (int64_t k = 0; k < h.length; k++) {
         for (int64_t i = 0; i < h.size; i++) share[k] += at(q, 0, i) * at(k, 1, i) * h.scale;
-        sum += share[k] = std::exp(share[k]);
+        sum += share[k] = std::exp(share[k] + by_distance[k - q + h.length - 1]);
       }
       for (int64_t i = 0; i < h.size; i++) {
         for (int64_t k = 0; k < h.length; k++) expected[i] += share[k] / sum * at(k, 2, i);
@@ -161,23 +182,26 @@ void attention(const Path& path, Attend<T> attend, const std::string& type) {
       }
     }
   }
-  std::printf("%s attention-%s %g %g\n", path.name, type.c_str(), error, sizeof(T) == 2 ? 0x1p-6 : 1e-5);
+  std::printf("%s attention-%s%s %g %g\n", set.name, type.c_str(), biased ? "-biased" : "", error,
+              sizeof(T) == 2 ? 0x1p-6 : 1e-5);
 }
 
 }  // namespace
 
 int main() {
-  for (const Path* path : paths()) {
-    for (int64_t lanes : {path->lanes[0], path->lanes[1], int64_t(3), path->chunk}) {
-      if (lanes == 0 || (lanes == 3 && !path->across)) continue;
+  for (const InstructionSet* set : available()) {
+    for (int64_t lanes : {set->lanes[0], set->lanes[1], int64_t(3), set->chunk}) {
+      if (lanes == 0 || (lanes == 3 && !set->across)) continue;
       for (int kind = 0; kind < 4; kind++) {
-        if (path->single) linear(*path, path->single, "fp32", lanes, kind & 1, kind & 2);
-        if (path->half) linear(*path, path->half, "bf16", lanes, kind & 1, kind & 2);
+        if (set->single) linear(*set, set->single, "fp32", lanes, kind & 1, kind & 2);
+        if (set->half) linear(*set, set->half, "bf16", lanes, kind & 1, kind & 2);
       }
-      if (path->single) in_turn(*path, path->single, "fp32", lanes);
-      if (path->half) in_turn(*path, path->half, "bf16", lanes);
+      if (set->single) in_turn(*set, set->single, "fp32", lanes);
+      if (set->half) in_turn(*set, set->half, "bf16", lanes);
     }
-    if (path->attend_single) attention(*path, path->attend_single, "fp32");
-    if (path->attend_half) attention(*path, path->attend_half, "bf16");
+    for (bool biased : {false, true}) {
+      if (set->attend_single) attention(*set, set->attend_single, "fp32", biased);
+      if (set->attend_half) attention(*set, set->attend_half, "bf16", biased);
+    }
   }
 }

@@ -2,8 +2,10 @@
 
 import copy
 import math
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from qalib import runtimes
 from qalib.model import blocks
+from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear, attends
 from qalib.utils.errors import InputError
@@ -237,10 +240,13 @@ def test_values_that_are_not_numbers_stay_so():
         assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
 
 
-def attention(qkv, mask, heads):
+def attention(qkv, mask, heads, bias=None):
     """In the type of its arguments, step by step; torch's own takes a faster way in some types."""
     query, key, value = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    if bias is not None:
+        places = torch.arange(qkv.shape[1])
+        scores += bias[:, places - places[:, None] + len(places) - 1].to(scores.dtype)
     return (scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value).transpose(1, 2).flatten(2)
 
 
@@ -249,14 +255,18 @@ def attention(qkv, mask, heads):
 @given(data=st.data())
 def test_attention_against_float64(instructions, dtype, data):
     batch, heads, size = (data.draw(st.sampled_from(values)) for values in ((1, 2), (1, 3), (16, 32, 48, 64)))
-    length, seed = data.draw(st.integers(1, 90)), data.draw(st.integers(0, 9))
+    length, seed = data.draw(st.integers(1, 90) | st.sampled_from([128, 384, 512])), data.draw(st.integers(0, 9))
     random = torch.Generator().manual_seed(seed)
     qkv = (1.5 * torch.randn((batch, length, 3 * heads * size), generator=random)).to(dtype)
     seen = torch.arange(length) < torch.randint(1, length + 1, (batch, 1), generator=random)
     mask = seen[:, None, None].expand(batch, 1, length, length) if data.draw(st.booleans()) else None
+    # as large as a trained MPNet's; in bf16 torch adds it in that type
+    bias = (2.5 * torch.randn((heads, 2 * length - 1), generator=random)).to(dtype).float()
+    bias = bias if data.draw(st.booleans()) else None
     around = torch.full((batch + 2, length, heads * size), 7.0, dtype=dtype)
-    found = AttentionProducts(heads, size, instructions)(qkv, mask, around[1:-1])
-    expected = attention(qkv.double(), torch.ones(1, dtype=bool) if mask is None else mask, heads)
+    position_bias = None if bias is None else PositionBias(bias.to(dtype), mask)
+    found = AttentionProducts(heads, size, instructions)(qkv, mask, around[1:-1], position_bias)
+    expected = attention(qkv.double(), torch.ones(1, dtype=bool) if mask is None else mask, heads, bias)
     room = 4 * torch.finfo(dtype).eps * (1 + qkv.abs().max()) + 2e-5  # weights in the type, scores in float32
     assert (found.double() - expected).abs().max() <= room
     assert (around[[0, -1]] == 7).all()
@@ -289,6 +299,22 @@ def test_threads_agree_on_attention():
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize(("instructions", "dtype"), SETS)
+def test_position_bias_is_by_distance_and_head(instructions, dtype):
+    """A bias that hides all keys but the one before a query: its value is the result; so with one head cut."""
+    qkv = torch.randn((2, 70, 3, 3, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    bias = torch.full((3, 139), -1e4)
+    for head, distance in enumerate((-1, 0, 5)):
+        bias[head, 69 + distance] = 0
+    position_bias = PositionBias(bias.to(dtype))
+    found = AttentionProducts(3, 16, instructions)(qkv.flatten(2), position_bias=position_bias).unflatten(2, (3, 16))
+    assert torch.equal(found[:, 1:, 0], qkv[:, :-1, 2, 0]) and torch.equal(found[:, :, 1], qkv[:, :, 2, 1])
+    assert torch.equal(found[:, :-5, 2], qkv[:, 5:, 2, 2])
+    left = torch.tensor([0, 2])
+    cut = AttentionProducts(2, 16, instructions)(qkv[:, :, :, left].flatten(2), position_bias=position_bias.of(left))
+    assert torch.equal(cut.unflatten(2, (2, 16)), found[:, :, [0, 2]])
+
+
 @needs_operator
 def test_attention_that_does_not_fit_is_refused():
     ours, qkv = AttentionProducts(2, 16, "portable"), torch.zeros(1, 5, 96)
@@ -299,16 +325,23 @@ def test_attention_that_does_not_fit_is_refused():
     ):
         with pytest.raises(RuntimeError, match=message):
             ours(*arguments)
-    with pytest.raises(RuntimeError, match="bias is not float32 of shape"):
-        torch.ops.qalib.attention(qkv, torch.zeros(1, 4), 2, 1.0, "portable", torch.empty(1, 5, 32))
+    for mask, bias, message in (
+        (torch.zeros(1, 4), None, r"mask must be float32 of shape \(1, 5\)"),
+        (None, torch.zeros(2, 8), r"bias must be float32 of shape \(2, 9\)"),
+        (None, torch.zeros(1, 9), r"bias must be float32 of shape \(2, 9\)"),
+        (None, torch.zeros(2, 9, dtype=HALF), r"bias must be float32 of shape \(2, 9\)"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            torch.ops.qalib.attention(qkv, mask, bias, 2, 1.0, "portable", torch.empty(1, 5, 32))
 
 
 @needs_operator
 def test_a_layer_can_be_compiled_as_a_whole():
     weight, bias, x = case(2, 3, (32, 32), 0.5, 17, torch.float32)
     linear = BlockSparseLinear(weight, bias, (32, 32), gelu=True)
-    compiled = torch.compile(linear, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), linear(x))
+    for backend in ("aot_eager", "inductor"):
+        compiled = torch.compile(linear, fullgraph=True, backend=backend)
+        assert torch.equal(compiled(x), linear(x))
     products = AttentionProducts(2, 16, "portable")
     assert torch.equal(torch.compile(products, fullgraph=True, backend="aot_eager")(x[None]), products(x[None]))
 
@@ -318,26 +351,61 @@ def test_arguments_that_do_not_fit_are_refused():
     weight, bias, x = case(2, 3, (32, 32), 0.5, 4, torch.float32)
     with pytest.raises(RuntimeError, match="x is Double"):
         BlockSparseLinear(weight, bias, (32, 32))(x.double())
-    with pytest.raises(RuntimeError, match="is not in x"):
+    with pytest.raises(RuntimeError, match="x has 64 inputs, not 96"):
         BlockSparseLinear(weight, bias, (32, 32))(x[:, :64].contiguous())
-    odd = BlockSparseLinear(*case(2, 3, (3, 5), 1.0, 4, torch.float32)[:2], (3, 5))
-    with pytest.raises(RuntimeError, match="column 10 is not in x"):
-        odd(x[:, :10].contiguous())
     with pytest.raises(RuntimeError, match="out has 64 elements, not 256"):
         BlockSparseLinear(weight, bias, (32, 32))(x, torch.empty(64))
-    with pytest.raises(RuntimeError, match="column 64 is not in x"):  # 64 outputs to 96 inputs
+    with pytest.raises(RuntimeError, match="inner has 64 outputs, not 96"):
         BlockSparseLinear(torch.ones(64, 96), bias, (32, 32))(x, inner=BlockSparseLinear(weight, bias, (32, 32)))
-    by_columns = BlockSparseLinear(*case(200, 3, (1, 4), 1.0, 4, torch.float32)[:2], (1, 4))  # of 192 rows and 8
-    for place, row in ((0, 192), (-1, 8), (0, -1)):
-        wrong = copy.deepcopy(by_columns)
-        wrong.rows[place] = row
-        with pytest.raises(RuntimeError, match="a row is not in its strip"):
-            wrong(x[:, :12].contiguous())
-    by_columns.lanes = 96
-    with pytest.raises(RuntimeError, match="200 outputs are not in 2 strips of 96 rows"):
-        by_columns(x[:, :12].contiguous())
     with pytest.raises(RuntimeError, match="no instruction set 'mmx'"):
         BlockSparseLinear(weight, bias, (32, 32), instructions="mmx")
+
+
+@needs_operator
+def test_a_weight_that_does_not_fit_is_refused():
+    """Each part of a packed weight that would have the operator read or write what is not its own."""
+    by_strips = BlockSparseLinear(*case(2, 3, (32, 32), 1.0, 4, torch.float32)[:2], (32, 32), instructions="portable")
+    by_columns = BlockSparseLinear(*case(200, 3, (1, 4), 1.0, 4, torch.float32)[:2], (1, 4), instructions="portable")
+
+    def changed(tensor, place, value):
+        tensor = tensor.clone()
+        tensor[place] = value
+        return tensor
+
+    for layer, part, change, message in (
+        (by_strips, 0, torch.Tensor.half, "values are Half, not Float"),
+        (by_strips, 0, lambda values: values.flatten()[:-1], "there are not .* blocks of values"),
+        (by_strips, 1, lambda starts: changed(starts, 1, 99), "starts must ascend"),
+        (by_strips, 2, lambda columns: changed(columns, 0, -32), "column -32 is not among 96 inputs"),
+        (by_strips, 2, lambda columns: changed(columns, 0, 96), "column 96 is not among 96 inputs"),
+        (by_strips, 2, lambda columns: changed(columns, 0, 5), "column 5 is not among 96 inputs"),
+        (by_strips, 7, lambda inputs: inputs - 32, "column 64 is not among 64 inputs"),
+        (by_strips, 4, torch.Tensor.double, "bias is not float32"),
+        (by_strips, 8, lambda lanes: 3, "64 outputs are not in .* strips of 3 rows"),
+        (by_columns, 3, lambda rows: changed(rows, 0, 192), "row 192 is not in its strip"),
+        (by_columns, 3, lambda rows: changed(rows, -1, 8), "row 8 is not in its strip"),
+        (by_columns, 3, lambda rows: changed(rows, 0, -1), "row -1 is not in its strip"),
+        (by_columns, 8, lambda lanes: 96, "200 outputs are not in 2 strips of 96 rows"),
+    ):
+        state = list(layer.get_extra_state())
+        state[part] = change(state[part])
+        with pytest.raises(RuntimeError, match=message):
+            layer.set_extra_state(state)
+
+
+@pytest.mark.parametrize("instructions", instruction_sets.available())
+def test_a_layer_is_copied_saved_and_shared_by_threads(instructions, tmp_path):
+    weight, bias, x = case(3, 4, (32, 32), 0.5, 9, HALF)
+    layer = BlockSparseLinear(weight, bias, (32, 32), True, HALF, instructions)
+    other = BlockSparseLinear(weight.roll(32, 1), -bias, (32, 32), True, HALF, instructions)
+    expected = layer(x)
+    assert not torch.equal(other(x), expected)
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), copy.deepcopy(other)]
+    torch.save(layer.state_dict(), tmp_path / "state.pt")
+    copies[2].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert all(torch.equal(each(x), expected) for each in copies)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(y, expected) for y in pool.map(lambda _: layer(x), range(40)))
 
 
 @needs_operator

@@ -1,8 +1,9 @@
-"""The kernel without torch (kernel_driver.cpp): by each compiler that is here, for Arm too, against float64."""
+"""The kernels without torch (kernel_driver.cpp): by each compiler that is here, for Arm too, against float64."""
 
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -14,13 +15,16 @@ from conftest import ROOT
 
 from qalib.runtimes.cpu import instruction_sets
 
-TESTS = Path(__file__).parent
-FLAGS = ["-std=c++17", "-O1", f"-I{ROOT / 'qalib' / 'runtimes' / 'cpu' / 'kernel'}"]
+TESTS, SETUP = Path(__file__).parent, runpy.run_path(str(ROOT / "setup.py"))
+KERNEL, SETS = ROOT / SETUP["KERNEL"], SETUP["INSTRUCTION_SETS"]
+SOURCES = {name: KERNEL / f"{name}.cpp" for name in ("dispatch", *SETS)} | {"driver": TESTS / "kernel_driver.cpp"}
+FLAGS = ["-std=c++17", "-O3", "-fPIC", f"-I{KERNEL}"]
 ARM = "aarch64-linux-gnu-g++"
 EMULATED = {  # what the rest of an instruction set needs, and a flag to do without its own instructions
     "avx_vnni": ("avx2", "-DEMULATE_VNNI"),
     "amx_int8": ("avx512_bf16", f'-DEMULATE_TILES="{TESTS / "emulated_tiles.h"}"'),
 }
+Objects = dict[str, Path]
 
 
 def need(*programs: str) -> None:
@@ -28,10 +32,18 @@ def need(*programs: str) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
-def check(folder: Path, *command: str, emulator: tuple[str, ...] = ()) -> set[str]:
-    """Compile the driver, run it, hold every error against its bound; the instruction sets that were run."""
-    program = folder / "driver"
-    subprocess.run([*command, *FLAGS, TESTS / "kernel_driver.cpp", "-o", program], check=True)
+def compiled(folder: Path, names, compiler: str, *flags: str) -> Objects:
+    """The objects of some SOURCES, each compiled with the flags of its instruction set."""
+    objects = {name: folder / f"{name}.o" for name in names}
+    for name, out in objects.items():
+        subprocess.run([compiler, *FLAGS, *SETS.get(name, ()), *flags, "-c", SOURCES[name], "-o", out], check=True)
+    return objects
+
+
+def check(objects: Objects, *linker: str, emulator: tuple[str, ...] = ()) -> set[str]:
+    """Run the driver, hold every error against its bound; returns the instruction sets that were run."""
+    program = objects["driver"].with_suffix("")
+    subprocess.run([*linker, *objects.values(), "-o", program], check=True)
     printed = subprocess.run([*emulator, program], check=True, capture_output=True, text=True).stdout
     lines = [line.split() for line in printed.splitlines()]
     wrong = [line for line in lines if not float(line[2]) <= float(line[3])]
@@ -39,10 +51,19 @@ def check(folder: Path, *command: str, emulator: tuple[str, ...] = ()) -> set[st
     return {name for name, *_ in lines}
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-def test_each_compiler(compiler, tmp_path):
-    need(compiler)
-    found = check(tmp_path, compiler)
+@pytest.fixture(scope="module", params=["g++", "clang++"])
+def compiler(request):
+    need(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def objects(compiler, tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp(compiler), SOURCES, compiler)
+
+
+def test_each_compiler(objects, compiler):
+    found = check(objects, compiler)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     # A compiler that left out what the machine has would be right, and slow.
     expected = {"avx2": {"avx2", "avx2_int8"}, "avx_vnni": {"avx_vnni"}, "avx512_vnni": {"avx512", "avx512_vnni"}}
@@ -53,12 +74,13 @@ def test_each_compiler(compiler, tmp_path):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
 @pytest.mark.parametrize("name", EMULATED)
-def test_all_but_the_instructions_themselves(name, tmp_path):
-    need("g++")
+def test_all_but_the_instructions_themselves(name, objects, compiler, tmp_path):
     rest, flag = EMULATED[name]
-    if rest not in check(tmp_path, "g++"):
+    if rest not in check(objects, compiler):
         pytest.skip(f"the rest of it needs {rest}")
-    assert name in check(tmp_path, "g++", flag)
+    own = [other for other in SETS if other.split("_")[0] == name.split("_")[0]]
+    emulated = compiled(tmp_path, ["dispatch", *own], compiler, flag)
+    assert name in check(objects | emulated, compiler)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
@@ -71,9 +93,9 @@ def test_properties_of_instruction_sets_that_are_not_here(tmp_path):
         pytest.skip("there are none that could be emulated")
     flags = " ".join(shlex.quote(flag) for _, flag in EMULATED.values())
     built = ["--build-lib", tmp_path, "--build-temp", tmp_path / "objects"]
-    compiler = [sys.executable, "setup.py", "--quiet", "build_ext", *built]
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", *built]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QALIB_")}
-    subprocess.run(compiler, cwd=ROOT, env=environment | {"CPPFLAGS": f"-w {flags}"}, check=True)
+    subprocess.run(command, cwd=ROOT, env=environment | {"CPPFLAGS": f"-w {flags}"}, check=True)
     script = (
         "import sys, pytest, qalib.runtimes.cpu; qalib.runtimes.cpu.__path__.insert(0, sys.argv[1])\n"
         "from qalib.runtimes.cpu import instruction_sets; assert sys.argv[2] in instruction_sets.available()\n"
@@ -85,31 +107,26 @@ def test_properties_of_instruction_sets_that_are_not_here(tmp_path):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-def test_avx_vnni_is_what_is_compiled(compiler, tmp_path):
-    need(compiler, "objdump")
-    program = tmp_path / "driver.o"
-    subprocess.run([compiler, *FLAGS, "-c", TESTS / "kernel_driver.cpp", "-o", program], check=True)
-    text = subprocess.run(["objdump", "--disassemble", program], check=True, capture_output=True, text=True).stdout
+def test_avx_vnni_is_what_is_compiled(objects):
+    need("objdump")
+    command = ["objdump", "--disassemble", objects["avx_vnni"]]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     products = [line for line in text.splitlines() if "vpdpbusd" in line and "ymm" in line]
     assert products and all("{vex}" in line for line in products)  # the other encoding is AVX-512's
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="is of x86")
-def test_what_runs_when_it_is_loaded_is_for_any_machine(tmp_path):
-    need("g++", "objdump")
-    program = tmp_path / "driver.o"
-    subprocess.run(["g++", *FLAGS, "-O3", "-c", TESTS / "kernel_driver.cpp", "-o", program], check=True)
-    text = subprocess.run(["objdump", "--disassemble", program], check=True, capture_output=True, text=True).stdout
-    functions = dict(re.findall(r"^[0-9a-f]+ <(.+)>:\n((?:.+\n)+)", text, re.MULTILINE))
-    loaded = [name for name in functions if name.startswith("_GLOBAL__sub_I")]
-    for name in loaded:
-        loaded += [
-            n for n in re.findall(r"(?:call|jmp).+<([^+>]+)>", functions[name]) if n in functions and n not in loaded
-        ]
-    assert loaded and not [name for name in loaded if re.search(r"\tv\w+", functions[name])]  # AVX
+def test_what_is_compiled_for_an_instruction_set_runs_by_its_name_only(objects):
+    """Nothing runs when it is loaded, and no function is there for the linker to take for another file's."""
+    need("nm")
+    for name in SETS:
+        text = subprocess.run(["nm", "-C", objects[name]], check=True, capture_output=True, text=True).stdout
+        symbols = re.findall(r"^[0-9a-f]+ (\w) (.+)$", text, re.MULTILINE)
+        linked = [symbol for kind, symbol in symbols if kind not in "tdrbn" and not symbol.startswith("DW.ref")]
+        assert linked == [f"qalib::{name}"] and not [symbol for _, symbol in symbols if "_GLOBAL__sub_I" in symbol]
 
 
 def test_arm(tmp_path):
     need(ARM, "qemu-aarch64")
-    assert check(tmp_path, ARM, "-static", emulator=("qemu-aarch64",)) == {"portable"}
+    objects = compiled(tmp_path, ["dispatch", "portable", "driver"], ARM)
+    assert check(objects, ARM, "-static", emulator=("qemu-aarch64",)) == {"portable"}

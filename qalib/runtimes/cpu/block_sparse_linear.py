@@ -67,24 +67,35 @@ class BlockSparseLinear(nn.Module):
             weight = (weight / scales[:, None]).round()
             offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
         layout = instruction_sets.layout(self.instructions, block)
-        self.width, self.lanes = layout.width, layout.strip
         row, column, counts = strips(kept, block, layout)
         tiles = blocks.split(weight, (layout.rows, layout.width))[row, column]
+        starts, columns = functional.pad(counts.cumsum(0), (1, 0)).int(), (column * layout.width).int()
         if self.instructions == TORCH:  # a matrix a block row, shape (height, kept * width)
             values = torch.cat([part.transpose(0, 1).reshape(-1) for part in tiles.split(counts.tolist())])
-        else:  # (piece, width / step, rows, step)
-            values = tiles.unflatten(-1, (-1, layout.step)).transpose(1, 2)
-        if self.instructions in INT8:
-            stored = torch.int8
-        else:
-            stored = dtype if self.instructions == TORCH or layout.step == 2 else torch.float32
-        self.register_buffer("values", values.to(stored).contiguous())
-        self.register_buffer("starts", functional.pad(counts.cumsum(0), (1, 0)).int())
-        self.register_buffer("columns", (column * layout.width).int())
-        self.register_buffer("rows", rows_within(row, layout))
-        self.register_buffer("bias", bias.detach().to(dtype if self.instructions == TORCH else torch.float32).clone())
-        self.register_buffer("scales", scales)
-        self.register_buffer("offsets", offsets)
+            parts = {"values": values.to(dtype), "starts": starts, "columns": columns, "bias": bias.detach().to(dtype)}
+            for name, part in parts.items():
+                self.register_buffer(name, part.clone())
+            return
+        values = tiles.unflatten(-1, (-1, layout.step)).transpose(1, 2)  # (piece, width / step, rows, step)
+        stored = torch.int8 if self.instructions in INT8 else dtype if layout.step == 2 else torch.float32
+        tensors = (
+            values.to(stored).contiguous(),
+            starts,
+            columns,
+            rows_within(row, layout),
+            bias.detach().float().clone(),
+        )
+        sizes = (self.inputs, layout.strip, layout.width, gelu, self.instructions)
+        self.set_extra_state((*tensors, scales, offsets, *sizes))
+
+    def get_extra_state(self) -> tuple | None:
+        """The tensors and sizes of the packed weight, for a state dict; None where torch multiplies buffers."""
+        return None if self.instructions == TORCH else self.weight.__getstate__()[0]
+
+    def set_extra_state(self, state: tuple | None) -> None:
+        """Pack the weight of a state dict. Raises RuntimeError for one that the operator can't multiply."""
+        if state is not None:
+            self.weight = torch.classes.qalib.PackedWeight(*state)
 
     def forward(
         self,
@@ -107,10 +118,8 @@ class BlockSparseLinear(nn.Module):
         added = (None, None, None, 0.0)
         if residual is not None:
             added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
-        layers = [self] if inner is None else [inner, self]
-        parts = [part for layer in layers for part in layer.buffers()]
-        how = zip(*((layer.lanes, layer.width, layer.gelu) for layer in layers), strict=True)
-        torch.ops.qalib.block_sparse_linear(x.contiguous(), parts, *map(list, how), self.instructions, *added, out)
+        first = None if inner is None else inner.weight
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), self.weight, first, *added, out)
         return out
 
     def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:
@@ -161,9 +170,10 @@ class AttentionProducts(nn.Module):
         """`qkv` of shape `(batch, length, 3 * heads * size)` to `(batch, length, heads * size)`, in `out` if given.
 
         `mask`, broadcastable to `(batch, 1, length, length)`, is true, or 0, for keys that are seen, in all rows alike.
+        `position_bias`, made with that mask, is added to the scaled scores.
         """
         batch, length, _ = qkv.shape
-        if self.chosen == TORCH or position_bias is not None:
+        if self.chosen == TORCH:
             mask = mask if position_bias is None else position_bias.mask
             query, key, value = qkv.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
             context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -173,5 +183,6 @@ class AttentionProducts(nn.Module):
             seen = mask if mask.dtype == torch.bool else mask == 0
             mask = torch.zeros_like(mask, dtype=torch.float32).masked_fill(~seen, HIDDEN)
         out = qkv.new_empty(batch, length, self.heads * self.size) if out is None else out
-        torch.ops.qalib.attention(qkv, mask, self.heads, self.size**-0.5, self.chosen, out)
+        bias = None if position_bias is None else position_bias.by_distance.float().contiguous()
+        torch.ops.qalib.attention(qkv, mask, bias, self.heads, self.size**-0.5, self.chosen, out)
         return out

@@ -77,11 +77,10 @@ class BlockPattern:
         torch.ops.qalib.pack_blocks(values, packing.offsets, packing.down, packing.along, packed)
         bias = values.new_zeros(outputs, dtype=torch.float32) if bias is None else bias.float()
         none = values.new_empty(0, dtype=torch.float32)
-        parts = [packed, packing.starts, packing.columns, packing.rows, bias, none, none.int()]
-        torch.ops.qalib.block_sparse_linear(
-            x.contiguous(), parts, [layout.strip], [layout.width], [False], packing.instructions,
-            None, None, None, 0.0, out,
-        )  # fmt: skip
+        tensors = (packed, packing.starts, packing.columns, packing.rows, bias, none, none.int())
+        sizes = (self.shape[0 if transposed else 1], layout.strip, layout.width, False, packing.instructions)
+        weight = torch.classes.qalib.PackedWeight(*tensors, *sizes)
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), weight, None, None, None, None, 0.0, out)
         return out
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:

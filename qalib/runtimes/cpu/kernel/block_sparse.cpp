@@ -1,99 +1,102 @@
-// The kernel of `block_sparse_kernel.h` as torch operators: arguments are checked, work is shared among threads.
+// The kernels as torch operators: arguments are checked, work is shared among threads.
 //
 // y = f(x W^T + b) for a weight W of which only some blocks are kept; f is nothing or GELU. After it a residual may be
 // added and the sum normalised, while it is still in the cache. Attention between the linear layers goes through the same
 // multiplication. Which instruction set runs is chosen by name. Threads are torch's own.
 
-#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
+#include <torch/custom_class.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <atomic>
 #include <optional>
 #include <string>
+#include <tuple>
 
-#include "instruction_sets.h"
+#include "instruction_set.h"
 #include "threads.h"
 
+namespace qalib {
 namespace {
 
 // Bytes of a tile's packed tokens, a layer, and of what is normalised: most L2 caches have 512 KiB or more.
 constexpr int64_t LEAST = 128 * 1024, MOST = 384 * 1024, NORMALISED = 320 * 1024;
-constexpr int PARTS = 7;  // tensors of a layer
 
-const Path& named(c10::string_view name) {
-  static const std::vector<const Path*> all = paths();  // asked once: a virtual machine leaves for its host to answer
-  for (const Path* path : all)
-    if (name == path->name) return *path;
+const InstructionSet& named(c10::string_view name) {
+  static const auto all = available();  // asked once: a virtual machine leaves for its host to answer
+  for (const InstructionSet* set : all)
+    if (name == set->name) return *set;
   TORCH_CHECK(false, "this machine has no instruction set '", std::string(name), "'");
 }
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-  for (const Path* path : paths()) names.push_back(path->name);
+  for (const InstructionSet* set : available()) names.push_back(set->name);
   return names;
 }
 
 // How blocks of height x width are stored: rows and columns of each piece that they are cut into, inputs that stand
 // together, and rows of a strip; nothing if they cannot be.
 std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64_t width) {
-  const Path& path = named(instructions);
-  if (width % path.step) return {};
-  for (int64_t lanes : path.lanes)
-    if (height % lanes == 0) return {lanes, width, path.step, lanes};
-  if (path.across == 0) return {};
-  if (width % (ITEMS * path.step) == 0) return {1, ITEMS * path.step, path.step, path.chunk};
-  return {height, width, path.step, height};
+  const InstructionSet& set = named(instructions);
+  if (width % set.step) return {};
+  for (int64_t lanes : set.lanes)
+    if (height % lanes == 0) return {lanes, width, set.step, lanes};
+  if (set.across == 0) return {};
+  if (width % (ITEMS * set.step) == 0) return {1, ITEMS * set.step, set.step, set.chunk};
+  return {height, width, set.step, height};
 }
 
 // The multiply-adds of `rounds` turns of the kernel's inner loop on every thread, without memory: to be timed.
 int64_t peak(c10::string_view instructions, int64_t rounds) {
-  const Path& path = named(instructions);
+  const InstructionSet& set = named(instructions);
   std::atomic<int64_t> done{0};
-  share(at::get_num_threads(), [&](int64_t) { done += path.peak(rounds); });
+  share(at::get_num_threads(), [&](int64_t) { done += set.peak(rounds); });
   return done;
 }
 
-bool is_wide(const Weight& w, const Path& path) { return w.lanes == path.lanes[0] || w.lanes == path.lanes[1]; }
+bool is_wide(const Weight& w, const InstructionSet& set) { return w.lanes == set.lanes[0] || w.lanes == set.lanes[1]; }
 
 // Bytes of the values of a weight.
-int64_t stored(const Weight& w, const Path& path) {
-  const int64_t bytes = path.stored == Stored::int8 ? 1 : path.stored == Stored::half ? 2 : 4;
+int64_t stored(const Weight& w, const InstructionSet& set) {
+  const int64_t bytes = set.stored == Stored::int8 ? 1 : set.stored == Stored::half ? 2 : 4;
   return w.starts[w.strips] * w.width * (w.rows ? 1 : w.lanes) * bytes;
 }
 
 // A number of tiles for so many tokens, each with so many bytes to be normalised: a tile stays in the cache, is no larger
 // than the weights (or LEAST), which are read once a tile, and threads get equally many.
-int64_t tiles(const Path& path, const std::vector<Weight>& layers, int64_t tokens, int64_t normalised) {
+int64_t tiles(const InstructionSet& set, const std::vector<Weight>& layers, int64_t tokens, int64_t normalised) {
   const int64_t threads = at::get_num_threads();
-  int64_t held = path.rows, bytes = 0, weights = 0;  // of a token
+  int64_t held = set.rows, bytes = 0, weights = 0;  // of a token
   for (const Weight& w : layers) {
-    bytes += w.inputs * path.bytes;
-    weights += stored(w, path);
-    if (!is_wide(w, path)) held = path.across;
+    bytes += w.inputs * set.bytes;
+    weights += stored(w, set);
+    if (!is_wide(w, set)) held = set.across;
   }
   const int64_t room = std::clamp<int64_t>(weights, LEAST, MOST * layers.size());
   const int64_t most = std::min(room / (bytes + 1), NORMALISED / (normalised + 1));
-  const int64_t fit = held > path.rows ? held : held * std::max<int64_t>(1, most / held);
+  const int64_t fit = held > set.rows ? held : held * std::max<int64_t>(1, most / held);
   const int64_t count = (tokens + fit - 1) / fit;
   return std::min(tokens, (count + threads - 1) / threads * threads);
 }
 
 template <class T>
-void run(const Path& path, Tile<T> tile, const std::vector<Weight>& layers, const std::optional<Norm>& norm, const T* x,
+void run(const InstructionSet& set, Tile<T> tile, const std::vector<Weight>& layers, const std::optional<Norm>& norm, const T* x,
          T* y, int64_t tokens) {
   const Weight *inner = layers.size() > 1 ? &layers[0] : nullptr, &w = layers.back();
-  const int64_t count = tiles(path, layers, tokens, norm ? 2 * w.outputs * sizeof(T) : 0);
+  const int64_t count = tiles(set, layers, tokens, norm ? 2 * w.outputs * sizeof(T) : 0);
   if (inner) {
     // Tiles of both layers are smaller. Reading the weights more often may cost more than results that leave the cache.
-    const int64_t more = count - tiles(path, {*inner}, tokens, 0);
-    if (more * stored(*inner, path) > 8 * tokens * inner->outputs * int64_t(sizeof(T))) {
+    const int64_t more = count - tiles(set, {*inner}, tokens, 0);
+    if (more * stored(*inner, set) > 8 * tokens * inner->outputs * int64_t(sizeof(T))) {
       static thread_local Workspace workspace;
       T* between = workspace.take<T>(0, tokens * inner->outputs);
-      run(path, tile, {*inner}, std::nullopt, x, between, tokens);
-      return run(path, tile, {w}, norm, static_cast<const T*>(between), y, tokens);
+      run(set, tile, {*inner}, std::nullopt, x, between, tokens);
+      return run(set, tile, {w}, norm, static_cast<const T*>(between), y, tokens);
     }
   }
-  const auto start = [&](int64_t i) { return i == count ? tokens : tokens * i / count / path.whole * path.whole; };
+  const auto start = [&](int64_t i) { return i == count ? tokens : tokens * i / count / set.whole * set.whole; };
   share(count, [&](int64_t i) {
     static thread_local Workspace workspace;
     const int64_t first = start(i), some = start(i + 1) - first;
@@ -118,133 +121,167 @@ std::optional<Norm> normed(const std::optional<at::Tensor>& residual, const std:
   return Norm{residual->const_data_ptr(), gain->const_data_ptr<float>(), shift->const_data_ptr<float>(), float(epsilon)};
 }
 
-// A layer from its tensors, checked: values, starts, columns, rows, bias, scales and offsets.
-Weight checked(const Path& path, const at::Tensor* parts, int64_t inputs, int64_t lanes, int64_t width, bool gelu) {
-  const at::Tensor &values = parts[0], &starts = parts[1], &columns = parts[2], &rows = parts[3], &bias = parts[4],
-                   &scales = parts[5], &offsets = parts[6];
-  const bool int8 = path.stored == Stored::int8;
-  const auto stored = int8 ? at::kChar : path.stored == Stored::half ? at::kBFloat16 : at::kFloat;
-  TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
-  TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt, "starts and columns are not int32");
-  TORCH_CHECK(rows.scalar_type() == at::kShort && (rows.numel() == 0 || rows.numel() == columns.numel()),
-              "rows are not int16, one of each block");
-  TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
-  TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
-              scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
-              "scales and offsets do not fit");
-  for (int i = 0; i < PARTS; i++) TORCH_CHECK(parts[i].is_contiguous(), "a tensor is not contiguous");
-  TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % path.step == 0, "no weight");
-  Weight w{values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
-           rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
-           scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
-           bias.numel(), gelu};
-  const int64_t last = w.outputs - (w.strips - 1) * lanes;  // rows of the last strip
-  TORCH_CHECK(0 < last && (last == lanes || lanes == path.chunk) && last <= lanes, w.outputs, " outputs are not in ",
-              w.strips, " strips of ", lanes, " rows");
-  TORCH_CHECK(path.across || is_wide(w, path), path.name, " is not for strips of ", lanes, " rows");
-  TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) &&
-              w.starts[w.strips] == columns.numel(), "starts do not lead through the columns");
-  TORCH_CHECK(values.numel() == columns.numel() * width * (w.rows ? 1 : lanes), "there are not ", columns.numel(),
-              " blocks of values");
-  if (w.rows) {
-    TORCH_CHECK(lanes == path.chunk && width == ITEMS * path.step, path.name,
-                " does not take rows of blocks in strips of ", lanes, " rows, ", width, " columns wide");
-    const auto within = [&](int64_t first, int64_t count) {  // blocks from `first` on
-      uint16_t most = 0;
-      for (int64_t b = first; b < columns.numel(); b++) most = std::max<uint16_t>(most, w.rows[b]);
-      return most < count;
-    };
-    TORCH_CHECK(within(0, lanes) && within(w.starts[w.strips - 1], last), "a row is not in its strip");
-  }
-  // Of small blocks there are so many that a division each would take longer than a short batch.
-  uint32_t most = 0, any = 0;
-  for (int64_t b = 0; b < columns.numel(); b++) {
-    most = std::max<uint32_t>(most, w.columns[b]);
-    any |= w.columns[b];
-  }
-  if ((width & (width - 1)) != 0 || any % width || most + width > inputs)
-    for (int64_t b = 0; b < columns.numel(); b++)
-      TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
-                  w.columns[b], " is not in x");
-  return w;
-}
+// A layer's weight as an instruction set takes it: validated once, when it is made, and immutable.
+class PackedWeight : public torch::CustomClassHolder {
+ public:
+  using State = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, int64_t,
+                           int64_t, int64_t, bool, std::string>;
 
-void linear(const at::Tensor& x, at::TensorList parts, at::IntArrayRef lanes, at::IntArrayRef widths,
-            const c10::List<bool>& gelus, c10::string_view instructions, const std::optional<at::Tensor>& residual,
-            const std::optional<at::Tensor>& gain, const std::optional<at::Tensor>& shift, double epsilon,
-            at::Tensor& out) {
-  const Path& path = named(instructions);
+  // `starts`, `columns` and `rows`, which say where in memory to read, are copied.
+  PackedWeight(at::Tensor values, at::Tensor starts, at::Tensor columns, at::Tensor rows, at::Tensor bias,
+               at::Tensor scales, at::Tensor offsets, int64_t inputs, int64_t lanes, int64_t width, bool gelu,
+               const std::string& instructions)
+      : set(named(instructions)),
+        state_(values, starts.clone(), columns.clone(), rows.clone(), bias, scales, offsets, inputs, lanes, width, gelu,
+               instructions) {
+    check();
+  }
+
+  State state() const { return state_; }
+  // For torch.compile, which traces with a stand-in.
+  std::tuple<std::tuple<std::string, std::string>> flattened() const { return {{"instructions", set.name}}; }
+
+  const InstructionSet& set;
+  Weight w;
+
+ private:
+  void check() {
+    const auto& [values, starts, columns, rows, bias, scales, offsets, inputs, lanes, width, gelu, _] = state_;
+    const bool int8 = set.stored == Stored::int8;
+    const auto stored = int8 ? at::kChar : set.stored == Stored::half ? at::kBFloat16 : at::kFloat;
+    TORCH_CHECK(values.scalar_type() == stored, "values are ", values.scalar_type(), ", not ", stored);
+    TORCH_CHECK(starts.scalar_type() == at::kInt && columns.scalar_type() == at::kInt,
+                "starts and columns are not int32");
+    TORCH_CHECK(rows.scalar_type() == at::kShort && (rows.numel() == 0 || rows.numel() == columns.numel()),
+                "rows are not int16, one of each block");
+    TORCH_CHECK(bias.scalar_type() == at::kFloat, "bias is not float32");
+    TORCH_CHECK(scales.scalar_type() == at::kFloat && offsets.scalar_type() == at::kInt &&
+                scales.numel() == offsets.numel() && scales.numel() == (int8 ? bias.numel() : 0),
+                "scales and offsets do not fit");
+    for (const at::Tensor* tensor : {&values, &starts, &columns, &rows, &bias, &scales, &offsets})
+      TORCH_CHECK(tensor->is_contiguous() && tensor->is_cpu(), "a tensor is not contiguous, or not on the CPU");
+    TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % set.step == 0, "no weight");
+    w = {values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
+         rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
+         scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
+         bias.numel(), gelu};
+    const int64_t blocks = columns.numel(), last = w.outputs - (w.strips - 1) * lanes;  // rows of the last strip
+    TORCH_CHECK(0 < last && (last == lanes || lanes == set.chunk) && last <= lanes, w.outputs, " outputs are not in ",
+                w.strips, " strips of ", lanes, " rows");
+    TORCH_CHECK(set.across || is_wide(w, set), set.name, " is not for strips of ", lanes, " rows");
+    TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) && w.starts[w.strips] == blocks,
+                "starts must ascend from 0 to ", blocks);
+    TORCH_CHECK(values.numel() == blocks * width * (w.rows ? 1 : lanes), "there are not ", blocks, " blocks of values");
+    for (int64_t b = 0; b < blocks; b++)
+      TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
+                  w.columns[b], " is not among ", inputs, " inputs");
+    if (!w.rows) return;
+    TORCH_CHECK(lanes == set.chunk && width == ITEMS * set.step, set.name,
+                " does not take rows of blocks in strips of ", lanes, " rows, ", width, " columns wide");
+    for (int64_t b = 0; b < blocks; b++)
+      TORCH_CHECK(w.rows[b] >= 0 && w.rows[b] < (b < w.starts[w.strips - 1] ? lanes : last), "row ", w.rows[b],
+                  " is not in its strip");
+  }
+
+  State state_;
+};
+using Packed = c10::intrusive_ptr<PackedWeight>;
+
+void linear(const at::Tensor& x, const Packed& weight, const std::optional<Packed>& inner,
+            const std::optional<at::Tensor>& residual, const std::optional<at::Tensor>& gain,
+            const std::optional<at::Tensor>& shift, double epsilon, at::Tensor& out) {
+  const InstructionSet& set = weight->set;
   const auto type = x.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "x is ", type, ", not float32 or bfloat16");
-  TORCH_CHECK(path.single || type == at::kBFloat16, "x is ", type, ", but ", path.name, " is for bfloat16");
+  TORCH_CHECK(set.single || type == at::kBFloat16, "x is ", type, ", but ", set.name, " is for bfloat16");
   TORCH_CHECK(out.scalar_type() == type && x.is_contiguous() && out.is_contiguous() && x.dim() > 0,
               "out is not as x, or one is not contiguous");
-  TORCH_CHECK((widths.size() == 1 || widths.size() == 2) && gelus.size() == widths.size() &&
-              lanes.size() == widths.size() && parts.size() == PARTS * widths.size(), "not one layer or two");
-  std::vector<Weight> layers;
-  for (size_t i = 0; i < widths.size(); i++)
-    layers.push_back(checked(path, &parts[PARTS * i], i ? layers[0].outputs : x.size(-1), lanes[i], widths[i],
-                             gelus[i]));
+  std::vector<Weight> layers{weight->w};
+  if (inner) {
+    TORCH_CHECK(&(*inner)->set == &set, "inner is for ", (*inner)->set.name, ", not ", set.name);
+    TORCH_CHECK((*inner)->w.outputs == weight->w.inputs, "inner has ", (*inner)->w.outputs, " outputs, not ",
+                weight->w.inputs);
+    layers.insert(layers.begin(), (*inner)->w);
+  }
   const int64_t inputs = layers[0].inputs, outputs = layers.back().outputs;
+  TORCH_CHECK(x.size(-1) == inputs, "x has ", x.size(-1), " inputs, not ", inputs);
   const int64_t tokens = inputs ? x.numel() / inputs : out.numel() / outputs;
   TORCH_CHECK(out.numel() == tokens * outputs, "out has ", out.numel(), " elements, not ", tokens * outputs);
   if (tokens == 0) return;
   const std::optional<Norm> norm = normed(residual, gain, shift, epsilon, out, outputs);
   if (type == at::kFloat)
-    run(path, path.single, layers, norm, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), tokens);
+    run(set, set.single, layers, norm, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), tokens);
   else
-    run(path, path.half, layers, norm, static_cast<const uint16_t*>(x.const_data_ptr()),
+    run(set, set.half, layers, norm, static_cast<const uint16_t*>(x.const_data_ptr()),
         static_cast<uint16_t*>(out.mutable_data_ptr()), tokens);
 }
 
 template <class T>
-void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* bias, T* out) {
+void run(Attend<T> attend, const Heads& h, int64_t batch, const T* qkv, const float* mask, const float* bias, T* out) {
   const int64_t step = h.length * h.heads * h.size;
   share(batch * h.heads, [&](int64_t i) {
     static thread_local Workspace workspace;
-    const int64_t b = i / h.heads;
-    attend(h, i % h.heads, qkv + 3 * b * step, bias ? bias + b * h.length : nullptr, out + b * step, workspace);
+    const int64_t b = i / h.heads, head = i % h.heads;
+    attend(h, head, qkv + 3 * b * step, mask ? mask + b * h.length : nullptr,
+           bias ? bias + head * (2 * h.length - 1) : nullptr, out + b * step, workspace);
   });
 }
 
-void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& bias, int64_t heads, double scale,
-               c10::string_view instructions, at::Tensor& out) {
-  const Path& path = named(instructions);
+void attention(const at::Tensor& qkv, const std::optional<at::Tensor>& mask, const std::optional<at::Tensor>& bias,
+               int64_t heads, double scale, c10::string_view instructions, at::Tensor& out) {
+  const InstructionSet& set = named(instructions);
   const auto type = qkv.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "qkv is ", type, ", not float32 or bfloat16");
-  TORCH_CHECK(type == at::kFloat ? path.attend_single != nullptr : path.attend_half != nullptr, path.name, " does not attend in ", type);
+  TORCH_CHECK(type == at::kFloat ? set.attend_single != nullptr : set.attend_half != nullptr, set.name, " does not attend in ", type);
   TORCH_CHECK(qkv.dim() == 3 && heads > 0 && qkv.size(2) % (3 * heads) == 0,
               "qkv is not of shape (batch, length, 3 * heads * size)");
   const Heads h{qkv.size(1), heads, qkv.size(2) / 3 / heads, float(scale)};
-  TORCH_CHECK(h.size > 0 && h.size % path.lanes[1] == 0, "heads of ", h.size, " do not suit ", path.name);
+  TORCH_CHECK(h.size > 0 && h.size % set.lanes[1] == 0, "heads of ", h.size, " do not suit ", set.name);
   TORCH_CHECK(out.scalar_type() == type && out.dim() == 3 && out.size(0) == qkv.size(0) && out.size(1) == h.length &&
               out.size(2) == heads * h.size, "out does not suit qkv");
-  TORCH_CHECK(qkv.is_contiguous() && out.is_contiguous() && (!bias || bias->is_contiguous()),
-              "a tensor is not contiguous");
-  TORCH_CHECK(!bias || (bias->scalar_type() == at::kFloat && bias->dim() == 2 && bias->size(0) == qkv.size(0) &&
-              bias->size(1) == h.length), "bias is not float32 of shape (batch, length)");
+  TORCH_CHECK(qkv.is_contiguous() && out.is_contiguous(), "qkv or out is not contiguous");
+  const auto added = [](const char* name, const std::optional<at::Tensor>& tensor, int64_t rows, int64_t columns) {
+    TORCH_CHECK(!tensor || (tensor->scalar_type() == at::kFloat && tensor->is_contiguous() && tensor->dim() == 2 &&
+                tensor->size(0) == rows && tensor->size(1) == columns), name, " must be float32 of shape (", rows, ", ",
+                columns, "), contiguous");
+    return tensor ? tensor->const_data_ptr<float>() : nullptr;
+  };
+  const float* of_key = added("mask", mask, qkv.size(0), h.length);
+  const float* of_distance = added("bias", bias, heads, std::max<int64_t>(2 * h.length - 1, 0));
   if (qkv.numel() == 0) return;
-  const float* added = bias ? bias->const_data_ptr<float>() : nullptr;
   if (type == at::kFloat)
-    run(path.attend_single, h, qkv.size(0), qkv.const_data_ptr<float>(), added, out.mutable_data_ptr<float>());
+    run(set.attend_single, h, qkv.size(0), qkv.const_data_ptr<float>(), of_key, of_distance,
+        out.mutable_data_ptr<float>());
   else
-    run(path.attend_half, h, qkv.size(0), static_cast<const uint16_t*>(qkv.const_data_ptr()), added,
+    run(set.attend_half, h, qkv.size(0), static_cast<const uint16_t*>(qkv.const_data_ptr()), of_key, of_distance,
         static_cast<uint16_t*>(out.mutable_data_ptr()));
 }
 
 }  // namespace
+}  // namespace qalib
 
 TORCH_LIBRARY(qalib, m) {
-  m.def("instruction_sets() -> str[]", instruction_sets);
-  m.def("peak(str instructions, int rounds) -> int", peak);
-  m.def("layout(str instructions, int height, int width) -> int[]", layout);
+  m.def("instruction_sets() -> str[]", qalib::instruction_sets);
+  m.def("peak(str instructions, int rounds) -> int", qalib::peak);
+  m.def("layout(str instructions, int height, int width) -> int[]", qalib::layout);
+  m.class_<qalib::PackedWeight>("PackedWeight")
+      .def(torch::init<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, int64_t,
+                       int64_t, int64_t, bool, const std::string&>())
+      .def("__obj_flatten__", [](const qalib::Packed& self) { return self->flattened(); })
+      .def_pickle([](const qalib::Packed& self) { return self->state(); },
+                  [](qalib::PackedWeight::State state) {
+                    return std::apply([](auto&&... parts) { return c10::make_intrusive<qalib::PackedWeight>(parts...); },
+                                      state);
+                  });
   m.def(
-      "block_sparse_linear(Tensor x, Tensor[] layers, int[] lanes, int[] widths, bool[] gelus, str instructions, Tensor? residual, "
-      "Tensor? norm_weight, Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
-  m.def("attention(Tensor qkv, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
+      "block_sparse_linear(Tensor x, __torch__.torch.classes.qalib.PackedWeight weight, "
+      "__torch__.torch.classes.qalib.PackedWeight? inner, Tensor? residual, Tensor? norm_weight, Tensor? norm_bias, "
+      "float epsilon, Tensor(a!) out) -> ()");
+  m.def(
+      "attention(Tensor qkv, Tensor? mask, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }
 TORCH_LIBRARY_IMPL(qalib, CPU, m) {
-  m.impl("block_sparse_linear", linear);
-  m.impl("attention", attention);
+  m.impl("block_sparse_linear", qalib::linear);
+  m.impl("attention", qalib::attention);
 }
 
