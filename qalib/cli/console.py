@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qalib.utils.errors import NO_HOME, InputError, ReportError, is_homeless, one_line
+from qalib.utils.errors import NO_HOME, InputError, ReportError, is_homeless, is_out_of_memory, one_line
 from qalib.utils.output import is_unicode
 
 
@@ -97,4 +97,6 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
         case _ if is_homeless(error):
             return NO_HOME, 2
+        case _ if is_out_of_memory(error):
+            return f"out of memory: {one_line(error)}", 2
     return f"{one_line(error)} (unexpected: `qalib --debug ...` shows where)", 1

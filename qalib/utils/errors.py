@@ -17,6 +17,13 @@ def is_homeless(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "home directory" in str(error)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or the system says that there is not enough memory."""
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+    kind = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return kind or any(text in str(error) for text in texts)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Type and message of a library's error, without line breaks, the message cut off after `limit` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"

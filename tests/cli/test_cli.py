@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 
 from qalib import runtimes
-from qalib.cli import commands
+from qalib.cli import commands, console
 from qalib.utils.files import read_json, write_json
 
 
@@ -259,3 +259,18 @@ def test_env_and_version_print_what_a_bug_report_needs():
     assert report["machine"]["CPU"] and report["kernel"]
     text = qalib("env").stdout
     assert all(name in text for name in report["runtimes"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:125] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("unable to mmap 435000000 bytes from file </m/model.bin>: Cannot allocate memory (12)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_running_out_of_memory_is_an_ordinary_error(error):
+    message, code = console.describe_error(error)
+    assert message.startswith("out of memory: ") and "unexpected" not in message and code == 2
