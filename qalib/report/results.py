@@ -95,8 +95,11 @@ class Results:
         return Table(rows, columns=["name", "value", "unit", "definition"], dtype=object)
 
     def table(self, name: str, frame: pd.DataFrame) -> "Table":
-        """Keep a table as tables/NAME.csv and return it."""
-        write_text(self.out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        """Keep a table as tables/NAME.csv, for any spreadsheet to open, and return it."""
+        safe = frame.rename(columns=_no_formula)
+        for column in safe.select_dtypes(exclude=["number", "bool"]):
+            safe[column] = pd.Series([_no_formula(cell) for cell in safe[column]], safe.index, dtype=object)
+        write_text(self.out / "tables" / f"{name}.csv", safe.to_csv(index=False, lineterminator="\n"))
         return Table(frame)
 
     def figure(self, name: str, figure: Figure) -> Picture:
@@ -114,6 +117,17 @@ class Results:
     def page(self, name: str, html: str) -> None:
         """Keep an interactive figure as figures/NAME.html."""
         write_text(self.out / "figures" / f"{name}.html", html)
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell with an apostrophe before text that a spreadsheet would run as a formula (OWASP, CSV injection)."""
+    if not isinstance(cell, str) or not cell.startswith(tuple("=+-@\t\r\n＝＋－＠")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def read(out: Path | str, missing_ok: bool = False) -> dict[str, Number]:

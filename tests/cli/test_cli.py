@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -274,3 +276,19 @@ def test_env_and_version_print_what_a_bug_report_needs():
 def test_running_out_of_memory_is_an_ordinary_error(error):
     message, code = console.describe_error(error)
     assert message.startswith("out of memory: ") and "unexpected" not in message and code == 2
+
+
+def test_no_control_character_reaches_the_terminal(packed_folder, capsys, monkeypatch):
+    """A context may hold a terminal's sequences: clear the screen, set the title (C0 and C1)."""
+    context = "It is \x1b[2J\x1b]0;title\x07 \x9b2J red\x7f."
+    for more in ([], ["--json"]):
+        argv = ["qalib", "answer", "What is it?", context, "--model", str(packed_folder), "--top-k", "9", *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        with suppress(SystemExit):
+            commands.main()
+        printed = capsys.readouterr().out
+        assert "\\x" in printed or "\\u00" in printed
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
+    assert any("\x1b" in answer["answer"] for answer in json.loads(printed)["answers"])
+    console.show({"model": "a\x1b[31mb"}, as_json=False)
+    assert capsys.readouterr().out == "model  a\\x1b[31mb\n"
