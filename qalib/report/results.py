@@ -96,9 +96,9 @@ class Results:
 
     def table(self, name: str, frame: pd.DataFrame) -> "Table":
         """Keep a table as tables/NAME.csv, for any spreadsheet to open, and return it."""
-        safe = frame.rename(columns=_no_formula)
+        safe = frame.rename(columns=_spreadsheet_cell)
         for column in safe.select_dtypes(exclude=["number", "bool"]):
-            safe[column] = pd.Series([_no_formula(cell) for cell in safe[column]], safe.index, dtype=object)
+            safe[column] = pd.Series([_spreadsheet_cell(cell) for cell in safe[column]], safe.index, dtype=object)
         write_text(self.out / "tables" / f"{name}.csv", safe.to_csv(index=False, lineterminator="\n"))
         return Table(frame)
 
@@ -119,9 +119,15 @@ class Results:
         write_text(self.out / "figures" / f"{name}.html", html)
 
 
-def _no_formula(cell: Any) -> Any:
-    """A cell with an apostrophe before text that a spreadsheet would run as a formula (OWASP, CSV injection)."""
-    if not isinstance(cell, str) or not cell.startswith(tuple("=+-@\t\r\n＝＋－＠")):
+def _spreadsheet_cell(cell: Any) -> Any:
+    """A cell with an apostrophe before text that a spreadsheet would run as a formula (OWASP, CSV injection).
+
+    A carriage return, which csv does not quote, becomes a line break.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
+    if not cell.startswith(tuple("=+-@\t\n＝＋－＠")):
         return cell
     try:
         float(cell)

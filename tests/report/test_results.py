@@ -93,5 +93,9 @@ def test_no_cell_of_a_table_is_a_formula(tmp_path):
     Results(tmp_path, "01").table("worst", frame)
     read = pd.read_csv(tmp_path / "tables" / "worst.csv", keep_default_na=False)
     assert list(read.columns) == ["question", "'=name", "count"]
-    assert read.question.tolist() == [f"'{text}" for text in texts[:7]] + ["-0.5", "plain = text", ""]
+    assert read.question.tolist() == [f"'{text}".replace("\r", "\n") for text in texts[:7]] + [
+        "-0.5",
+        "plain = text",
+        "",
+    ]
     assert read["'=name"].tolist() == [1.5] * 10 and frame.question.tolist() == texts
