@@ -10,6 +10,7 @@ import torch
 from qalib.benchmark import latency, profile
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
+from qalib.utils import openmp
 from qalib.utils.errors import InputError
 
 DENSITIES = (0.05, 0.1, 0.2, 0.317, 0.5, 0.75, 1.0)
@@ -73,6 +74,8 @@ def _all(over: str, values: Sequence, timed: Callable) -> pd.DataFrame:
 def _threads(count: int) -> Iterator[None]:
     if count < 1:
         raise InputError(f"{count} threads: at least 1 is needed")
+    if count > (granted := openmp.granted_threads() or count):
+        raise InputError(f"{count} threads: OpenMP grants {granted} under {openmp.limits()}")
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

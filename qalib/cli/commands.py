@@ -1,7 +1,7 @@
 """The command line: one function per command, with no more than options and printing.
 
-Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written. Results go to
-standard output, progress to standard error.
+Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output that cannot be written, 130 and 143
+interrupted by Ctrl-C and by SIGTERM. Results go to standard output, progress to standard error.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import qalib
-from qalib.cli import benchmark
+from qalib.cli import benchmark, interrupts
 from qalib.cli.console import describe_error
 from qalib.cli.environment import env
 from qalib.cli.models import average, export, prune, sparsity, twin
@@ -64,18 +64,23 @@ def _respell(words: list[str]) -> None:
 
 def main() -> None:
     """The entry point: an error is printed as one line; with `qalib --debug`, below its traceback."""
+    with interrupts.raised():
+        _run()
+
+
+def _run() -> None:
     escape_unencodable()
     _respell(sys.argv)
     for library in CHATTY:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app()
-    except KeyboardInterrupt:
-        print("qalib: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (interrupts.Interrupted, Exception) as error:
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
-        message, code = describe_error(error)
+        if code := interrupts.exit_code():
+            message = interrupts.notice(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
+        else:
+            message, code = describe_error(error)
         print(f"qalib: {printable(message)}", file=sys.stderr)
-        sys.exit(code)
+        interrupts.end(code)

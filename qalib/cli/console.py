@@ -1,12 +1,21 @@
 """The console: options that several commands take, and how results and errors are printed."""
 
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from qalib.utils.errors import NO_HOME, InputError, ReportError, is_homeless, one_line
+from qalib.utils.errors import (
+    NO_HOME,
+    InputError,
+    ReportError,
+    is_homeless,
+    is_out_of_memory,
+    one_line,
+    without_controls,
+)
 from qalib.utils.output import is_unicode
 
 
@@ -69,7 +78,8 @@ def _no_number(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON object, in ASCII where standard output lacks some characters: their escapes must be JSON's."""
-    print(json.dumps(value, indent=1, ensure_ascii=not is_unicode()))
+    text = json.dumps(value, indent=1, ensure_ascii=not is_unicode())
+    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))  # controls that JSON lets stand
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:
@@ -82,7 +92,7 @@ def show(values: dict[str, Any], as_json: bool) -> None:
             print(
                 f"{key.replace('_', ' '):{width}}  {value:,.4f}"
                 if isinstance(value, float)
-                else f"{key.replace('_', ' '):{width}}  {value}"
+                else f"{key.replace('_', ' '):{width}}  {without_controls(str(value))}"
             )
 
 
@@ -97,4 +107,6 @@ def describe_error(error: Exception) -> tuple[str, int]:
             return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
         case _ if is_homeless(error):
             return NO_HOME, 2
+        case _ if is_out_of_memory(error):
+            return f"out of memory: {one_line(error)}", 2
     return f"{one_line(error)} (unexpected: `qalib --debug ...` shows where)", 1

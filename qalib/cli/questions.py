@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from qalib.cli.console import Data, Device, Dtype, Json, Model, Questions, print_json, show
-from qalib.utils.errors import InputError
+from qalib.utils.errors import InputError, without_controls
 
 
 def answer(
@@ -30,7 +30,8 @@ def answer(
         print_json({"answers": answers})
     else:
         for found in answers:
-            print(f"{found['answer']}  (score {found['score']:.3f}, characters {found['start']} to {found['end']})")
+            place = f"characters {found['start']} to {found['end']}"
+            print(f"{without_controls(found['answer'])}  (score {found['score']:.3f}, {place})")
 
 
 def evaluate(

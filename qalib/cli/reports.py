@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from qalib.cli.console import Data, Device, Json, Models, Questions, parse_parameter, print_json
-from qalib.utils.errors import InputError
+from qalib.utils.errors import InputError, without_controls
 
 
 def report(
@@ -81,5 +81,5 @@ def audit(
     else:
         for row in table.itertuples():
             ours = f"{row.ours} {row.unit}" if row.ours else "nothing"
-            print(f"{row.verdict:20} {row.claim}: stated {row.stated or 'nothing'}, here {ours}")
-            print(f"{'':20} {row.explanation}")
+            print(without_controls(f"{row.verdict:20} {row.claim}: stated {row.stated or 'nothing'}, here {ours}"))
+            print(without_controls(f"{'':20} {row.explanation}"))

@@ -15,6 +15,10 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.mpnet.modeling_mpnet import MPNetEmbeddings
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
+from qalib.utils import openmp
+
+openmp.respect_limits()  # before the first product
+
 LINEAR_LAYERS = {
     "query": "attention.self.query",
     "key": "attention.self.key",

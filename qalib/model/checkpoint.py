@@ -118,6 +118,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     packed = weight_file.name == formats.PACKED
     width = formats.encoder_width(state, config)
     block = settings.block_size(read, config, width, path)
+    restore.require_plausible_sizes(state, config, architecture.config_key, width, path)
     if packed:
         state, heads = formats.unpack(state, config, architecture, block, width, weight_file), {}
     else:

@@ -23,9 +23,19 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantize(values: Tensor, scales: Tensor) -> Tensor:
-    """The weight in float32, of the shape of `values`. Raises ValueError if values and scales don't fit together."""
+    """The weight in float32, of the shape of `values`.
+
+    Raises ValueError if values and scales do not fit together, or cannot come from `quantize`: a negative scale, a
+    scale of 0 for a row with nonzero values, a value of -128. Scales that are not finite give weights that are not.
+    """
     if values.dtype != torch.int8 or not scales.is_floating_point():
         raise ValueError(f"values of {values.dtype} with scales of {scales.dtype}, not int8 with floating point")
     if values.shape[:-1] != scales.shape:
         raise ValueError(f"{tuple(scales.shape)} scales do not fit values of shape {tuple(values.shape)}")
-    return values.float() * scales.float()[..., None]
+    scales = scales.float()
+    bad = (scales < 0) | (scales == 0) & (values != 0).any(-1)
+    if bad.any():
+        raise ValueError(f"scales must be positive, and one is {scales[bad][0].item():g}")
+    if (values < -INT8_MAX).any():
+        raise ValueError(f"int8 values must be from -{INT8_MAX} to {INT8_MAX}, and one is {values.min().item()}")
+    return values.float() * scales[..., None]

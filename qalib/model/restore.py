@@ -5,8 +5,10 @@ of them would give wrong answers.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import BertConfig
@@ -15,8 +17,31 @@ from qalib.model import bert
 from qalib.utils.errors import InputError
 
 Heads = dict[int, list[int]]
+# How much wider than the weights show a model may have been before it was pruned, in widths of its encoder.
+WIDEST_HIDDEN, WIDEST_FFN = 2, 8
 QKV = ("query", "key", "value")
 BIAS = "bert.encoder.relative_attention_bias.weight"  # a column for each head
+
+
+def require_plausible_sizes(
+    state: dict[str, Tensor], config: BertConfig, config_key: Callable[[str], str], width: int, path: Path
+) -> None:
+    """Raise InputError if restoring the config's sizes would add far more zeros than pruning leaves out.
+
+    `config_key` maps BERT's names to those in the file; `width` is the encoder's.
+    """
+    rows = [len(value) for key, value in state.items() if key.endswith("intermediate.dense.bias") and value.ndim]
+    most = {"hidden_size": WIDEST_HIDDEN * width, "intermediate_size": max(WIDEST_FFN * width, *rows, 1)}
+    for name, largest in most.items():
+        if (size := getattr(config, name)) > largest:
+            raise InputError(f"{path}: {config_key(name)} is {size:,}, expected at most {largest:,} with these weights")
+    layers = {key.split(".")[3] for key in state if key.startswith("bert.encoder.layer.")}
+    needed = 4 * len(layers) * (4 * config.hidden_size + 2 * config.intermediate_size) * width
+    if needed > (memory := psutil.virtual_memory().total):
+        raise InputError(
+            f"{path}: at full size the matrices take {needed / 1e9:,.0f} GB, more than this machine's memory of "
+            f"{memory / 1e9:,.0f} GB"
+        )
 
 
 def full_size(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
-from qalib.utils.errors import InputError, one_line
+from qalib.utils.errors import InputError, is_out_of_memory, one_line
 from qalib.utils.files import read_json_object, refuse_lfs_pointer
 
 INDEX = ".index.json"  # ending of the file that says which shard holds which tensor
@@ -80,6 +80,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         else:
             value = safetensors.torch.load_file(path)
     except Exception as error:  # a damaged file can raise any kind, such as IndexError
+        if is_out_of_memory(error):
+            raise
         refused = " (only plain tensors are read; code in a pickle is never run)" if pickled else ""
         raise InputError(f"{path}: damaged, or not a weight file{refused}: {_reason(error)}") from None
     return _state_dict(value, path)

@@ -56,8 +56,11 @@ def prune(config: PruningConfig, progress: bool = True) -> Path:
     several machines take part, all must see the work folder, where the first of them writes the checkpoints.
     Raises InputError for a file or answer that cannot be used, or a folder that is taken.
     """
-    joins = not torch.distributed.is_initialized()
-    PartialState(cpu=not torch.cuda.is_available())  # joins the other processes, if there are any
+    with distributed.joined(cpu=not torch.cuda.is_available()):
+        return _prune(config, progress)
+
+
+def _prune(config: PruningConfig, progress: bool) -> Path:
     out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
     require_vacant(out)
     with folder.locked():
@@ -70,10 +73,6 @@ def prune(config: PruningConfig, progress: bool = True) -> Path:
                 run = build(config, folder, bar)
                 train(run)
                 save(run)
-    if joins and PartialState().num_processes > 1:
-        # Together, and in order: a process that ends while another still talks to it is killed by its own threads.
-        PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
     return out
 
 

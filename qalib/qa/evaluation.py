@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
-from accelerate import PartialState
 from torch import nn
 
 from qalib import runtimes
@@ -114,7 +113,19 @@ def load_and_evaluate(
     """Load, answer and score: what was run on what, and the result. For the arguments see `qalib evaluate --help`."""
     place = machine.device(device)
     name = runtime or runtimes.best(place)
-    PartialState(cpu=place == "cpu")  # joins the other processes, if there are any; each takes its GPU
+    with distributed.joined(cpu=place == "cpu"):  # each takes its GPU
+        return _load_and_evaluate(model, data, name, dtype, place, questions, null_score_diff_threshold)
+
+
+def _load_and_evaluate(
+    model: str,
+    data: str,
+    name: str,
+    dtype: str,
+    place: str,
+    questions: int | None,
+    null_score_diff_threshold: float | None,
+) -> tuple[dict[str, Any], Evaluation]:
     dtype, dtype_remark = distributed.of_main_process(lambda: runtimes.choose_dtype(dtype, name, place))
     asked = squad.load(data).first(questions)
     if null_score_diff_threshold is not None and asked.version != squad.V2:

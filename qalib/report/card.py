@@ -4,6 +4,7 @@ The template contains no numbers; each comes from results.json, and a missing on
 measured are shown as such, with the reason.
 """
 
+import html
 import json
 import re
 import shutil
@@ -128,14 +129,13 @@ def size(number: Number) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape outside text, so that it is neither read as markup nor breaks a table."""
-    return (
-        text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;").replace("\n", " ")
-    )
+    """Escape outside text, so that it is neither read as HTML or Markdown nor breaks a table."""
+    text = html.escape(" ".join(text.splitlines()), quote=False)
+    return text.translate({ord(sign): f"&#{ord(sign)};" for sign in "|[]`*~\\"})
 
 
 def _linked(number: Number, text: str) -> str:
-    return f"[{text.replace('[', '&#91;').replace(']', '&#93;')}](#{number.name})"
+    return f"[{text}](#{number.name})"
 
 
 def _tags(numbers: dict[str, Number]) -> list[str]:

@@ -3,12 +3,16 @@
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
+import psutil
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -55,11 +59,11 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
     failed.unlink(missing_ok=True)
     began = time.perf_counter()
     try:
-        papermill.execute_notebook(
-            notebook, running, parameters, kernel_name="python3", progress_bar=False,
+        _in_thread(partial(
+            papermill.execute_notebook, notebook, running, parameters, kernel_name="python3", progress_bar=False,
             start_timeout=120, execution_timeout=timeout, extra_arguments=["--log-level=CRITICAL"],
             kernel_manager_class=OwnKernel,
-        )  # fmt: skip
+        ))  # fmt: skip
         _check_complete(running)
     except BaseException as error:
         if running.exists():
@@ -69,6 +73,20 @@ def execute(notebook: Path, output: Path, parameters: dict[str, Any], timeout: f
         raise ReportError(f"{notebook.name}, {_where(error)}; the partial notebook is {failed}") from error
     running.rename(output)
     return time.perf_counter() - began
+
+
+def _in_thread(execute: Callable[[], Any]) -> None:
+    """Call a function that runs a kernel; in a thread, where nbclient leaves the process's signal handlers as they are.
+
+    If the wait is interrupted, the kernel is ended.
+    """
+    with ThreadPoolExecutor(1, "notebook") as thread:
+        try:
+            thread.submit(execute).result()
+        except BaseException:
+            for child in psutil.Process().children(recursive=True):
+                child.kill()
+            raise
 
 
 def _check_complete(path: Path) -> None:

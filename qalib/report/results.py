@@ -95,8 +95,11 @@ class Results:
         return Table(rows, columns=["name", "value", "unit", "definition"], dtype=object)
 
     def table(self, name: str, frame: pd.DataFrame) -> "Table":
-        """Keep a table as tables/NAME.csv and return it."""
-        write_text(self.out / "tables" / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        """Keep a table as tables/NAME.csv, for any spreadsheet to open, and return it."""
+        safe = frame.rename(columns=_spreadsheet_cell)
+        for column in safe.select_dtypes(exclude=["number", "bool"]):
+            safe[column] = pd.Series([_spreadsheet_cell(cell) for cell in safe[column]], safe.index, dtype=object)
+        write_text(self.out / "tables" / f"{name}.csv", safe.to_csv(index=False, lineterminator="\n"))
         return Table(frame)
 
     def figure(self, name: str, figure: Figure) -> Picture:
@@ -114,6 +117,23 @@ class Results:
     def page(self, name: str, html: str) -> None:
         """Keep an interactive figure as figures/NAME.html."""
         write_text(self.out / "figures" / f"{name}.html", html)
+
+
+def _spreadsheet_cell(cell: Any) -> Any:
+    """A cell with an apostrophe before text that a spreadsheet would run as a formula (OWASP, CSV injection).
+
+    A carriage return, which csv does not quote, becomes a line break.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
+    if not cell.startswith(tuple("=+-@\t\n＝＋－＠")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def read(out: Path | str, missing_ok: bool = False) -> dict[str, Number]:

@@ -19,7 +19,7 @@ from qalib.runtimes import timings
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import BlockSparseLinear
 from qalib.runtimes.registry import DTYPES, REGISTRY, unavailable_reason
-from qalib.utils import machine
+from qalib.utils import machine, openmp
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.paths import CACHE
 
@@ -39,10 +39,17 @@ Layer = Callable[[], list[Tensor]]
 
 
 def choose(wanted: str, work: str, device: str = "cpu") -> str:
-    """Return `wanted`, `fp32` or `bf16`, or for `auto` the faster of them. Raises InputError for another name."""
+    """Return `wanted`, `fp32` or `bf16`, or for `auto` the faster of them.
+
+    Raises InputError for another name, or a type that this process multiplies wrongly.
+    """
     if wanted not in ("auto", *TYPES):
         raise InputError(f"no type {wanted!r}; there are auto, {' and '.join(TYPES)}")
-    return fastest(work, device) if wanted == "auto" else wanted
+    if wanted == "auto":
+        return fastest(work, device)
+    if device == "cpu":
+        openmp.require_right_products(wanted)
+    return wanted
 
 
 def choose_dtype(wanted: str, runtime: str, device: str = "cpu") -> tuple[str, str]:

@@ -20,6 +20,7 @@ from torch import nn
 
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.forward import Tf32
+from qalib.utils import openmp
 from qalib.utils.errors import InputError
 
 Build = Callable[[Checkpoint, torch.device, torch.dtype], nn.Module]
@@ -87,10 +88,13 @@ def available(device: str | torch.device) -> list[str]:
 def build(name: str, checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: str = "fp32") -> nn.Module:
     """Build the checkpoint's module under the runtime `name`, on a device and in a type (of DTYPES), in eval mode.
 
-    The checkpoint's own model is unchanged. Raises InputError for an unknown name or type, or an unavailable runtime.
+    The checkpoint's own model is unchanged. Raises InputError for an unknown name or type, an unavailable runtime, or
+    a type that this process multiplies wrongly.
     """
     if (reason := unavailable_reason(name, device, dtype)) is not None:
         raise InputError(f"runtime {name}: {reason}")
+    if torch.device(device).type == "cpu":
+        openmp.require_right_products(dtype)
     module = REGISTRY[name].build(checkpoint, torch.device(device), DTYPES[dtype]).eval()
     return Tf32(module) if dtype == "tf32" else module
 

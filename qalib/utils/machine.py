@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from qalib.utils import openmp
 from qalib.utils.errors import InputError
 
+openmp.respect_limits()  # before the first product
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pandas", "matplotlib",
              "altair", "papermill", "nbconvert", "huggingface-hub", "qalib")  # fmt: skip
 

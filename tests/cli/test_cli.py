@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from conftest import ROOT
 
 from qalib import runtimes
-from qalib.cli import commands
+from qalib.cli import commands, console
 from qalib.utils.files import read_json, write_json
 
 
@@ -266,3 +268,34 @@ def test_env_and_version_print_what_a_bug_report_needs():
     assert report["machine"]["CPU"] and report["kernel"]
     text = qalib("env").stdout
     assert all(name in text for name in report["runtimes"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:125] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("unable to mmap 435000000 bytes from file </m/model.bin>: Cannot allocate memory (12)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_running_out_of_memory_is_an_ordinary_error(error):
+    message, code = console.describe_error(error)
+    assert message.startswith("out of memory: ") and "unexpected" not in message and code == 2
+
+
+def test_no_control_character_reaches_the_terminal(packed_folder, capsys, monkeypatch):
+    """A context may hold a terminal's sequences: clear the screen, set the title (C0 and C1)."""
+    context = "It is \x1b[2J\x1b]0;title\x07 \x9b2J red\x7f."
+    for more in ([], ["--json"]):
+        argv = ["qalib", "answer", "What is it?", context, "--model", str(packed_folder), "--top-k", "9", *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        with suppress(SystemExit):
+            commands.main()
+        printed = capsys.readouterr().out
+        assert "\\x" in printed or "\\u00" in printed
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
+    assert any("\x1b" in answer["answer"] for answer in json.loads(printed)["answers"])
+    console.show({"model": "a\x1b[31mb"}, as_json=False)
+    assert capsys.readouterr().out == "model  a\\x1b[31mb\n"

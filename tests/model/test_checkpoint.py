@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import sys
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from qalib import sparsity
 from qalib.cli import commands
-from qalib.model import bert, blocks, checkpoint, description, formats, saving
+from qalib.model import bert, blocks, checkpoint, description, formats, restore, saving
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json
 
@@ -105,6 +106,15 @@ def assert_refused(path, damage, message):
         (lambda state, key: state.update({key: state[key].float()}), "{key}: values of torch.float32 with scales"),
         (lambda state, key: state[f"{key}.scales"].fill_(float("nan")), "not finite in float32: {key}"),
         (lambda state, key: state.pop(key), "unexpected: {key}.scales"),
+        (
+            lambda state, key: state[f"{key}.scales"].view(-1)[0].fill_(-1),
+            "{key}: scales must be positive, and one is -1",
+        ),
+        (lambda state, key: state[f"{key}.scales"].fill_(0), "{key}: scales must be positive, and one is 0"),
+        (
+            lambda state, key: state[key].view(-1)[0].fill_(-128),
+            "{key}: int8 values must be from -127 to 127, and one is -128",
+        ),
     ],
 )
 def test_scales_that_do_not_fit(sparse, tmp_path, damage, message):
@@ -273,11 +283,23 @@ def test_no_weight_is_made_up(dense_folder, tmp_path):
         ({"num_attention_heads": 5}, "not a multiple of the number of attention"),
         ({"hidden_size": "wide"}, "config.json: "),
         ({"num_hidden_layers": 3}, "missing: bert.encoder.layer.2"),
+        ({"num_hidden_layers": 100}, "missing: bert.encoder.layer.10"),
+        ({"intermediate_size": 1_000_000}, "intermediate_size is 1,000,000, expected at most 512 with these weights"),
+        ({"hidden_size": 65_536}, "hidden_size is 65,536, expected at most 128 with these weights"),
+        ({"vocab_size": 10_000_000}, r"word_embeddings.weight is \d+x64, expected 10000000x64"),
+        ({"max_position_embeddings": 1_000_000}, "position_embeddings.weight is 512x64, expected 1000000x64"),
+        ({"type_vocab_size": 65_536}, "token_type_embeddings.weight is 2x64, expected 65536x64"),
     ],
 )
 def test_bad_settings(edited, settings, message):
     with pytest.raises(InputError, match=message):
         checkpoint.load(edited(**settings))
+
+
+def test_a_model_larger_than_memory_is_refused(edited, monkeypatch):
+    monkeypatch.setattr(restore.psutil, "virtual_memory", lambda: SimpleNamespace(total=100_000))
+    with pytest.raises(InputError, match=r"config.json: at full size the matrices take 0 GB, more than this machine's"):
+        checkpoint.load(edited())
 
 
 class Evil:

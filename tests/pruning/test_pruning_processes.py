@@ -12,10 +12,12 @@ import filelock
 import pytest
 import torch
 from conftest import ROOT
+from threads import gloo_threads
 
 from qalib.pruning import run
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.run_folder import RunFolder
+from qalib.utils import distributed
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json
 
@@ -88,6 +90,17 @@ def test_two_processes_take_the_same_steps_and_score_together(pruning_settings, 
     assert together[-1].keys() >= {"exact_match", "f1"}
     scores = read_json(tmp_path / "two" / "model_meta.json")["scores"]
     assert scores["teacher"] == read_json(tmp_path / "out" / "model_meta.json")["scores"]["teacher"]
+
+
+def prune_and_leave(config):
+    run.prune(config, progress=False)
+    assert not gloo_threads()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are listed in /proc")
+def test_no_thread_of_the_process_group_outlives_a_run(pruning_settings):
+    """Such a thread aborts the process if it needs Python while the interpreter is being finalised."""
+    distributed.run(2, prune_and_leave, PruningConfig(**pruning_settings | {"batch": 2, "epochs": 0.2}))
 
 
 def test_machines_that_share_no_folder_are_told_so(pruning_settings, tmp_path):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from accelerate import PartialState
 from builders import squad_file
 from conftest import ROOT
 from reliability import scale
+from threads import gloo_threads
 
 from qalib.qa import evaluation
 from qalib.utils import distributed
@@ -21,7 +23,7 @@ from qalib.utils.errors import InputError
 def die_in_the_second():
     if os.environ["RANK"] == "1":
         os._exit(3)
-    return evaluation.PartialState(cpu=True).process_index
+    return PartialState(cpu=True).process_index
 
 
 @pytest.fixture
@@ -38,6 +40,19 @@ def test_two_processes_answer_as_one(packed_folder, question_file):
     assert shared.answers.texts == alone.answers.texts and list(shared.answers.texts) == list(alone.answers.texts)
     assert shared.score == alone.score and shared.answers.windows == alone.answers.windows
     assert shared.rows.equals(alone.rows)
+
+
+def join_and_leave(arguments):
+    with distributed.joined(cpu=True):
+        assert gloo_threads()
+    evaluation.load_and_evaluate(*arguments)
+    assert not gloo_threads()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are listed in /proc")
+def test_no_thread_of_the_process_group_outlives_an_evaluation(packed_folder, question_file):
+    """Such a thread aborts the process if it needs Python while the interpreter is being finalised."""
+    distributed.run(2, join_and_leave, (str(packed_folder), str(question_file), None, "fp32", "cpu"))
 
 
 def test_a_process_that_dies_ends_all(capfd):

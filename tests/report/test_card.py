@@ -1,3 +1,5 @@
+import html
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -135,3 +137,10 @@ def test_a_model_that_was_not_pruned_in_blocks_is_not_said_to_be(numbers):
         numbers[name] = Number(name, "none" if name == "block_misfits" else 7, "count", "d", "test")
     assert "7 of 7 blocks of 32x32 are kept." in (text := card.render(numbers))
     assert "block-sparse" in ModelCard(text).data.tags
+
+
+def test_markdown_in_what_a_model_says_is_text():
+    hostile = "[x](javascript:alert(1)) ![y](z) `code` <b> | *a*\nb"
+    shown = card._plain(hostile)
+    assert not set("[]`*<>|\n") & set(shown)
+    assert html.unescape(shown) == hostile.replace("\n", " ")

@@ -84,3 +84,18 @@ def test_what_is_not_there_or_not_ours(tmp_path):
     (tmp_path / "results.json").write_text('{"numbers": [{"name": "x"}]}')
     with pytest.raises(InputError, match="not a results file"):
         results.read(tmp_path)
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path):
+    """As a spreadsheet reads it: question texts come from outside."""
+    texts = ["=cmd|' /C calc'!A0", "@SUM(1+1)", "+1+cmd", "-1+cmd", "\t=1", "\r=1", "＝1", "-0.5", "plain = text", None]
+    frame = pd.DataFrame({"question": texts, "=name": 1.5, "count": [1, None] * 5})
+    Results(tmp_path, "01").table("worst", frame)
+    read = pd.read_csv(tmp_path / "tables" / "worst.csv", keep_default_na=False)
+    assert list(read.columns) == ["question", "'=name", "count"]
+    assert read.question.tolist() == [f"'{text}".replace("\r", "\n") for text in texts[:7]] + [
+        "-0.5",
+        "plain = text",
+        "",
+    ]
+    assert read["'=name"].tolist() == [1.5] * 10 and frame.question.tolist()[:9] == texts[:9]
