@@ -15,7 +15,7 @@ import qalib
 from qalib.cli import benchmark, interrupts
 from qalib.cli.console import describe_error
 from qalib.cli.environment import env
-from qalib.cli.models import average, export, prune, sparsity, twin
+from qalib.cli.models import average, export, finetune, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
 from qalib.cli.reports import audit, push, report
 from qalib.utils.errors import printable
@@ -45,7 +45,8 @@ def options(
     """Understand, measure and run block-sparse question-answering models."""
 
 
-for command in (report, answer, evaluate, score, sparsity, export, push, prune, average, twin, audit, env):
+COMMANDS = (report, answer, evaluate, score, sparsity, export, push, finetune, prune, average, twin, audit, env)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark", help="Measure speed: forward passes, whole evaluations, training steps.")
 

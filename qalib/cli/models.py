@@ -10,6 +10,7 @@ import typer
 from qalib.cli.console import Format, Json, Model, show
 from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
+from qalib.pruning.finetuning import FinetuningConfig
 from qalib.utils.errors import InputError
 
 
@@ -77,6 +78,14 @@ def prune(config: PruningConfig) -> None:
     from qalib.pruning import run
 
     print(run.prune(config))
+
+
+@options_of(FinetuningConfig, names={"eval_data": ("--eval",), "weight_lr": ("--lr",)})
+def finetune(config: FinetuningConfig) -> None:
+    """Train an encoder, with an answer layer or without, to answer questions."""
+    from qalib.pruning import finetuning
+
+    print(finetuning.finetune(config))
 
 
 def average(

@@ -5,13 +5,15 @@ Only `formats`, `restore` and `saving` know how checkpoints are stored.
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from transformers import BertForQuestionAnswering
+from torch import Tensor
+from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib.model import architectures, bert, blocks, formats, hub, restore, settings, weight_files
 from qalib.model.architectures import Architecture
@@ -19,6 +21,7 @@ from qalib.model.tokenizers import load_tokenizer
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, sha256
 
+Complete = Callable[[dict[str, Tensor], Architecture, BertConfig], dict[str, Tensor]]
 NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
 
 
@@ -101,9 +104,10 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.weight_files)
 
 
-def load(source: str | Path = "bundled") -> Checkpoint:
+def load(source: str | Path = "bundled", complete: Complete | None = None) -> Checkpoint:
     """Load `bundled`, a folder, or a hub id with an optional `@revision`.
 
+    `complete` adds to the file's tensors, by its own names, what an answering model has besides (see `encoders`).
     Raises InputError, naming file and value, for anything that is not a question-answering checkpoint of one of the
     `architectures` in one of the `formats`.
     """
@@ -114,6 +118,7 @@ def load(source: str | Path = "bundled") -> Checkpoint:
     listed = settings.pruned_heads(read, config, path)
     paths, state = weight_files.read(folder)
     weight_file = paths[0]
+    state = complete(state, architecture, config) if complete else state
     state = {architecture.to_bert(key): state.pop(key) for key in list(state)}
     packed = weight_file.name == formats.PACKED
     width = formats.encoder_width(state, config)

@@ -8,13 +8,13 @@ from qalib.pruning.schedule import Schedule
 from qalib.utils.errors import InputError
 
 CHOICES = {
-    "method": ("movement", "magnitude", "obs", "fixed-mask"),
+    "method": ("movement", "magnitude", "obs", "fixed-mask", "dense"),
     "ffn": ("block", "hybrid"),
     "precision": ("auto", "fp32", "bf16"),
 }
 ABOVE_ZERO = (
     "epochs", "max_hours", "questions", "eval_questions", "batch", "accumulate", "weight_lr", "temperature",
-    "save_minutes", "log_steps", "calibration_questions", "rounds",
+    "save_minutes", "log_steps", "max_length", "calibration_questions", "rounds",
 )  # fmt: skip
 EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # in older files and command lines
 EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
@@ -24,7 +24,7 @@ EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "fre
 class PruningConfig:
     """Settings of a pruning run. Raises InputError for an impossible value."""
 
-    teacher: str
+    teacher: str | None
     """Checkpoint that is distilled: a folder or a hub id."""
 
     data: str
@@ -51,8 +51,8 @@ class PruningConfig:
 
     method: str = "movement"
     """'movement', 'magnitude' (the baseline: the smallest blocks go at once), 'obs' (one-shot, without training: remove
-    in rounds what costs the loss least, and refit what stays) or 'fixed-mask' (go on training what the student has
-    left, whatever the density)."""
+    in rounds what costs the loss least, and refit what stays), 'fixed-mask' (go on training what the student has left,
+    whatever the density) or 'dense' (train all weights)."""
 
     epochs: float = 3.0
     """Passes over the data."""
@@ -68,6 +68,9 @@ class PruningConfig:
 
     eval_questions: int | None = None
     """Score with the first N questions only."""
+
+    max_length: int | None = None
+    """Leave out windows of more tokens than this; by default none."""
 
     batch: int = 16
     """Windows per batch and process."""
@@ -94,8 +97,11 @@ class PruningConfig:
     """Weight in the loss of the hidden states' distance from the teacher's, layer by layer; the teacher then has the
     student's layers and width, and is asked at every step."""
 
+    beta2: float = 0.999
+    """AdamW's decay of the squared gradients' mean."""
+
     dropout: float = 0.0
-    """Probability of dropout in the student."""
+    """Probability of dropout of the student's hidden states."""
 
     train_word_embeddings: bool = False
     """Train the word embeddings too."""
@@ -147,6 +153,10 @@ class PruningConfig:
         for name in ("alpha", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)}: must be between 0 and 1")
+        if not 0 <= self.beta2 < 1:
+            raise InputError(f"beta2 {self.beta2}: must be at least 0 and below 1")
+        if self.teacher is None and (self.alpha or self.hidden_weight):
+            raise InputError(f"alpha {self.alpha}, hidden_weight {self.hidden_weight}: must be 0 without a teacher")
         if not self.hidden_weight >= 0:
             raise InputError(f"hidden_weight {self.hidden_weight}: must be 0 or above")
         if self.method == "obs" and self.student is not None:

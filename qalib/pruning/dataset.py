@@ -21,11 +21,11 @@ class SquadDataset(Dataset):
     """Windows of questions with `positions`, shape `(windows, 2)`: the tokens where the answer begins and ends.
 
     A window without the whole answer points at its first token, `[CLS]`, as do those of a question that has none
-    (SQuAD v2.0). If there are several references, the first counts.
-    Raises InputError for an answer that is not in its context where the file says.
+    (SQuAD v2.0). If there are several references, the first counts. Windows of more than `max_length` tokens are left
+    out. Raises InputError for an answer that is not in its context where the file says, or if no window is left.
     """
 
-    def __init__(self, questions: Sequence[Question], tokenizer):
+    def __init__(self, questions: Sequence[Question], tokenizer, max_length: int | None = None):
         for q in questions:
             if not q.answers:
                 continue
@@ -33,6 +33,11 @@ class SquadDataset(Dataset):
             if not answer or start < 0 or q.context[start : start + len(answer)] != answer:
                 raise InputError(f"question {q.id!r}: {answer!r} is not at character {start} of its context")
         self.windows = windows.windows(tokenizer, [q.question for q in questions], [q.context for q in questions])
+        if max_length is not None:
+            shortest = min(map(len, self.windows), default=0)
+            self.windows = [window for window in self.windows if len(window) <= max_length]
+            if not self.windows:
+                raise InputError(f"max_length {max_length}: must be at least {shortest}, the shortest window's tokens")
         self.positions = np.array([answer_position(w, questions[w.index]) for w in self.windows])
         self.lengths = np.array([len(w) for w in self.windows])
         self.pad_id = tokenizer.pad_token_id or 0

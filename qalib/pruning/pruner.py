@@ -147,11 +147,17 @@ class Pruner(nn.Module):
             scores.values.requires_grad_(False).copy_(size)
 
     def _drop_pruned(self) -> None:
-        """Replace the masked matrices by layers without the pruned blocks, unless whole neurons were pruned."""
+        """Replace the masked matrices by layers without the pruned blocks, unless whole neurons were pruned.
+
+        If nothing was pruned, they are dense layers: those are faster.
+        """
         if any(mask.transposed for mask in self._masks.values()):
             return
+        dense = all(mask.scores.kept.all() for mask in self._masks.values())
         for matrix, mask in zip(bert.matrices(self.model), self._masks.values(), strict=True):
             parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
+            if dense:
+                continue
             layer = TrainableBlockSparseLinear.from_dense(matrix.linear, mask.scores.kept, mask.block(matrix.linear))
             self.model.set_submodule(matrix.name, layer)
 
@@ -166,7 +172,7 @@ class Pruner(nn.Module):
         for matrix in bert.matrices(self.model):
             if isinstance(matrix.linear, TrainableBlockSparseLinear):
                 self.model.set_submodule(matrix.name, matrix.linear.to_dense())
-            else:
+            elif parametrize.is_parametrized(matrix.linear):
                 parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
         with torch.no_grad():
             for number, kept in neurons.items():

@@ -18,25 +18,30 @@ MODULES = (torch, transformers, accelerate)
 
 
 def origin(
-    config: PruningConfig, teacher: Checkpoint, student: Checkpoint, questions: QuestionSet, data: SquadDataset
+    config: PruningConfig, teacher: Checkpoint | None, student: Checkpoint, questions: QuestionSet, data: SquadDataset
 ) -> dict[str, Any]:
     """What any run says of its settings, models, data and libraries; the student's own record is in `made_by`."""
     made_by = {"made_by": student.meta} if student.meta else {}
-    return {name: student.meta[name] for name in INHERITED if name in student.meta} | {
-        "method": config.method,
-        "arguments": {name: _portable(name, value) for name, value in config.to_dict().items()},
-        "teacher": {"name": teacher.name, "sha256": teacher.sha256},
-        "student": {"name": student.name, "sha256": student.sha256} | made_by,
-        "data": {
-            "name": questions.description,
-            "version": questions.version,
-            "sha256": questions.sha256,
-            "questions": len(questions),
-            "windows": len(data),
-        },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in MODULES},
-    }
+    taught_by = {"teacher": {"name": teacher.name, "sha256": teacher.sha256}} if teacher else {}
+    inherited = {name: student.meta[name] for name in INHERITED if name in student.meta}
+    return (
+        inherited
+        | taught_by
+        | {
+            "method": config.method,
+            "arguments": {name: _portable(name, value) for name, value in config.to_dict().items()},
+            "student": {"name": student.name, "sha256": student.sha256} | made_by,
+            "data": {
+                "name": questions.description,
+                "version": questions.version,
+                "sha256": questions.sha256,
+                "questions": len(questions),
+                "windows": len(data),
+            },
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in MODULES},
+        }
+    )
 
 
 def _portable(name: str, value: Any) -> Any:

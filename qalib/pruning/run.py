@@ -40,7 +40,7 @@ class PruningRun:
 
     config: PruningConfig
     folder: RunFolder
-    teacher: Checkpoint
+    teacher: Checkpoint | None
     student: Checkpoint
     questions: QuestionSet
     eval_data: QuestionSet | None
@@ -49,11 +49,12 @@ class PruningRun:
     trainer: PruningTrainer
 
 
-def prune(config: PruningConfig, progress: bool = True) -> Path:
+def prune(config: PruningConfig, progress: bool = True, student: Checkpoint | None = None) -> Path:
     """Prune a model to a density while it learns from data and a teacher; returns `config.out`, in the packed form.
 
-    The folder holds weights, config, tokenizer, model_meta.json with all that went into them, and log.jsonl. If
-    several machines take part, all must see the work folder, where the first of them writes the checkpoints.
+    `student` is the one that `config.student` names, if it is loaded already. The folder holds weights, config,
+    tokenizer, model_meta.json with all that went into them, and log.jsonl. If several machines take part, all must see
+    the work folder, where the first of them writes the checkpoints.
     Raises InputError for a file or answer that cannot be used, or a folder that is taken.
     """
     with distributed.joined(cpu=not torch.cuda.is_available()):
@@ -70,17 +71,20 @@ def _prune(config: PruningConfig, progress: bool) -> Path:
             if config.method == "obs":
                 one_shot.prune(config, folder, bar)
             else:
-                run = build(config, folder, bar)
+                run = build(config, folder, bar, student)
                 train(run)
                 save(run)
     return out
 
 
-def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> PruningRun:
+def build(
+    config: PruningConfig, folder: RunFolder, progress: Progress, student: Checkpoint | None = None
+) -> PruningRun:
     """Load models and questions, and put together what trains them."""
     progress.say("loading teacher and student")
-    teacher, student = checkpoint.load(config.teacher), checkpoint.load(config.student or config.teacher)
-    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+    teacher = checkpoint.load(config.teacher) if config.teacher is not None else None
+    student = student or checkpoint.load(config.student or config.teacher)
+    if teacher and teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise InputError(f"{teacher.name}, {student.name}: teacher and student do not share a vocabulary")
     if config.hidden_weight:
         _require_same_layers(teacher, student)
@@ -90,12 +94,13 @@ def build(config: PruningConfig, folder: RunFolder, progress: Progress) -> Pruni
     device = "cpu" if on_cpu else "cuda"
     dtype, remark = distributed.of_main_process(lambda: _choose_dtype(config, folder, device))
     transformers.set_seed(config.seed)
-    for model, dropout in ((teacher.model, 0.0), (student.model, config.dropout)):
-        prepare(model, dropout)
+    for loaded, dropout in ((teacher, 0.0), (student, config.dropout)):
+        if loaded:
+            prepare(loaded.model, dropout)
     student.model.bert.embeddings.word_embeddings.weight.requires_grad_(config.train_word_embeddings)
     progress.say(f"cutting {len(questions)} questions into windows")
-    data = SquadDataset(questions.questions, student.tokenizer)
-    cache = TeacherLogitsCache(teacher.model, teacher.sha256, data, dtype, config.teacher_cache)
+    data = SquadDataset(questions.questions, student.tokenizer, config.max_length)
+    cache = teacher and TeacherLogitsCache(teacher.model, teacher.sha256, data, dtype, config.teacher_cache)
     controller = DensityController(pruner(student, config), config.schedule(), config.regularization_weight)
     arguments = TrainingArguments(
         str(folder.path), num_train_epochs=config.epochs,
@@ -173,6 +178,8 @@ def save(run: PruningRun) -> None:
         about = {"name": run.eval_data.description, "sha256": run.eval_data.sha256, "questions": len(run.eval_data)}
         finished.meta["scores"] = {"data": about}
         for name, scored in (("teacher", run.teacher), ("model", finished)):
+            if scored is None:
+                continue
             progress.say(f"scoring the {name}")
             finished.meta["scores"][name] = _score(scored.model, run)
     if distributed.is_main_process():
@@ -210,8 +217,8 @@ def pruner(student: Checkpoint, config: PruningConfig) -> Pruner:
         pruner.fix_nonzero()
         return pruner
     pruner = Pruner(student.model, config.block, config.ffn)
-    if config.method == "magnitude":
-        pruner.fix_largest(config.density)
+    if config.method in ("magnitude", "dense"):
+        pruner.fix_largest(1.0 if config.method == "dense" else config.density)
     return pruner
 
 
@@ -247,6 +254,8 @@ def prepare(model: nn.Module, dropout: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
+    for layer in bert.layers(model):  # of attention weights it would take a pass over the square of scores
+        layer.attention.self.dropout.p = 0.0
 
 
 def _lower_precision(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -18,12 +18,15 @@ from qalib.pruning.teacher import TeacherLogitsCache
 
 
 class PruningTrainer(Trainer):
-    """Trains a pruner as a controller steers it; `losses` are those of the last batch (see `training_losses`)."""
+    """Trains a pruner as a controller steers it; `losses` are those of the last batch (see `training_losses`).
+
+    Without a teacher, the student learns from the answers alone.
+    """
 
     def __init__(
         self,
         controller: DensityController,
-        teacher: TeacherLogitsCache,
+        teacher: TeacherLogitsCache | None,
         data: SquadDataset,
         config: PruningConfig,
         arguments: TrainingArguments,
@@ -70,7 +73,7 @@ class PruningTrainer(Trainer):
         scores = list(self.pruner.scores.parameters())
         weights = [p for p in self.pruner.model.parameters() if p.requires_grad]
         groups = [{"params": weights, "lr": self.config.weight_lr}, {"params": scores, "lr": self.config.score_lr}]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, self.config.beta2), weight_decay=0.0, fused=True)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
