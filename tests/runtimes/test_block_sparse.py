@@ -408,6 +408,14 @@ def test_a_layer_is_copied_saved_and_shared_by_threads(instructions, tmp_path):
         assert all(torch.equal(y, expected) for y in pool.map(lambda _: layer(x), range(40)))
 
 
+def test_a_layer_is_unpickled_where_nothing_is_loaded_yet(tmp_path):
+    weight, bias, x = case(3, 4, (32, 32), 0.5, 9, torch.float32)
+    layer = BlockSparseLinear(weight, bias, (32, 32))
+    (tmp_path / "layer.pkl").write_bytes(pickle.dumps((layer, x, layer(x))))
+    script = "import pickle, sys; layer, x, y = pickle.load(open(sys.argv[1], 'rb')); assert layer(x).equal(y)"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "layer.pkl"], check=True)
+
+
 @needs_operator
 def test_no_second_openmp(sparse):
     """torch brings its own libgomp or libomp; the operator must not load another."""

@@ -13,6 +13,7 @@ from qalib.model.blocks import Block
 from qalib.model.relative_positions import PositionBias
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.instruction_sets import INT8, SIGNED, TORCH, Layout
+from qalib.utils.errors import InputError
 
 HIDDEN = -1e30  # added to a score, makes its weight next to nothing
 
@@ -93,9 +94,24 @@ class BlockSparseLinear(nn.Module):
         return None if self.instructions == TORCH else self.weight.__getstate__()[0]
 
     def set_extra_state(self, state: tuple | None) -> None:
-        """Pack the weight of a state dict. Raises RuntimeError for one that the operator can't multiply."""
-        if state is not None:
-            self.weight = torch.classes.qalib.PackedWeight(*state)
+        """Pack the weight of a state dict.
+
+        Raises InputError without the operator, RuntimeError for a weight that it can't multiply.
+        """
+        if state is None:
+            return
+        if reason := instruction_sets.unavailable_reason():
+            raise InputError(f"a layer packed for {state[-1]} needs the compiled operator: {reason}")
+        self.weight = torch.classes.qalib.PackedWeight(*state)
+
+    def __getstate__(self) -> dict:
+        others = {name: part for name, part in vars(self).items() if name != "weight"}
+        return others | {"packed": self.get_extra_state()}
+
+    def __setstate__(self, state: dict) -> None:
+        packed = state.pop("packed")
+        super().__setstate__(state)
+        self.set_extra_state(packed)
 
     def forward(
         self,
