@@ -1,5 +1,6 @@
 """The commands that measure speed: `qalib benchmark forward`, `evaluation`, `sweep`, `pace` and `training`."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,12 +63,13 @@ def forward(
     """Time forward passes of the runtimes side by side, interleaved in one run."""
     from qalib.benchmark import latency
     from qalib.model import checkpoint
-    from qalib.report.plots.speed import speedup
+    from qalib.report.plots import speed
 
     loaded = checkpoint.load(model)
     choice = _choice(runtimes, dtype, device)
     rows = latency.compare(loaded, **choice, batch=batch, length=length, repeats=repeats)
-    _finish(loaded, rows, "speedup", speedup, score, questions, out, as_json)
+    figures = {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each}
+    _finish(loaded, rows, figures, score, questions, out, as_json)
 
 
 @app.command()
@@ -95,7 +97,8 @@ def sweep(
     loaded = checkpoint.load(model)
     choice = _choice(runtimes, dtype, device) | ({} if over is Sweep.length else {"length": length})
     rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=batch, repeats=repeats)
-    _finish(loaded, rows, over.value, lambda rows: speed.sweep(rows, over.value), score, questions, out, as_json)
+    figures = {over.value: lambda rows: speed.sweep(rows, over.value)}
+    _finish(loaded, rows, figures, score, questions, out, as_json)
 
 
 @app.command()
@@ -200,9 +203,14 @@ def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
 
 
 def _finish(
-    loaded: "Checkpoint", rows: "pd.DataFrame", name: str, draw: Any, score: str | None, questions: int | None,
-    out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    loaded: "Checkpoint",
+    rows: "pd.DataFrame",
+    figures: dict[str, Callable[["pd.DataFrame"], Any]],
+    score: str | None,
+    questions: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """Score the answers if wanted, then write and print a comparison of forward passes."""
     from qalib.benchmark import summary
     from qalib.benchmark.accuracy import with_scores
@@ -222,7 +230,9 @@ def _finish(
     record = summary.report(rows) | about
     if out is not None:
         files.write_json(out / "benchmark.json", {"model": loaded.name} | record)
-        results.Results(out, "qalib benchmark").figure(name, draw(rows))
+        kept = results.Results(out, "qalib benchmark")
+        for name, draw in figures.items():
+            kept.figure(name, draw(rows))
     if as_json:
         print_json(record)
         return
@@ -236,7 +246,7 @@ def _finish(
     if about:
         print(f"f1 (%): {about['scored']['model']} in that runtime and type, on {about['scored']['data']}")
     times = {f"{each}_ms": 1000 * rows[f"{each}_seconds"].astype(float) for each in ("median", "spread", "p99")}
-    shown = [column for column in ([name] if name in rows else []) + SHOWN if about or column != "f1"]
+    shown = [column for column in [*(name for name in figures if name in Sweep), *SHOWN] if about or column != "f1"]
     print(rows.assign(**times).round(3)[shown].to_string(index=False))
 
 

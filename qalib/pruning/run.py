@@ -58,10 +58,10 @@ def prune(config: PruningConfig, progress: bool = True, student: Checkpoint | No
     Raises InputError for a file or answer that cannot be used, or a folder that is taken.
     """
     with distributed.joined(cpu=not torch.cuda.is_available()):
-        return _prune(config, progress)
+        return _prune(config, progress, student)
 
 
-def _prune(config: PruningConfig, progress: bool) -> Path:
+def _prune(config: PruningConfig, progress: bool, student: Checkpoint | None) -> Path:
     out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
     require_vacant(out)
     with folder.locked():

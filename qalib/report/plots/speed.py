@@ -66,6 +66,39 @@ def speedup(rows: pd.DataFrame) -> Figure:
 
 
 @styled
+def fastest_of_each(rows: pd.DataFrame) -> Figure:
+    """Draw one bar for the fastest runtime of each library (`latency.compare`), fastest first, with its time and F1."""
+    timed = rows[rows.median_seconds.notna()]
+    timed = timed.assign(library=timed.runtime.map(_library))
+    best = timed.sort_values("median_seconds").drop_duplicates("library")
+    figure, axes = blank(0.9 + 0.34 * len(best))
+    bars = axes.barh(range(len(best)), best.speedup_over_best, 0.6, color=_colours(best), edgecolor=INK, linewidth=0.5)
+    scores = [f", F1 {f1:.1f}" if pd.notna(f1) else "" for f1 in best.get("f1", [None] * len(best))]
+    texts = [
+        f"{row.speedup_over_best:.2f}x, {1000 * row.median_seconds:.0f} ms{score}"
+        for row, score in zip(best.itertuples(), scores, strict=True)
+    ]
+    axes.bar_label(bars, labels=texts, padding=4)
+    first = best.iloc[0]
+    axes.set(
+        yticks=range(len(best)),
+        yticklabels=best.library + ": " + best.runtime + " " + best["dtype"],
+        xlabel=f"speedup over {first.best_baseline}, the fastest dense runtime of this run",
+        xlim=(0, 1.35 * best.speedup_over_best.max()),
+    )
+    axes.invert_yaxis()
+    axes.set_title(f"The fastest runtime of each library, {first.batch} x {first.length} tokens on {first.device}")
+    return figure
+
+
+def _library(name: str) -> str:
+    """The library of a runtime: torch for plain dense, qalib for our own."""
+    if runtimes.REGISTRY[name].peer:
+        return name.partition("-")[0]
+    return "qalib" if runtimes.REGISTRY[name].sparse else "torch"
+
+
+@styled
 def evaluation_time(rows: pd.DataFrame) -> Figure:
     """Seconds of a whole evaluation by way (`end_to_end.evaluation_time`), and speedups over the fastest dense one."""
     figure, axes = blank(0.9 + 0.25 * len(rows))
