@@ -80,8 +80,8 @@ def test_a_quoted_command_is_accepted(words, tmp_path, monkeypatch):
 
     for module, name in ENTRIES:
         monkeypatch.setattr(module, name, accept)
-    if words[0] == "--debug" or "--help" in words:
-        words = [word for word in words if word not in ("--debug", "--help", "...")]
+    if words[0] in ("--debug", "--version") or "--help" in words:
+        words = [word for word in words if word not in ("--debug", "--version", "--help", "...")]
     if not words:
         return
     name, words = words[0], [word for word in words[1:] if word != "..."]
