@@ -417,6 +417,18 @@ def test_a_layer_is_unpickled_where_nothing_is_loaded_yet(tmp_path):
 
 
 @needs_operator
+def test_a_weight_that_is_gone_is_refused():
+    weight, bias, x = case(2, 3, (32, 32), 0.5, 4, torch.float32)
+    layer = BlockSparseLinear(weight, bias, (32, 32))
+    number, twin = layer.number, copy.deepcopy(layer)
+    expected = twin(x)
+    del layer
+    assert twin.number != number and torch.equal(twin(x), expected)
+    with pytest.raises(RuntimeError, match=f"no packed weight has the number {number}"):
+        torch.ops.qalib.block_sparse_linear(x, number, None, None, None, None, 0.0, torch.empty_like(expected))
+
+
+@needs_operator
 def test_no_second_openmp(sparse):
     """torch brings its own libgomp or libomp; the operator must not load another."""
     script = (

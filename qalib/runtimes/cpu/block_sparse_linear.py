@@ -103,6 +103,7 @@ class BlockSparseLinear(nn.Module):
         if reason := instruction_sets.unavailable_reason():
             raise InputError(f"a layer packed for {state[-1]} needs the compiled operator: {reason}")
         self.weight = torch.classes.qalib.PackedWeight(*state)
+        self.number = self.weight.number()  # by which the operator finds it, for as long as it lives
 
     def __getstate__(self) -> dict:
         others = {name: part for name, part in vars(self).items() if name != "weight"}
@@ -134,8 +135,8 @@ class BlockSparseLinear(nn.Module):
         added = (None, None, None, 0.0)
         if residual is not None:
             added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
-        first = None if inner is None else inner.weight
-        torch.ops.qalib.block_sparse_linear(x.contiguous(), self.weight, first, *added, out)
+        first = None if inner is None else inner.number
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), self.number, first, *added, out)
         return out
 
     def _by_torch(self, x: Tensor, out: Tensor | None) -> Tensor:

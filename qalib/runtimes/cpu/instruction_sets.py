@@ -41,19 +41,7 @@ def unavailable_reason() -> str | None:
         return f"{found.origin}: {error}"
     for name in ("block_sparse_linear", "attention"):
         torch.library.register_fake(f"qalib::{name}", lambda *arguments, **named: None)
-    torch._library.register_fake_class("qalib::PackedWeight", _FakeWeight)
     return None
-
-
-class _FakeWeight:
-    """Stand-in for a packed weight while torch.compile traces."""
-
-    def __init__(self, instructions: str):
-        self.instructions = instructions
-
-    @classmethod
-    def __obj_unflatten__(cls, flattened: tuple) -> "_FakeWeight":
-        return cls(**dict(flattened))
 
 
 def available() -> list[str]:

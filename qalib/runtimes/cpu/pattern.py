@@ -80,7 +80,7 @@ class BlockPattern:
         tensors = (packed, packing.starts, packing.columns, packing.rows, bias, none, none.int())
         sizes = (self.shape[0 if transposed else 1], layout.strip, layout.width, False, packing.instructions)
         weight = torch.classes.qalib.PackedWeight(*tensors, *sizes)
-        torch.ops.qalib.block_sparse_linear(x.contiguous(), weight, None, None, None, None, 0.0, out)
+        torch.ops.qalib.block_sparse_linear(x.contiguous(), weight.number(), None, None, None, None, 0.0, out)
         return out
 
     def weight_gradient(self, x: Tensor, dy: Tensor) -> Tensor:

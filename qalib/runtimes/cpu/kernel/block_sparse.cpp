@@ -11,8 +11,10 @@
 #include <algorithm>
 #include <atomic>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <tuple>
+#include <unordered_map>
 
 #include "instruction_set.h"
 #include "threads.h"
@@ -138,8 +140,24 @@ class PackedWeight : public torch::CustomClassHolder {
   }
 
   State state() const { return state_; }
-  // For torch.compile, which traces with a stand-in.
-  std::tuple<std::tuple<std::string, std::string>> flattened() const { return {{"instructions", set.name}}; }
+
+  // Operators take a weight by its number: torch's binding takes microseconds to hand over an object.
+  static int64_t number(const c10::intrusive_ptr<PackedWeight>& weight) {
+    const std::unique_lock<std::shared_mutex> lock(all().mutex);
+    if (weight->number_ < 0) all().weights.emplace(weight->number_ = all().next++, weight);
+    return weight->number_;
+  }
+  static c10::intrusive_ptr<PackedWeight> of(int64_t number) {
+    const std::shared_lock<std::shared_mutex> lock(all().mutex);
+    const auto entry = all().weights.find(number);
+    auto weight = entry == all().weights.end() ? nullptr : entry->second.lock();
+    TORCH_CHECK(weight, "no packed weight has the number ", number);
+    return weight;
+  }
+  void release_resources() override {  // when the last object that holds it is gone
+    const std::unique_lock<std::shared_mutex> lock(all().mutex);
+    all().weights.erase(number_);
+  }
 
   const InstructionSet& set;
   Weight w;
@@ -183,13 +201,25 @@ class PackedWeight : public torch::CustomClassHolder {
                   " is not in its strip");
   }
 
+  struct Numbered {
+    std::shared_mutex mutex;
+    std::unordered_map<int64_t, c10::weak_intrusive_ptr<PackedWeight>> weights;
+    int64_t next = 0;
+  };
+  static Numbered& all() {
+    static auto* numbered = new Numbered;  // for as long as there may be weights
+    return *numbered;
+  }
+
   State state_;
+  int64_t number_ = -1;
 };
 using Packed = c10::intrusive_ptr<PackedWeight>;
 
-void linear(const at::Tensor& x, const Packed& weight, const std::optional<Packed>& inner,
+void linear(const at::Tensor& x, int64_t number, std::optional<int64_t> inner_number,
             const std::optional<at::Tensor>& residual, const std::optional<at::Tensor>& gain,
             const std::optional<at::Tensor>& shift, double epsilon, at::Tensor& out) {
+  const Packed weight = PackedWeight::of(number), inner = inner_number ? PackedWeight::of(*inner_number) : nullptr;
   const InstructionSet& set = weight->set;
   const auto type = x.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "x is ", type, ", not float32 or bfloat16");
@@ -198,10 +228,10 @@ void linear(const at::Tensor& x, const Packed& weight, const std::optional<Packe
               "out is not as x, or one is not contiguous");
   std::vector<Weight> layers{weight->w};
   if (inner) {
-    TORCH_CHECK(&(*inner)->set == &set, "inner is for ", (*inner)->set.name, ", not ", set.name);
-    TORCH_CHECK((*inner)->w.outputs == weight->w.inputs, "inner has ", (*inner)->w.outputs, " outputs, not ",
+    TORCH_CHECK(&inner->set == &set, "inner is for ", inner->set.name, ", not ", set.name);
+    TORCH_CHECK(inner->w.outputs == weight->w.inputs, "inner has ", inner->w.outputs, " outputs, not ",
                 weight->w.inputs);
-    layers.insert(layers.begin(), (*inner)->w);
+    layers.insert(layers.begin(), inner->w);
   }
   const int64_t inputs = layers[0].inputs, outputs = layers.back().outputs;
   TORCH_CHECK(x.size(-1) == inputs, "x has ", x.size(-1), " inputs, not ", inputs);
@@ -267,16 +297,15 @@ TORCH_LIBRARY(qalib, m) {
   m.class_<qalib::PackedWeight>("PackedWeight")
       .def(torch::init<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, int64_t,
                        int64_t, int64_t, bool, const std::string&>())
-      .def("__obj_flatten__", [](const qalib::Packed& self) { return self->flattened(); })
+      .def("number", [](const qalib::Packed& self) { return qalib::PackedWeight::number(self); })
       .def_pickle([](const qalib::Packed& self) { return self->state(); },
                   [](qalib::PackedWeight::State state) {
                     return std::apply([](auto&&... parts) { return c10::make_intrusive<qalib::PackedWeight>(parts...); },
                                       state);
                   });
   m.def(
-      "block_sparse_linear(Tensor x, __torch__.torch.classes.qalib.PackedWeight weight, "
-      "__torch__.torch.classes.qalib.PackedWeight? inner, Tensor? residual, Tensor? norm_weight, Tensor? norm_bias, "
-      "float epsilon, Tensor(a!) out) -> ()");
+      "block_sparse_linear(Tensor x, int weight, int? inner, Tensor? residual, Tensor? norm_weight, "
+      "Tensor? norm_bias, float epsilon, Tensor(a!) out) -> ()");
   m.def(
       "attention(Tensor qkv, Tensor? mask, Tensor? bias, int heads, float scale, str instructions, Tensor(a!) out) -> ()");
 }
