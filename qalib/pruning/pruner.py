@@ -161,6 +161,11 @@ class Pruner(nn.Module):
             layer = TrainableBlockSparseLinear.from_dense(matrix.linear, mask.scores.kept, mask.block(matrix.linear))
             self.model.set_submodule(matrix.name, layer)
 
+    def instructions(self, x: Tensor) -> set[str]:
+        """What multiplies activations like x with kept blocks, once blocks are fixed: instruction sets, or `torch`."""
+        linears = [matrix.linear for matrix in bert.matrices(self.model)]
+        return {linear.instructions(x) for linear in linears if isinstance(linear, TrainableBlockSparseLinear)}
+
     def apply_masks(self) -> BertForQuestionAnswering:
         """The model with plain weights, zero where they are masked; the pruner is of no use afterwards.
 

@@ -112,7 +112,9 @@ def build(
     trainer = PruningTrainer(controller, cache, data, config, arguments, progress)
     precision = f"{dtype} (emulated)" if machine.is_emulated(dtype, device) else dtype
     trainer.add_callback(PruningCallback(trainer, folder, precision, student.tokenizer, eval_data))
-    progress.note(f"training in {precision}; {remark}")
+    like = torch.empty(0, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32, device=trainer.args.device)
+    products = " and ".join(sorted(trainer.pruner.instructions(like)))
+    progress.note(f"training in {precision}; {remark}" + (f"; kept blocks by {products}" if products else ""))
     return PruningRun(config, folder, teacher, student, questions, eval_data, dtype, precision, trainer)
 
 

@@ -11,6 +11,7 @@ from qalib.pruning.callback import PruningCallback
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.pruner import Pruner
 from qalib.qa import evaluation
+from qalib.runtimes.cpu.trainable_linear import TrainableBlockSparseLinear
 from qalib.utils.errors import InputError
 
 
@@ -103,6 +104,12 @@ def test_kept_blocks_alone_learn_what_they_learn_in_whole_matrices(fixed, tmp_pa
         assert ours.get("densities") == theirs.get("densities") and ours["density"] == theirs["density"]
     for one, other in zip(*(bert.matrices(checkpoint.load(out).model) for out in (sparse, whole)), strict=True):
         assert (one.linear.weight - other.linear.weight).norm() < room * other.linear.weight.norm()
+
+
+def test_what_multiplies_kept_blocks_is_told(fixed, monkeypatch, capsys):
+    monkeypatch.setattr(TrainableBlockSparseLinear, "instructions", lambda self, x: "torch")
+    run.prune(PruningConfig(**fixed | {"epochs": 0.25}))
+    assert "; kept blocks by torch\n" in capsys.readouterr().err
 
 
 def test_states_exist_for_kept_blocks_only(fixed):

@@ -92,7 +92,8 @@ END
 
 namespace {
 
-constexpr int64_t TOKENS = 512;  // whose panels are held at a time
+constexpr int64_t TOKENS = 512;  // a block row's and the block columns' panels of so many stay in the cache
+constexpr int64_t GROUPS = 4;    // of blocks, for each thread
 
 // The instruction set of a name, or null if this machine or this kernel lacks it.
 const Path* path_of(c10::string_view name) {
@@ -124,26 +125,28 @@ void run(const Path& path, Pack<T> pack, const Shape& s, const T* x, const T* y,
          const int32_t* columns, float* out) {
   static thread_local std::vector<uint32_t> room;  // kept for the next call: fresh memory costs page faults
   const int64_t across = s.inputs / s.width, down = s.outputs / s.height;
-  const int64_t steps = (std::min(TOKENS, s.tokens) + path.step - 1) / path.step;
+  const int64_t steps = (s.tokens + path.step - 1) / path.step;
   if (room.size() < size_t(steps * (s.inputs + s.outputs) + 16)) room.resize(steps * (s.inputs + s.outputs) + 16);
   uint32_t *inputs = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) / 4 % 16,
            *outputs = inputs + steps * s.inputs;
-  for (int64_t first = 0; first < s.tokens; first += TOKENS) {
-    const int64_t some = std::min(TOKENS, s.tokens - first);
-    share(across + down, [&](int64_t i) {
-      if (i < across)
-        pack(x + first * s.inputs + i * s.width, s.inputs, some, s.width, inputs + i * steps * s.width);
-      else
-        pack(y + first * s.outputs + (i - across) * s.height, s.outputs, some, s.height,
-             outputs + (i - across) * steps * s.height);
-    });
-    share(s.blocks, [&](int64_t b) {
-      float* to = out + b * s.height * s.width;
-      if (first == 0) std::fill(to, to + s.height * s.width, 0.0f);
-      path.block(outputs + rows[b] * steps * s.height, inputs + columns[b] * steps * s.width, some, s.height, s.width,
-                 to);
-    });
-  }
+  share(across + down, [&](int64_t i) {
+    if (i < across)
+      pack(x + i * s.width, s.inputs, s.tokens, s.width, inputs + i * steps * s.width);
+    else
+      pack(y + (i - across) * s.height, s.outputs, s.tokens, s.height, outputs + (i - across) * steps * s.height);
+  });
+  // Each group of blocks goes through all tokens by itself: threads that wait for one another may wait long where other
+  // processes have their cores.
+  const int64_t groups = std::min(s.blocks, GROUPS * at::get_num_threads());
+  share(groups, [&](int64_t group) {
+    const int64_t begin = s.blocks * group / groups, end = s.blocks * (group + 1) / groups;
+    std::fill(out + begin * s.height * s.width, out + end * s.height * s.width, 0.0f);
+    for (int64_t first = 0; first < s.tokens; first += TOKENS)
+      for (int64_t b = begin; b < end; b++)
+        path.block(outputs + (rows[b] * steps + first / path.step) * s.height,
+                   inputs + (columns[b] * steps + first / path.step) * s.width, std::min(TOKENS, s.tokens - first),
+                   s.height, s.width, out + b * s.height * s.width);
+  });
 }
 
 void weight_gradient(const at::Tensor& x, const at::Tensor& y, const at::Tensor& rows, const at::Tensor& columns,
