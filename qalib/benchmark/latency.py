@@ -227,5 +227,7 @@ def _logits(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 def weight_bytes(module: nn.Module) -> int | None:
     """Bytes of the parameters and buffers that a module holds; None if another library holds them."""
-    held = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in module.state_dict().values()}
-    return sum(held.values()) or None
+    values = module.state_dict().values()
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]  # packed weights
+    storages = [part.untyped_storage() for part in parts if isinstance(part, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) or None
