@@ -13,6 +13,7 @@ from qalib.qa.answering import Answers
 from qalib.qa.batching import PADDED
 from qalib.qa.evaluation import evaluate
 from qalib.report import plots
+from qalib.runtimes.forward import Tf32
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 
@@ -270,7 +271,7 @@ def test_tf32_is_on_during_the_pass_only(sparse):
                 raise ValueError
 
     before = torch.get_float32_matmul_precision()
-    module = runtimes.Tf32(Fails())
+    module = Tf32(Fails())
     module(False)
     with pytest.raises(ValueError):
         module(True)
