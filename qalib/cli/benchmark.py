@@ -246,7 +246,11 @@ def _finish(
     if about:
         print(f"f1 (%): {about['scored']['model']} in that runtime and type, on {about['scored']['data']}")
     times = {f"{each}_ms": 1000 * rows[f"{each}_seconds"].astype(float) for each in ("median", "spread", "p99")}
-    shown = [column for column in [*(name for name in figures if name in Sweep), *SHOWN] if about or column != "f1"]
+    shown = [
+        column
+        for column in [*(name for name in figures if name in Sweep.__members__), *SHOWN]
+        if about or column != "f1"
+    ]
     print(rows.assign(**times).round(3)[shown].to_string(index=False))
 
 

@@ -37,7 +37,7 @@ class Table(pd.DataFrame):
         return Table  # so that parts of it are Tables too
 
     def _repr_html_(self) -> str | None:
-        with pd.option_context("display.max_colwidth", 200, "display.float_format", "{:,.4g}".format):
+        with pd.option_context("display.max_colwidth", None, "display.float_format", "{:,.4g}".format):
             return super()._repr_html_()
 
 

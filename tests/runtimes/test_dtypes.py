@@ -1,6 +1,7 @@
 """Which type is the faster one: by a timing that is stored, and never one with wrong results."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -132,13 +133,13 @@ def test_a_type_that_fails_is_never_chosen(speeds, monkeypatch):
 @pytest.mark.skipif(machine.is_emulated("bf16"), reason="bf16 is emulated")
 @pytest.mark.parametrize("work", ["dense", "training"])
 def test_fewer_threads_than_torch_asks_for(work):
-    """Then torch's bf16 products are NaN, without a warning."""
+    """Without qalib torch's bf16 products are NaN then, without a warning."""
     code = (
         "import torch; torch.set_num_threads(2); from qalib.runtimes import dtypes, timings\n"
         f"timings.shortest_seconds = lambda *_: {{'fp32': 1.0, 'bf16': 0.1}}; print(dtypes.fastest({work!r}))\n"
         "x = torch.ones(64, 64, dtype=torch.bfloat16); print((x @ x == 64).all().item())"
     )
-    environment = {"OMP_THREAD_LIMIT": "1", "XDG_CACHE_HOME": "/nowhere"}
+    environment = os.environ | {"OMP_THREAD_LIMIT": "1", "XDG_CACHE_HOME": "/nowhere"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ran.stdout.split() in (["fp32", "False"], ["bf16", "True"]), ran.stderr
 
@@ -174,7 +175,7 @@ def test_evaluation_and_benchmark_take_the_faster_type(speeds, packed_folder, sp
     about, _ = evaluation.load_and_evaluate(str(packed_folder), str(asked_file), "compact", "fp32")
     assert about["dtype"] == "fp32" and about["dtype_remark"].endswith("slower type") == (dtype == "bf16")
     rows = evaluation_time(sparse, asked, repeats=1, progress=False)
-    assert set(rows["dtype"]) == {dtype}
+    assert set(rows["dtype"]) == {"fp32", "bf16"}  # both, as either may be the fastest dense one
 
 
 def of_first(wanted):

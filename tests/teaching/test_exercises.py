@@ -11,7 +11,7 @@ import torch
 
 from qalib import teaching
 from qalib.teaching import exercises
-from qalib.teaching.exercises import checks
+from qalib.teaching.exercises import checks, notebooks
 from qalib.teaching.exercises.solutions import EXERCISES
 from qalib.utils import paths
 from qalib.utils.errors import InputError
@@ -57,10 +57,10 @@ def test_every_exercise_stands_in_one_notebook():
         cells = nbformat.read(path, as_version=4).cells
         exercises_ = [cell.source for cell in cells if re.search(r"^\*\*\d\.\*\*", cell.source, re.MULTILINE)]
         assert all(asked.search(text) for text in exercises_)  # how hard, how long, and what for
-        checks = [cell.source for cell in cells if "check" in cell.metadata.get("tags", [])]
+        checked = [cell.source for cell in cells if "check" in cell.metadata.get("tags", [])]
         solutions = [cell.source for cell in cells if "solution" in cell.metadata.get("tags", [])]
-        assert len(checks) == len(solutions) == len(exercises_) >= 1, path.name
-        names += [ast.literal_eval(ast.parse(c).body[0].value.args[0]) for c in checks if "exercises.check" in c]
+        assert len(checked) == len(solutions) == len(exercises_) >= 1, path.name
+        names += [ast.literal_eval(ast.parse(c).body[0].value.args[0]) for c in checked if "exercises.check" in c]
     assert sorted(names) == sorted(EXERCISES | checks.ALGORITHMS) == sorted([*GIVEN, *checks.ALGORITHMS])
 
 
@@ -277,7 +277,7 @@ def test_the_students_version(tmp_path):
         checks = [[c.source for c in n.cells if "check" in c.metadata.get("tags", [])] for n in (original, node)]
         assert checks[0] == checks[1]
         for cell in node.cells:
-            for link in exercises.LINK.findall(cell.source) if cell.cell_type == "markdown" else ():
+            for link in notebooks.LINK.findall(cell.source) if cell.cell_type == "markdown" else ():
                 assert (path.parent / link).exists(), link
     written[0].write_text("my work")
     assert exercises.write(tmp_path / "a" / "exercises") == [] and written[0].read_text() == "my work"
