@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
 
 from qalib.utils.errors import InputError, one_line
-from qalib.utils.files import refuse_lfs_pointer
+from qalib.utils.files import read_json, refuse_lfs_pointer
 
 MIN_TOKENS = 16  # the least model_max_length, in tokens, that a tokenizer may have
 TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt")
@@ -25,10 +25,10 @@ def load_tokenizer(folder: Path):
         raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
     for path in [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]:
         refuse_lfs_pointer(path)
+    config = _config(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
-        _check_config(folder)
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
     check(tokenizer, str(folder))
     if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= MIN_TOKENS):
@@ -49,11 +49,16 @@ def check(tokenizer, name: str) -> None:
         raise InputError(f"{name}: the tokenizer cannot be used: {one_line(error)}") from None
 
 
-def _check_config(folder: Path) -> None:
-    """Raise InputError if the library, which reads config.json to choose a tokenizer's class, cannot read it."""
-    if not (path := folder / "config.json").exists():
-        return
+def _config(folder: Path) -> PreTrainedConfig | None:
+    """The library's config, from which it chooses a tokenizer's class; None if it knows no such model.
+
+    The library refuses config.json with a byte-order mark. Raises InputError if it refuses anything else of it.
+    """
+    path = folder / "config.json"
+    settings = read_json(path) if path.exists() else None
+    if not isinstance(settings, dict) or settings.get("model_type") not in CONFIG_MAPPING:
+        return None
     try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{path}: cannot be read by transformers: {one_line(error)}") from None
