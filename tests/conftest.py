@@ -22,7 +22,7 @@ from qalib.runtimes.cpu import widening
 from qalib.utils import machine
 from qalib.utils.files import read_json, write_json
 
-collect_ignore = ["interpreted.py"]  # run by test_triton.py, in a process of its own
+collect_ignore = ["runtimes/interpreted.py"]  # run by test_triton.py, in a process of its own
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).parent / "data"
 BLOCK = (8, 8)

@@ -52,7 +52,13 @@ def join_and_leave(arguments):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are listed in /proc")
 def test_no_thread_of_the_process_group_outlives_an_evaluation(packed_folder, question_file):
     """Such a thread aborts the process if it needs Python while the interpreter is being finalised."""
-    distributed.run(2, join_and_leave, (str(packed_folder), str(question_file), None, "fp32", "cpu"))
+    for last in (False, False, True):  # on busy cores gloo may not connect in time, which is not what this is about
+        try:
+            distributed.run(2, join_and_leave, (str(packed_folder), str(question_file), None, "fp32", "cpu"))
+            return
+        except InputError:
+            if last:
+                raise
 
 
 def test_a_process_that_dies_ends_all(capfd):
