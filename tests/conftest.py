@@ -108,6 +108,7 @@ def speeds(types_file, monkeypatch):
         calls = []
         types = ["fp32"] if bf16 is None else ["fp32", "bf16"]
         monkeypatch.setattr(machine, "hardware_dtypes", lambda device="cpu": types)
+        monkeypatch.setattr(dtypes, "is_emulated", lambda dtype, *_: dtype not in types)
         monkeypatch.setattr(timings, "shortest_seconds", lambda *_: calls.append(1) or {"fp32": fp32, "bf16": bf16})
         dtypes.measured.cache_clear()
         return calls

@@ -88,7 +88,7 @@ def evaluation_time(
     rows = []
     for way, (name, batching, kind) in ways.items():
         dense = alike.get((batching, kind))
-        remarks = [f"{kind} is emulated on this device"] * machine.is_emulated(kind, device)
+        remarks = [f"{kind} is emulated on this device"] * runtimes.is_emulated(kind, name, device)
         remarks += ["a single round, so no spread"] * (repeats < 2)
         score = score_answers(found[way], questions, scored=not checkpoint.unscored).score
         timed = joules[way][1:]  # the first were for warming up

@@ -183,7 +183,7 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
         said = []
         if row.median_seconds == row.median_seconds:  # not NaN: it was run
             said += [row.remark] * bool(row.remark)
-            if machine.is_emulated(row["dtype"], row.device):
+            if runtimes.is_emulated(row["dtype"], row.runtime, row.device):
                 said.append(f"{row['dtype']} is emulated on this device")
             if runtimes.REGISTRY[row.runtime].sparse and row.speedup > row.bound:
                 said.append(

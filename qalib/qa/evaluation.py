@@ -143,7 +143,7 @@ def _load_and_evaluate(
         "model": loaded.name,
         "data": asked.description,
         "runtime": name,
-        "dtype": dtype + ", emulated" * machine.is_emulated(dtype, place),
+        "dtype": dtype + ", emulated" * runtimes.is_emulated(dtype, name, place),
         "dtype_remark": dtype_remark,
         "device": place,
     }

@@ -14,11 +14,11 @@ from qalib.runtimes.gpu import compact_graph as compact_graph
 
 # isort: split
 from qalib.runtimes import peers as peers
-from qalib.runtimes.dtypes import choose_dtype
+from qalib.runtimes.dtypes import choose_dtype, is_emulated
 from qalib.runtimes.registry import DTYPES, REGISTRY, Runtime, available, build, runtime, unavailable_reason
 
 __all__ = [
-    "DTYPES", "REGISTRY", "Runtime", "available", "best", "build", "choose_dtype", "kernel", "runtime",
+    "DTYPES", "REGISTRY", "Runtime", "available", "best", "build", "choose_dtype", "is_emulated", "kernel", "runtime",
     "unavailable_reason",
 ]  # fmt: skip
 

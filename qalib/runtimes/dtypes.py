@@ -88,7 +88,7 @@ def bf16_speed(work: str, device: str = "cpu") -> float | None:
 
 def remark(dtype: str, work: str, device: str = "cpu") -> str:
     """Return how fast bf16 is beside fp32 here, with a note if `dtype` is the slower one."""
-    if machine.is_emulated("bf16", device):
+    if is_emulated("bf16", work, device):
         return "bf16: not timed, as there are no instructions for it here"
     if (speed := bf16_speed(work, device)) is None:
         return "bf16: its products are wrong here"
@@ -96,11 +96,18 @@ def remark(dtype: str, work: str, device: str = "cpu") -> str:
     return f"bf16: {speed:.2f} times as fast as fp32 here ({_kind(work, device)} layer){slower}"
 
 
+def is_emulated(dtype: str, work: str, device: str = "cpu") -> bool:
+    """Whether there are no instructions for a type here, of torch or, for work that is the kernel's, of the kernel."""
+    if dtype == "bf16" and _kind(work, device) in KERNELS:
+        return not set(instruction_sets.BF16) & set(instruction_sets.available())
+    return machine.is_emulated(dtype, device)
+
+
 def seconds(work: str, device: str = "cpu") -> dict[str, float]:
     """Return the seconds of a layer in fp32 and bf16, timed once per machine; nothing where there is no choice."""
     kind = _kind(work, device)
     key = f"{timings.machine_key(device)}, {kind}"
-    has_choice = not machine.is_emulated("bf16", device) and all(is_right(kind, d, device, key) for d in TYPES)
+    has_choice = not is_emulated("bf16", work, device) and all(is_right(kind, d, device, key) for d in TYPES)
     return measured(kind, device, key) if has_choice else {}
 
 

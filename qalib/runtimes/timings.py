@@ -13,7 +13,6 @@ from qalib.utils import machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json_object, write_json
 
-SHORTEST = 1e-9  # seconds: a coarse clock may not advance during a call
 ROUNDS, BUDGET = 3, 0.1  # at least so many rounds, and more for so many seconds
 Key = TypeVar("Key")
 
@@ -57,10 +56,15 @@ def machine_key(device: str = "cpu") -> str:
 def shortest_seconds(calls: dict[Key, Callable[[], Any]], device: str = "cpu") -> dict[Key, float]:
     """Return the shortest seconds of each call over rounds in which all take turns.
 
-    On a CPU they are the CPU time of one thread, which hardly depends on what else the machine is doing.
+    On a CPU they are the CPU time of one thread, which hardly depends on what else the machine is doing; where such a
+    clock stands still, elapsed time.
     """
     by_thread = device == "cpu" and time.get_clock_info("thread_time").resolution < 1e-5
-    clock = time.thread_time if by_thread else time.perf_counter
+    shortest = _shortest(calls, time.thread_time) if by_thread else {}
+    return shortest if shortest and min(shortest.values()) > 0 else _shortest(calls, time.perf_counter)
+
+
+def _shortest(calls: dict[Key, Callable[[], Any]], clock: Callable[[], float]) -> dict[Key, float]:
     times: dict[Key, list[float]] = {key: [] for key in calls}
     threads, started = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
@@ -74,4 +78,4 @@ def shortest_seconds(calls: dict[Key, Callable[[], Any]], device: str = "cpu") -
                 times[key].append(clock() - begun)
     finally:
         torch.set_num_threads(threads)
-    return {key: max(min(values), SHORTEST) for key, values in times.items()}
+    return {key: min(values) for key, values in times.items()}

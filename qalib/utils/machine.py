@@ -41,13 +41,13 @@ UNKNOWN = "not known: py-cpuinfo is not installed"
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp bf16".split()
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, x86 and Arm, as the processor names them
 # Environment variables that make a processor behave like an older one, with the values (lower case) that leave it bf16:
-# of torch's own loops, of oneDNN, of MKL, which multiplies torch's float32 on x86, and of our kernel.
+# of torch's own loops, of oneDNN, and of MKL, which multiplies torch's float32 on x86.
 CAPS = {
     "ATEN_CPU_CAPABILITY": {"avx512"},
     "ONEDNN_MAX_CPU_ISA": {"all", "default", "avx512_core_bf16", "avx512_core_fp16", "avx512_core_amx", "avx10_1_512"},
     "MKL_ENABLE_INSTRUCTIONS": {"avx512_e3", "avx512_e4"},
-    "QALIB_INSTRUCTIONS": {"avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"},
 }
+KERNEL_CAP = "QALIB_INSTRUCTIONS"  # of our own kernel only, which none of the others concerns
 
 
 @cache
@@ -65,19 +65,20 @@ def _processor() -> tuple[str, frozenset[str]]:
 
 
 def caps() -> dict[str, str]:
-    """The environment variables that now cap the processor's instruction sets (see CAPS), by name."""
-    return {name: os.environ[name] for name in CAPS if os.environ.get(name)}
+    """The environment variables that now cap the processor's instruction sets, of torch or of our kernel, by name."""
+    return {name: os.environ[name] for name in (*CAPS, KERNEL_CAP) if os.environ.get(name)}
 
 
 def hardware_dtypes(device: str = "cpu") -> list[str]:
-    """Return the types that a device, `cpu` or `cuda`, has instructions to multiply, as far as caps allow them.
+    """Return the types that torch has instructions to multiply on a device, `cpu` or `cuda`, as far as caps allow them.
 
-    They are in a fixed order: instructions do not tell which type is faster, `runtimes.dtypes` does.
+    They are in a fixed order: instructions do not tell which type is faster, `runtimes.dtypes` does, which also knows
+    what our kernel has instructions for.
     """
     if device == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        allowed = all(value.lower() in CAPS[name] for name, value in caps().items())
+        allowed = all(os.environ.get(name, "").lower() in {"", *uncapped} for name, uncapped in CAPS.items())
         bf16 = bool(_processor()[1] & BF16_INSTRUCTIONS) and allowed
     return ["fp32", "bf16"] if bf16 else ["fp32"]
 
@@ -88,7 +89,7 @@ def has_tf32() -> bool:
 
 
 def is_emulated(dtype: str, device: str = "cpu") -> bool:
-    """Whether a device emulates a type with instructions for another, which may take many times as long."""
+    """Whether torch emulates a type with instructions for another on a device, which may take many times as long."""
     return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 

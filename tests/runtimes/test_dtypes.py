@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -31,6 +32,24 @@ def test_auto_is_what_the_timer_says(speeds, work, bf16, fastest, timed):
     assert dtypes.bf16_speed(work) == (bf16 and 1 / bf16) and len(calls) == timed
     with pytest.raises(InputError, match="no type 'fp16'; there are auto, fp32 and bf16"):
         dtypes.choose("fp16", work)
+
+
+@pytest.mark.skipif("avx512_bf16" not in instruction_sets.available(), reason="the kernel has no bf16 here")
+@pytest.mark.parametrize(
+    ("cap", "value", "emulated"),
+    [
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE", {"dense": True, "training": True, "block-sparse": False}),
+        ("QALIB_INSTRUCTIONS", "avx512", {"dense": False, "training": False, "block-sparse": True}),
+        ("QALIB_INSTRUCTIONS", "avx512_bf16", {"dense": False, "training": False, "block-sparse": False}),
+    ],
+)
+def test_a_cap_counts_for_what_it_caps(monkeypatch, types_file, cap, value, emulated):
+    monkeypatch.setenv(cap, value)
+    assert {work: runtimes.is_emulated("bf16", work) for work in emulated} == emulated
+    monkeypatch.setattr(timings, "shortest_seconds", lambda *_: {"fp32": 1.0, "bf16": 0.5})
+    for work, is_emulated in emulated.items():
+        assert dtypes.fastest(work) == ("fp32" if is_emulated else "bf16")
+        assert ("no instructions" in dtypes.remark("bf16", work)) == is_emulated
 
 
 def test_a_remark_names_the_slower_type(speeds):
@@ -155,8 +174,13 @@ def test_the_timed_layers_are_right(work):
     times = timings.shortest_seconds(
         {dtype: dtypes._layer(work, dtype, "cpu", *dtypes.CHECKED) for dtype in dtypes.TYPES}, "cpu"
     )
-    assert times.keys() == set(dtypes.TYPES) and all(0 < seconds < 5 for seconds in times.values())
+    assert times.keys() == set(dtypes.TYPES) and all(0 < seconds < 5 for seconds in times.values()), times
     assert torch.get_num_threads() == 1 and torch.rand(1) == drawn  # no random number of the caller's is used up
+
+
+def test_a_clock_that_stands_still_is_not_used(monkeypatch):
+    monkeypatch.setattr(timings.time, "thread_time", lambda: 1.0)
+    assert 0 < timings.shortest_seconds({"a nap": lambda: time.sleep(0.01)})["a nap"] < 5
 
 
 def test_a_runtime_of_one_type_is_not_timed(speeds, monkeypatch):

@@ -16,14 +16,14 @@ from qalib.utils import machine
         ("avx512f avx512_bf16", {"ATEN_CPU_CAPABILITY": "avx2"}, ["fp32"]),
         ("avx512f avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, ["fp32"]),
         ("avx512f avx512_bf16", {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, ["fp32"]),
-        ("avx512f avx512_bf16", {"QALIB_INSTRUCTIONS": "avx512"}, ["fp32"]),
+        ("avx512f avx512_bf16", {"QALIB_INSTRUCTIONS": "avx512"}, ["fp32", "bf16"]),  # torch goes on as before
         ("avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "ALL", "MKL_ENABLE_INSTRUCTIONS": "AVX512_E4"}, ["fp32", "bf16"]),
         ("avx512f avx512_bf16 amx_bf16", {"QALIB_INSTRUCTIONS": "amx_bf16"}, ["fp32", "bf16"]),
     ],
 )
 def test_bf16_counts_where_the_processor_has_it_and_no_cap_forbids_it(monkeypatch, flags, caps, types):
     monkeypatch.setattr(machine, "_processor", lambda: ("a processor", frozenset(flags.split())))
-    for name in machine.CAPS:
+    for name in (*machine.CAPS, machine.KERNEL_CAP):
         monkeypatch.delenv(name, raising=False)
     for name, value in caps.items():
         monkeypatch.setenv(name, value)
