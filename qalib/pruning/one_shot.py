@@ -24,6 +24,8 @@ from qalib.pruning.progress import Progress
 from qalib.pruning.pruner import sort_neurons
 from qalib.pruning.run_folder import RunFolder
 from qalib.qa import evaluation, squad
+from qalib.runtimes import dtypes
+from qalib.utils import machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import write_text
 
@@ -47,13 +49,17 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
     pruned = replace(dense.copy(), block=config.block)
     surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
-    folder.start(config.to_dict(), "fp32")
-    seconds = _rounds(config, folder, dense.model, pruned.model, data, progress)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtypes.choose((config.resume and folder.dtype()) or config.precision, dtypes.TRAINING, device)
+    progress.note(f"passes in {dtype}; {dtypes.remark(dtype, dtypes.TRAINING, device)}")
+    folder.start(config.to_dict(), dtype)
+    machine.keep_freed_memory()
+    seconds = _rounds(config, folder, (dense.model.to(device), pruned.model.to(device)), data, dtype, progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
             sort_neurons(layer, (layer.output.dense.weight != 0).any(0))
     pruned.meta = record.origin(config, dense, dense, questions, data) | {
-        "precision": "fp32",
+        "precision": dtype,
         "density": surgery.kept_share(pruned.model),
         "steps": config.rounds,
         "windows_seen": config.rounds * len(data),
@@ -73,10 +79,17 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
 
 
 def _rounds(
-    config: PruningConfig, folder: RunFolder, dense: nn.Module, model: nn.Module, data: SquadDataset, progress: Progress
+    config: PruningConfig,
+    folder: RunFolder,
+    models: tuple[nn.Module, nn.Module],
+    data: SquadDataset,
+    dtype: str,
+    progress: Progress,
 ) -> float:
-    """Prune `model`, in place; returns the seconds that it took, those before it was resumed included."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """Prune the second of two models, in place, to do as the first; returns the seconds that it took in all."""
+    dense, model = models
+    device = next(dense.parameters()).device.type
+    lowered = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
     last = folder.last_checkpoint() if config.resume else None
     done, seconds = 0, 0.0
     if last:
@@ -85,16 +98,16 @@ def _rounds(
         done, seconds = state["round"], state["seconds"]
     folder.truncate_log(done)
     begun = time.monotonic() - seconds
-    for one in (dense, model):
-        one.to(device)
     at_first = surgery.kept_share(dense)
     progress.begin(done / config.rounds)
     progress.say("the curvature of the loss")
-    curvature = calibration.curvature(dense, _batches(data, device), config.seed)
+    with lowered:
+        curvature = calibration.curvature(dense, _batches(data, device), config.seed)
     for number in range(done + 1, config.rounds + 1):
         name = f"round {number} of {config.rounds}"
         progress.doing(name)
-        moments = calibration.moments(model, dense, _batches(data, device))
+        with lowered:
+            moments = calibration.moments(model, dense, _batches(data, device))
         target = at_first - (at_first - config.density) * number / config.rounds
         kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
         surgery.refit(model, dense, moments, kept)
@@ -106,7 +119,7 @@ def _rounds(
                 "windows": number * len(data),
                 "seconds": round(seconds, 1),
                 "progress": round(number / config.rounds, 5),
-                "precision": "fp32",
+                "precision": dtype,
                 "density": round(surgery.kept_share(model), 5),
                 "steered_density": round(target, 5),
                 "densities": {

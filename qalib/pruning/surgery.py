@@ -63,7 +63,10 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
     `least_squares`.
     """
     (height, width), (rows, columns) = block, kept.shape
-    inverse, tiles = _inverses(products, kept.repeat_interleave(width, 1)), blocks.split(weight, block).clone()
+    inverse, tiles = (
+        _inverses(products, kept.repeat_interleave(width, 1), weight.dtype),
+        blocks.split(weight, block).clone(),
+    )
     costs, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
     highest, row = weight.new_zeros(rows), torch.arange(rows, device=weight.device)
     within = torch.arange(width, device=weight.device)
@@ -83,16 +86,16 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
     return costs
 
 
-def _inverses(products: Tensor, kept: Tensor) -> Tensor:
+def _inverses(products: Tensor, kept: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse over the columns each row of a mask keeps, zero elsewhere: shape `(rows, columns, columns)`."""
-    inverses = products.new_zeros(len(kept), *products.shape)
+    inverses = products.new_zeros(len(kept), *products.shape, dtype=dtype)
     patterns, row_patterns = kept.unique(dim=0, return_inverse=True)
     for number, pattern in enumerate(patterns):
         columns = pattern.nonzero()
         part = products[columns, columns.T]
-        part = torch.cholesky_solve(torch.eye(len(part)).to(part), torch.linalg.cholesky(part))
+        part = torch.cholesky_inverse(torch.linalg.cholesky(part))
         rows = (row_patterns == number).nonzero()
-        inverses[rows[..., None], columns, columns.T] = part
+        inverses[rows[..., None], columns, columns.T] = part.to(dtype)
     return inverses
 
 
@@ -166,10 +169,9 @@ def refit(
     """
     for matrix, original in zip(bert.matrices(model), bert.matrices(dense), strict=True):
         name, linear, wanted = matrix.name, matrix.linear, moments[matrix.name]
-        products = wanted.products.double()
-        ridge = damped(products) - products
-        targets = wanted.targets.double() + original.linear.weight.double() @ ridge
+        ridge = damped(wanted.products) - wanted.products
+        targets = wanted.targets + original.linear.weight.double() @ ridge
         height, width = (size // count for size, count in zip(targets.shape, kept[name].shape, strict=True))
-        weight = least_squares(targets, products + ridge, kept[name], (height, width))
+        weight = least_squares(targets, wanted.products + ridge, kept[name], (height, width))
         linear.weight.copy_(weight)
-        linear.bias.copy_(wanted.target_mean - linear.weight @ wanted.input_mean)
+        linear.bias.copy_(wanted.target_mean - weight @ wanted.input_mean)

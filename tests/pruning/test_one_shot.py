@@ -41,13 +41,19 @@ def test_moments_are_those_of_all_tokens_but_padding(dense, batches):
         for batch in batches:
             for row, mask in enumerate(batch["attention_mask"]):  # window by window, so without padding
                 dense.model(**{name: batch[name][row : row + 1, : int(mask.sum())] for name in MODEL_INPUTS})
-    x, t = torch.cat(inputs), torch.cat(outputs)
+    x, t = torch.cat(inputs).double(), torch.cat(outputs).double()
     moments = calibration.moments(dense.copy().model, dense.model, batches)[matrix.name]
     torch.testing.assert_close(moments.products, torch.cov(x.T, correction=0), atol=1e-5, rtol=1e-3)
     expected = torch.cov(torch.cat([t, x], 1).T, correction=0)[: t.shape[1], t.shape[1] :]
     torch.testing.assert_close(moments.targets, expected, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(moments.input_mean, x.mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(moments.target_mean, t.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_products_in_three_parts_are_those_in_one(monkeypatch):
+    x = torch.randn(5, 7)
+    monkeypatch.setattr(calibration, "SPLIT", 2)
+    torch.testing.assert_close(calibration._products(x), x.T @ x)
 
 
 def test_curvature_is_the_square_of_what_the_loss_changes_by(dense, batches):
