@@ -17,6 +17,7 @@ from qalib import runtimes, sparsity
 from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.timing import Seconds, Timing, interleave
 from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes.peers.session import TimedOutput
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
 
@@ -74,14 +75,14 @@ def compare(
         try:
             with PeakMemory(device) as peak:
                 module = runtimes.build(name, checkpoint, device, dtype)
-                found = _logits(module, inputs)
+                logits = _logits(module, inputs)
         except Exception as error:  # from a compiler, a GPU out of memory, or blocks that a kernel does not take
             if name == "dense":
                 raise
             notes[name, dtype] = f"failed: {one_line(error)}"  # the others are timed
             continue
         try:
-            differences[name, dtype] = difference(name, dtype, found, expected)
+            differences[name, dtype] = difference(name, dtype, logits, expected)
         except InputError as error:
             kind = runtimes.REGISTRY[name]
             if not (kind.peer or kind.opt_in and not kind.sparse):  # ours
@@ -104,7 +105,7 @@ def compare(
                 "peak_note": NOT_ON_CPU if device == "cpu" else "",
                 "kernel": runtimes.kernel(modules[name, dtype]),
                 "logit_difference": differences[name, dtype],
-                "remark": getattr(modules[name, dtype], "remark", ""),
+                "remark": runtimes.REGISTRY[name].caveat(checkpoint, modules[name, dtype]),
             }
         rows.append(row | {"note": notes[name, dtype] or ""})
     return _with_remarks(over_fastest_dense(pd.DataFrame(rows)), repeats)
@@ -142,12 +143,12 @@ def round_counts(repeats: int, device: str) -> tuple[int, int]:
     return (repeats, 1) if device == "cpu" or repeats < 1 else (max(repeats, GPU_ROUNDS), GPU_WARMUP)
 
 
-def difference(name: str, dtype: str, found: Tensor, expected: Tensor) -> float:
+def difference(name: str, dtype: str, logits: Tensor, expected: Tensor) -> float:
     """The largest difference of logits from those of dense fp32.
 
     Raises InputError if one is not a number, or too different where the runtime is to be exact.
     """
-    largest = (found - expected).abs().max().item()
+    largest = (logits - expected).abs().max().item()
     if largest != largest:
         raise InputError(f"runtime {name} in {dtype}: a logit is not a number; it is not timed")
     if runtimes.REGISTRY[name].exact and not largest <= TOLERANCE[dtype]:
@@ -180,21 +181,21 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
     pace = {row["dtype"]: row.gflops for _, row in rows[rows.runtime == "dense"].iterrows()}
     remarks = []
     for _, row in rows.iterrows():
-        said = []
+        caveats = []
         if row.median_seconds == row.median_seconds:  # not NaN: it was run
-            said += [row.remark] * bool(row.remark)
+            caveats += [row.remark] * bool(row.remark)
             if runtimes.is_emulated(row["dtype"], row.runtime, row.device):
-                said.append(f"{row['dtype']} is emulated on this device")
+                caveats.append(f"{row['dtype']} is emulated on this device")
             if runtimes.REGISTRY[row.runtime].sparse and row.speedup > row.bound:
-                said.append(
+                caveats.append(
                     f"beyond the multiply-add ratio: it multiplies at {row.gflops:.0f} GFLOP/s, dense {row['dtype']} "
                     f"only at {pace[row['dtype']]:.0f}"
                 )
             if 1 < row.rounds < repeats:
-                said.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")
+                caveats.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")
             if row.rounds < 2:
-                said.append("a single round, so no spread")
-        remarks.append("; ".join(said))
+                caveats.append("a single round, so no spread")
+        remarks.append("; ".join(caveats))
     return rows.assign(remark=remarks)
 
 
@@ -215,9 +216,10 @@ def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringMo
 
 
 def _timed_pass(module: nn.Module, inputs: dict[str, Tensor]) -> Seconds | None:
-    """One forward pass; its seconds if the module counts them itself, as one in another process does."""
-    forward(module, inputs)
-    return Seconds(module.seconds) if hasattr(module, "seconds") else None
+    """Run one forward pass; return its seconds if the output has them, as that of another process does."""
+    output = forward(module, inputs)
+    timed = isinstance(output, TimedOutput) and output.seconds is not None
+    return Seconds(output.seconds) if timed else None
 
 
 def _logits(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

@@ -1,13 +1,14 @@
 """The commands that measure speed: `qalib benchmark forward`, `evaluation`, `sweep`, `pace` and `training`."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qalib.cli.console import Device, Json, Model, Questions, Sweep, print_json
+from qalib.cli.options import options_of
 from qalib.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,59 +47,61 @@ EVALUATED = [
 EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForwardSettings:
+    """Options of `forward`."""
+
+    model: Model = "bundled"
+    runtimes: Runtimes = RUNTIMES
+    dtype: Dtypes = "auto"
+    batch: Batch = 8
+    length: Length = 384
+    repeats: Repeats = 7
+    device: Device = Device.auto
+    score: Score = None
+    questions: Questions = None
+    out: Out = None
+    as_json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(ForwardSettings):
+    """Options of `sweep`."""
+
+    over: Annotated[Sweep, typer.Argument(help="What varies.")]
+    values: Annotated[str | None, typer.Option(help="Values separated by commas, as 0.1,0.2 or 64,128,384.")] = None
+    length: Annotated[int, typer.Option(help="Tokens per window, unless the length varies.")] = 384
+
+
 @app.command()
-def forward(
-    model: Model = "bundled",
-    runtimes: Runtimes = RUNTIMES,
-    dtype: Dtypes = "auto",
-    batch: Batch = 8,
-    length: Length = 384,
-    repeats: Repeats = 7,
-    device: Device = Device.auto,
-    score: Score = None,
-    questions: Questions = None,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
+@options_of(ForwardSettings)
+def forward(settings: ForwardSettings) -> None:
     """Time forward passes of the runtimes side by side, interleaved in one run."""
     from qalib.benchmark import latency
     from qalib.model import checkpoint
     from qalib.report.plots import speed
 
-    loaded = checkpoint.load(model)
-    choice = _choice(runtimes, dtype, device)
-    rows = latency.compare(loaded, **choice, batch=batch, length=length, repeats=repeats)
-    figures = {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each}
-    _finish(loaded, rows, figures, score, questions, out, as_json)
+    loaded = checkpoint.load(settings.model)
+    choice = _choice(settings.runtimes, settings.dtype, settings.device)
+    rows = latency.compare(loaded, **choice, batch=settings.batch, length=settings.length, repeats=settings.repeats)
+    _finish(settings, loaded, rows, {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each})
 
 
 @app.command()
-def sweep(
-    over: Annotated[Sweep, typer.Argument(help="What varies.")],
-    values: Annotated[str | None, typer.Option(help="Values separated by commas, as 0.1,0.2 or 64,128,384.")] = None,
-    model: Model = "bundled",
-    runtimes: Runtimes = RUNTIMES,
-    dtype: Dtypes = "auto",
-    batch: Batch = 8,
-    length: Annotated[int, typer.Option(help="Tokens per window, unless the length varies.")] = 384,
-    repeats: Repeats = 7,
-    device: Device = Device.auto,
-    score: Score = None,
-    questions: Questions = None,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
+@options_of(SweepSettings)
+def sweep(settings: SweepSettings) -> None:
     """Time forward passes at several densities, lengths or numbers of threads."""
     from qalib.benchmark.sweep import SWEEPS
     from qalib.model import checkpoint
     from qalib.report.plots import speed
 
-    numbers = _numbers(values, over)
-    loaded = checkpoint.load(model)
-    choice = _choice(runtimes, dtype, device) | ({} if over is Sweep.length else {"length": length})
-    rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=batch, repeats=repeats)
-    figures = {over.value: lambda rows: speed.sweep(rows, over.value)}
-    _finish(loaded, rows, figures, score, questions, out, as_json)
+    over = settings.over
+    numbers = _numbers(settings.values, over)
+    loaded = checkpoint.load(settings.model)
+    choice = _choice(settings.runtimes, settings.dtype, settings.device)
+    choice |= {} if over is Sweep.length else {"length": settings.length}
+    rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=settings.batch, repeats=settings.repeats)
+    _finish(settings, loaded, rows, {over.value: lambda rows: speed.sweep(rows, over.value)})
 
 
 @app.command()
@@ -160,16 +163,16 @@ def evaluation(
     choice = _choice(runtimes, dtype, device)
     place = choice["device"]
     ways = end_to_end.ways_of(choice["names"], choice["dtypes"] or machine.hardware_dtypes(place))
-    reasons = {way: unavailable_reason(how.runtime, place, how.dtype) for way, how in ways.items()}
-    not_run = {way: reason for way, reason in reasons.items() if reason}
-    ways = {way: how for way, how in ways.items() if way not in not_run}
+    reasons = {name: unavailable_reason(way.runtime, place, way.dtype) for name, way in ways.items()}
+    not_run = {name: reason for name, reason in reasons.items() if reason}
+    ways = {name: way for name, way in ways.items() if name not in not_run}
     rows = end_to_end.evaluation_time(loaded, question_set, place, repeats=repeats, ways=ways)
     rows = rows.assign(resident_bytes=None)
     if place == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
         ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
-        held = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
-        held = pd.concat(held).drop(columns="share")
-        rows = rows.drop(columns="resident_bytes").merge(held, "left", on=["runtime", "dtype"])
+        resident = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
+        resident = pd.concat(resident).drop(columns="share")
+        rows = rows.drop(columns="resident_bytes").merge(resident, "left", on=["runtime", "dtype"])
     headline = asdict(summary.evaluation_headline(rows, question_set.description))
     record = summary.recorded(rows) | {"data": question_set.description, "not_run": not_run, "headline": headline}
     if out is not None:
@@ -203,13 +206,10 @@ def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
 
 
 def _finish(
+    settings: ForwardSettings,
     loaded: "Checkpoint",
     rows: "pd.DataFrame",
     figures: dict[str, Callable[["pd.DataFrame"], Any]],
-    score: str | None,
-    questions: int | None,
-    out: Path | None,
-    as_json: bool,
 ) -> None:
     """Score the answers if wanted, then write and print a comparison of forward passes."""
     from qalib.benchmark import summary
@@ -219,21 +219,21 @@ def _finish(
     from qalib.report import results
     from qalib.utils import files, machine
 
-    if questions is not None and score is None:
-        raise InputError(f"--questions {questions}: requires --score")
+    if settings.questions is not None and settings.score is None:
+        raise InputError(f"--questions {settings.questions}: requires --score")
     about = {}
-    if score is not None:
-        question_set = squad.load(score).first(questions)
+    if settings.score is not None:
+        question_set = squad.load(settings.score).first(settings.questions)
         scored = checkpoint.load("bundled") if loaded.unscored else loaded
         rows = with_scores(rows, scored, question_set)
         about = {"scored": {"model": scored.name, "data": question_set.description}}
     record = summary.report(rows) | about
-    if out is not None:
-        files.write_json(out / "benchmark.json", {"model": loaded.name} | record)
-        kept = results.Results(out, "qalib benchmark")
+    if settings.out is not None:
+        files.write_json(settings.out / "benchmark.json", {"model": loaded.name} | record)
+        kept = results.Results(settings.out, "qalib benchmark")
         for name, draw in figures.items():
             kept.figure(name, draw(rows))
-    if as_json:
+    if settings.as_json:
         print_json(record)
         return
     _print_lines(machine.specs())

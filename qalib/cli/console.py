@@ -40,7 +40,8 @@ Models = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
-        help="As in other commands [default: bundled]; give several for a report each and a comparison.",
+        help="As in other commands; give several for a report each and a comparison.",
+        show_default="bundled",
     ),
 ]
 Data = Annotated[
@@ -79,7 +80,7 @@ def _no_number(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON object, in ASCII where standard output lacks some characters: their escapes must be JSON's."""
     text = json.dumps(value, indent=1, ensure_ascii=not is_unicode())
-    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))  # controls that JSON lets stand
+    print(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))  # controls that JSON lets stand
 
 
 def show(values: dict[str, Any], as_json: bool) -> None:

@@ -29,16 +29,17 @@ def answer(
     if as_json:
         print_json({"answers": answers})
     else:
-        for found in answers:
-            place = f"characters {found['start']} to {found['end']}"
-            print(f"{without_controls(found['answer'])}  (score {found['score']:.3f}, {place})")
+        for candidate in answers:
+            span = f"characters {candidate['start']} to {candidate['end']}"
+            print(f"{without_controls(candidate['answer'])}  (score {candidate['score']:.3f}, {span})")
 
 
 def evaluate(
     model: Model = "bundled",
     data: Data = "sample",
     runtime: Annotated[
-        str | None, typer.Option(help="Its name [default: block-sparse if its kernel is compiled, else compact].")
+        str | None,
+        typer.Option(help="Its name.", show_default="block-sparse if its kernel is compiled, else compact"),
     ] = None,
     dtype: Dtype = "auto",
     device: Device = Device.auto,
@@ -90,18 +91,20 @@ def score(
     """Score a prediction file with the official SQuAD metric, v1.1 or v2.0 to match the question set."""
     from qalib.qa import metric, metric_v2, squad
 
-    asked = squad.load(data)
-    found = metric.read_predictions(predictions)
+    question_set = squad.load(data)
+    texts = metric.read_predictions(predictions)
     odds = na_prob_file and metric_v2.read_na_probs(na_prob_file)
     if na_prob_thresh is not None and odds is None:
         raise InputError(f"--na-prob-thresh {na_prob_thresh}: needs --na-prob-file")
     try:
-        if asked.version == squad.V2:
-            result = metric_v2.score(asked.questions, found, odds, 1.0 if na_prob_thresh is None else na_prob_thresh)
+        if question_set.version == squad.V2:
+            result = metric_v2.score(
+                question_set.questions, texts, odds, 1.0 if na_prob_thresh is None else na_prob_thresh
+            )
         elif odds is not None:
             raise InputError(f"{data} is of SQuAD v1.1, where every question has an answer; --na-prob-file is for v2.0")
         else:
-            result = metric.score(asked.questions, found)
+            result = metric.score(question_set.questions, texts)
     except InputError as error:
         raise InputError(f"{', '.join(str(path) for path in (predictions, na_prob_file) if path)}: {error}") from None
     show(asdict(result), as_json)

@@ -12,7 +12,7 @@ from qalib.utils.errors import InputError, without_controls
 def report(
     model: Models = None,
     data: Data = "sample",
-    out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The report's folder.", show_default="reports/MODEL-DATA")] = None,
     device: Device = Device.auto,
     questions: Questions = None,
     fresh: Annotated[
@@ -28,15 +28,21 @@ def report(
 
     models = model or ["bundled"]
     parameters = dict(parse_parameter(text) for text in parameter or [])
-    how = {"device": device.value, "questions": questions, "fresh": fresh, "parameters": parameters, "quick": quick}
+    settings = {
+        "device": device.value,
+        "questions": questions,
+        "fresh": fresh,
+        "parameters": parameters,
+        "quick": quick,
+    }
     several = len(models) > 1
-    print(comparison.run(models, data, out, **how) if several else build.run(models[0], data, out, **how))
+    print(comparison.run(models, data, out, **settings) if several else build.run(models[0], data, out, **settings))
 
 
 def push(
     folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; created if needed.")],
-    model: Annotated[str | None, typer.Option(help="The model of the report [default: the one it names].")] = None,
+    model: Annotated[str | None, typer.Option(help="The model of the report.", show_default="the one it names")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
@@ -50,13 +56,15 @@ def push(
     if dry_run and out is None:
         raise InputError("--dry-run: name the folder to write with --out")
     with tempfile.TemporaryDirectory() as work:
-        made = push.assemble(folder, out or Path(work) / "upload", model)
-        print(made if dry_run else push.upload(made, repository, private))
+        upload = push.assemble(folder, out or Path(work) / "upload", model)
+        print(upload if dry_run else push.upload(upload, repository, private))
 
 
 def audit(
-    card: Annotated[Path | None, typer.Option(help="A published card [default: the claims of the 0.32 card].")] = None,
-    model: Annotated[str | None, typer.Option(help="Its checkpoint [default: a structural twin].")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="A published card.", show_default="the claims of the 0.32 card")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Its checkpoint.", show_default="a structural twin")] = None,
     data: Data = "sample",
     train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table to this folder.")] = None,
@@ -69,11 +77,11 @@ def audit(
     from qalib.utils import machine
 
     stated = audit.read(card)
-    asked = squad.load(data)
+    question_set = squad.load(data)
     place = machine.device(device.value)
     training = squad.load(train, "train") if train else None
     with audit.checkpoint_to_audit(model, stated=stated) as loaded:
-        table = audit.audit(stated, loaded, asked, training, place)
+        table = audit.audit(stated, loaded, question_set, training, place)
     if out is not None:
         results.Results(out, "qalib audit").table("audit", table)
     if as_json:

@@ -1,8 +1,10 @@
-"""The settings of a pruning run: what they mean, their defaults, and the values they can take."""
+"""The settings of a training run: what they mean, their defaults, and the values they can take."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_doc import Doc
 
 from qalib.pruning.schedule import Schedule
 from qalib.utils.errors import InputError
@@ -20,124 +22,96 @@ EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  #
 EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
 
 
-@dataclass(frozen=True)
-class PruningConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings that pruning and fine-tuning share."""
+
+    data: Annotated[
+        str,
+        Doc("Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."),
+    ]
+    out: Annotated[Path, Doc("The folder to write; it must be empty or not exist.")]
+    eval_data: Annotated[str | None, Doc("Questions to score each checkpoint with; EM and F1 go to the log.")] = None
+    max_hours: Annotated[
+        float | None,
+        Doc("Stop after so many hours at the latest; the schedule then follows the clock."),
+    ] = None
+    resume: Annotated[bool, Doc("Resume from the last checkpoint of the run, or start if there is none.")] = False
+    questions: Annotated[int | None, Doc("Use only the first N questions.")] = None
+    eval_questions: Annotated[int | None, Doc("Score with the first N questions only.")] = None
+    max_length: Annotated[int | None, Doc("Leave out windows of more tokens than this; by default none.")] = None
+    batch: Annotated[int, Doc("Windows per batch and process.")] = 16
+    accumulate: Annotated[int, Doc("Batches per step.")] = 1
+    train_word_embeddings: Annotated[bool, Doc("Train the word embeddings too.")] = False
+    precision: Annotated[
+        str,
+        Doc("'fp32', 'bf16' (autocast) or 'auto': the faster of them by a short timing; a resumed run keeps its type."),
+    ] = "auto"
+    save_minutes: Annotated[float, Doc("Minutes between checkpoints.")] = 10.0
+    log_steps: Annotated[int, Doc("Steps between lines of the log.")] = 10
+    work: Annotated[
+        Path | None,
+        Doc("Folder for checkpoints and log, by default OUT.run; with several machines, one that all of them see."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningConfig(TrainingConfig):
     """Settings of a pruning run. Raises InputError for an impossible value."""
 
-    teacher: str | None
-    """Checkpoint that is distilled: a folder or a hub id."""
-
-    data: str
-    """Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."""
-
-    out: Path
-    """The folder to write; it must be empty or not exist."""
-
-    student: str | None = None
-    """Checkpoint to start from; by default the teacher."""
-
-    eval_data: str | None = None
-    """Questions to score each checkpoint with; EM and F1 go to the log."""
-
-    density: float = 0.317
-    """Kept / all weights of the encoder matrices, above 0 and at most 1; what is reached is at most a block
-    below, or a neuron in a hybrid."""
-
-    block: tuple[int, int] = (32, 32)
-    """HEIGHTxWIDTH of a block, in weights."""
-
-    ffn: str = "block"
-    """'block', or 'hybrid' for blocks in attention and whole neurons in the FFN."""
-
-    method: str = "movement"
-    """'movement', 'magnitude' (the baseline: the smallest blocks go at once), 'obs' (one-shot, without training: remove
-    in rounds what costs the loss least, and refit what stays), 'fixed-mask' (go on training what the student has left,
-    whatever the density) or 'dense' (train all weights)."""
-
-    epochs: float = 3.0
-    """Passes over the data."""
-
-    max_hours: float | None = None
-    """Stop after so many hours at the latest; the schedule then follows the clock."""
-
-    resume: bool = False
-    """Resume from the last checkpoint of the run, or start if there is none."""
-
-    questions: int | None = None
-    """Use only the first N questions."""
-
-    eval_questions: int | None = None
-    """Score with the first N questions only."""
-
-    max_length: int | None = None
-    """Leave out windows of more tokens than this; by default none."""
-
-    batch: int = 16
-    """Windows per batch and process."""
-
-    accumulate: int = 1
-    """Batches per step."""
-
-    weight_lr: float = 1e-4
-    """Largest learning rate of the weights."""
-
-    score_lr: float = 1e-2
-    """Largest learning rate of the scores."""
-
-    regularization_weight: float = 25.0
-    """Weight of the scores' mean sigmoid in the loss, before it is steered."""
-
-    alpha: float = 0.9
-    """Share of distillation in the loss, from 0 to 1; the rest is cross-entropy with the answers."""
-
-    temperature: float = 2.0
-    """Temperature of distillation."""
-
-    hidden_weight: float = 0.0
-    """Weight in the loss of the hidden states' distance from the teacher's, layer by layer; the teacher then has the
-    student's layers and width, and is asked at every step."""
-
-    beta2: float = 0.999
-    """AdamW's decay of the squared gradients' mean."""
-
-    dropout: float = 0.0
-    """Probability of dropout of the student's hidden states."""
-
-    train_word_embeddings: bool = False
-    """Train the word embeddings too."""
-
-    warmup: float = 0.05
-    """Point of the run, from 0 to 1, until which everything is kept."""
-
-    ramp_end: float = 0.4
-    """Point at which threshold and density reach their final values."""
-
-    freeze_at: float = 0.55
-    """Point from which the mask is fixed and only the kept weights are trained."""
-
-    precision: str = "auto"
-    """'fp32', 'bf16' (autocast) or 'auto': the faster of them by a short timing; a resumed run keeps its type."""
-
-    save_minutes: float = 10.0
-    """Minutes between checkpoints."""
-
-    log_steps: int = 10
-    """Steps between lines of the log."""
-
-    seed: int = 0
-    """Seed for the order of windows and for dropout."""
-
-    calibration_questions: int = 2048
-    """Method obs: questions to calibrate with, drawn at random from the data."""
-
-    rounds: int = 16
-    """Method obs: rounds of removing and refitting."""
-
-    work: Path | None = None
-    """Folder for checkpoints and log, by default OUT.run; with several machines, one that all of them see."""
-
-    teacher_cache: Path | None = None
-    """Folder for teachers' logits, shared between runs; by default ~/.cache/qalib/teachers."""
+    teacher: Annotated[str | None, Doc("Checkpoint that is distilled: a folder or a hub id.")]
+    student: Annotated[str | None, Doc("Checkpoint to start from; by default the teacher.")] = None
+    density: Annotated[
+        float,
+        Doc(
+            "Kept / all weights of the encoder matrices, above 0 and at most 1; what is reached is at most a block "
+            "below, or a neuron in a hybrid."
+        ),
+    ] = 0.317
+    block: Annotated[tuple[int, int], Doc("HEIGHTxWIDTH of a block, in weights.")] = (32, 32)
+    ffn: Annotated[str, Doc("'block', or 'hybrid' for blocks in attention and whole neurons in the FFN.")] = "block"
+    method: Annotated[
+        str,
+        Doc(
+            "'movement', 'magnitude' (the baseline: the smallest blocks go at once), 'obs' (one-shot, without "
+            "training: remove in rounds what costs the loss least, and refit what stays), 'fixed-mask' (go on "
+            "training what the student has left, whatever the density) or 'dense' (train all weights)."
+        ),
+    ] = "movement"
+    epochs: Annotated[float, Doc("Passes over the data.")] = 3.0
+    weight_lr: Annotated[float, Doc("Largest learning rate of the weights.")] = 1e-4
+    score_lr: Annotated[float, Doc("Largest learning rate of the scores.")] = 1e-2
+    regularization_weight: Annotated[
+        float,
+        Doc("Weight of the scores' mean sigmoid in the loss, before it is steered."),
+    ] = 25.0
+    alpha: Annotated[
+        float,
+        Doc("Share of distillation in the loss, from 0 to 1; the rest is cross-entropy with the answers."),
+    ] = 0.9
+    temperature: Annotated[float, Doc("Temperature of distillation.")] = 2.0
+    hidden_weight: Annotated[
+        float,
+        Doc(
+            "Weight in the loss of the hidden states' distance from the teacher's, layer by layer; the teacher then "
+            "has the student's layers and width, and is asked at every step."
+        ),
+    ] = 0.0
+    beta2: Annotated[float, Doc("AdamW's decay of the squared gradients' mean.")] = 0.999
+    dropout: Annotated[float, Doc("Probability of dropout of the student's hidden states.")] = 0.0
+    warmup: Annotated[float, Doc("Point of the run, from 0 to 1, until which everything is kept.")] = 0.05
+    ramp_end: Annotated[float, Doc("Point at which threshold and density reach their final values.")] = 0.4
+    freeze_at: Annotated[float, Doc("Point from which the mask is fixed and only the kept weights are trained.")] = 0.55
+    seed: Annotated[int, Doc("Seed for the order of windows and for dropout.")] = 0
+    calibration_questions: Annotated[
+        int,
+        Doc("Method obs: questions to calibrate with, drawn at random from the data."),
+    ] = 2048
+    rounds: Annotated[int, Doc("Method obs: rounds of removing and refitting.")] = 16
+    teacher_cache: Annotated[
+        Path | None,
+        Doc("Folder for teachers' logits, shared between runs; by default ~/.cache/qalib/teachers."),
+    ] = None
 
     def __post_init__(self) -> None:
         for name, words in EARLIER_WORDS.items():

@@ -2,82 +2,25 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
-from qalib.pruning.config import PruningConfig
+from annotated_doc import Doc
+
+from qalib.pruning.config import PruningConfig, TrainingConfig
 
 
-@dataclass(frozen=True)
-class FinetuningConfig:
-    """Settings of a fine-tuning run; those of the same name in PruningConfig are the same."""
+@dataclass(frozen=True, kw_only=True)
+class FinetuningConfig(TrainingConfig):
+    """Settings of a fine-tuning run."""
 
-    base: str
-    """Encoder to start from, with an answer layer or without: a folder or a hub id."""
-
-    data: str
-    """Training questions: a SQuAD v1.1 or v2.0 file, 'sample', or 'squad' or 'squad_v2' (the hub's)."""
-
-    out: Path
-    """The folder to write; it must be empty or not exist."""
-
-    eval_data: str | None = None
-    """Questions to score each checkpoint with; EM and F1 go to the log."""
-
-    epochs: float = 2.0
-    """Passes over the data."""
-
-    max_hours: float | None = None
-    """Stop after so many hours at the latest; the schedule then follows the clock."""
-
-    resume: bool = False
-    """Resume from the last checkpoint of the run, or start if there is none."""
-
-    questions: int | None = None
-    """Use only the first N questions."""
-
-    eval_questions: int | None = None
-    """Score with the first N questions only."""
-
-    max_length: int | None = None
-    """Leave out windows of more tokens than this; by default none."""
-
-    batch: int = 16
-    """Windows per batch and process."""
-
-    accumulate: int = 1
-    """Batches per step."""
-
-    weight_lr: float = 5e-5
-    """Largest learning rate."""
-
-    beta2: float = 0.98
-    """AdamW's decay of the squared gradients' mean."""
-
-    dropout: float = 0.1
-    """Probability of dropout of hidden states."""
-
-    train_word_embeddings: bool = False
-    """Train the word embeddings too."""
-
-    warmup: float = 0.02
-    """Point of the run, from 0 to 1, until which the learning rate rises."""
-
-    decay_from: float = 0.6
-    """Point from which it falls, to 0 at the end."""
-
-    precision: str = "auto"
-    """'fp32', 'bf16' (autocast) or 'auto': the faster of them by a short timing; a resumed run keeps its type."""
-
-    save_minutes: float = 10.0
-    """Minutes between checkpoints."""
-
-    log_steps: int = 10
-    """Steps between lines of the log."""
-
-    seed: int = 0
-    """Seed for a new answer layer, the order of windows and dropout."""
-
-    work: Path | None = None
-    """Folder for checkpoints and log, by default OUT.run; with several machines, one that all of them see."""
+    base: Annotated[str, Doc("Encoder to start from, with an answer layer or without: a folder or a hub id.")]
+    epochs: Annotated[float, Doc("Passes over the data.")] = 2.0
+    weight_lr: Annotated[float, Doc("Largest learning rate.")] = 5e-5
+    beta2: Annotated[float, Doc("AdamW's decay of the squared gradients' mean.")] = 0.98
+    dropout: Annotated[float, Doc("Probability of dropout of hidden states.")] = 0.1
+    warmup: Annotated[float, Doc("Point of the run, from 0 to 1, until which the learning rate rises.")] = 0.02
+    decay_from: Annotated[float, Doc("Point from which it falls, to 0 at the end.")] = 0.6
+    seed: Annotated[int, Doc("Seed for a new answer layer, the order of windows and dropout.")] = 0
 
     def to_pruning_config(self, block: tuple[int, int] = (32, 32)) -> PruningConfig:
         """The pruning run that keeps all weights and has no teacher. Raises InputError for an impossible value."""

@@ -11,6 +11,7 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes import compact
 from qalib.runtimes.cpu import block_sparse as on_cpu
 from qalib.runtimes.cpu import instruction_sets
+from qalib.runtimes.cpu.block_sparse_linear import BlockSparseLinear
 from qalib.runtimes.gpu import block_sparse as on_gpu
 from qalib.runtimes.gpu import graphs, panels
 from qalib.runtimes.registry import runtime
@@ -49,21 +50,26 @@ def _block_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     return on_cpu.convert(cut, checkpoint.block)
 
 
+def _int8_caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
+    block = next(part.block for part in module.modules() if isinstance(part, BlockSparseLinear))
+    if block == checkpoint.block:
+        return ""
+    return f"multiplies blocks of {block}, which hold those of {checkpoint.block}, zeros between included"
+
+
 @runtime(
     "block-sparse-int8",
     "block-sparse in int8, which changes a few answers",
     devices=("cpu",),
     exact=False,
     unavailable_reason=instruction_sets.int8_unavailable_reason,
+    caveat=_int8_caveat,
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     instructions = instruction_sets.best_int8()
     block = _supported(instructions, checkpoint, dtype)
     cut = compact.build(checkpoint.model, device, dtype, block)
-    module = on_cpu.convert(cut, block, instructions)
-    if block != checkpoint.block:
-        module.remark = f"multiplies blocks of {block}, which hold those of {checkpoint.block}, zeros between included"
-    return module
+    return on_cpu.convert(cut, block, instructions)
 
 
 def _supported(instructions: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Block:

@@ -41,6 +41,7 @@ class Runtime:
     dtypes: tuple[str, ...] = ("fp32", "bf16")
     unavailable_reason: Callable[[], str | None] = lambda: None
     cuda_unavailable_reason: Callable[[], str | None] = lambda: None  # the same, on a GPU only
+    caveat: Callable[[Checkpoint, nn.Module], str] = lambda checkpoint, module: ""  # about the built module's times
 
 
 REGISTRY: dict[str, Runtime] = {}

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from conftest import ROOT
+from typer.testing import CliRunner
 
 from qalib import runtimes
 from qalib.cli import commands, console
@@ -235,6 +237,25 @@ def test_help_names_every_command():
     done = qalib("--help")
     for name in "report answer evaluate score sparsity benchmark export prune average twin audit".split():
         assert f" {name} " in done.stdout
+
+
+def commands_of(group, path=()):
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        yield from commands_of(command, (*path, name)) if inner else [((*path, name), command)]
+
+
+COMMANDS = dict(commands_of(typer.main.get_command(commands.app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_shows_every_text_and_default(path, monkeypatch):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)
+    printed = CliRunner().invoke(commands.app, [*path, "--help"]).stdout
+    for option in COMMANDS[path].params:
+        assert not option.help or option.help in printed
+        assert not isinstance(option.show_default, str) or f"[default: ({option.show_default})]" in printed
+        assert "[" not in (option.help or "")  # rich would read it as markup
 
 
 def test_help_and_readme_say_what_machines_that_prune_together_need():

@@ -22,11 +22,11 @@ from qalib.utils.errors import InputError
 )
 def test_refusals(wrong, message):
     with pytest.raises(InputError, match=message):
-        PruningConfig("teacher", "data", "out", **wrong)
+        PruningConfig(teacher="teacher", data="data", out="out", **wrong)
 
 
 def test_earlier_words_are_understood_and_earlier_keys_are_written():
-    config = PruningConfig("teacher", "data", "out", method="keep", ffn="rows", ramp_end=0.3)
+    config = PruningConfig(teacher="teacher", data="data", out="out", method="keep", ffn="rows", ramp_end=0.3)
     assert (config.method, config.ffn) == ("fixed-mask", "hybrid")
     recorded = config.to_dict()
     assert (recorded["rise"], recorded["settle"], recorded["regulariser"]) == (0.3, 0.55, 25.0)

@@ -75,7 +75,8 @@ def test_a_runtime_that_cannot_run_here_says_why_and_is_not_offered(sparse, monk
 def test_int8_takes_small_blocks_in_larger_ones(sparse):
     sparse.block = (1, 1)
     module = runtimes.build("block-sparse-int8", sparse)
-    assert module.remark.startswith("multiplies blocks of (1, 4), which hold those of (1, 1)")
+    caveat = runtimes.REGISTRY["block-sparse-int8"].caveat(sparse, module)
+    assert caveat.startswith("multiplies blocks of (1, 4), which hold those of (1, 1)")
     difference = (logits(module) - logits(sparse.model)).abs().max()
     assert 0 < difference < 0.5
     sparse.block = (3, 3)  # 12 columns do not divide heads of 16

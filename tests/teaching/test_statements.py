@@ -76,7 +76,7 @@ def two_weights():
     return [round(loss, 2) for loss in losses] == [0.08, 0.18] and right
 
 
-SETTINGS = PruningConfig("", "", "")
+SETTINGS = PruningConfig(teacher="", data="", out="")
 STATED = report.audit.read(None)
 STATEMENTS = {  # by notebook: what is said, and whether it is so
     "../index": {"with a third of its encoder's weights": lambda m: 0.30 < sparsity.density(m) < 0.36},

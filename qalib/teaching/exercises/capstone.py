@@ -180,7 +180,7 @@ def leaderboard(path: Path | str = "leaderboard.jsonl") -> pd.DataFrame:
 @large
 def plot_schedule(density: float) -> Board:
     """What a run to a density is steered by while it goes on: density, threshold, learning rates."""
-    schedule = PruningConfig("", "", Path(), density=density).schedule()
+    schedule = PruningConfig(teacher="", data="", out=Path(), density=density).schedule()
     progress = np.linspace(0, 1, 201)
     figure, panels = board(4.2, 1, 2)
     lines = (("density", schedule.density_at), ("10 x threshold", lambda x: 10 * schedule.threshold_at(x)))

@@ -1,6 +1,6 @@
 """DeepSparse 1.8.0 (Neural Magic, 2024; the last version) as a peer, in an environment and a process of its own.
 
-It wants older packages than this project, so `make deepsparse` makes `.venv-deepsparse` for it, or QALIB_DEEPSPARSE
+It requires older packages than this project, so `make deepsparse` makes `.venv-deepsparse` for it, or QALIB_DEEPSPARSE
 names the python of another environment that has it. Its licence (Neural Magic DeepSparse Community License) allows
 evaluation only, not production: it is for the benchmark, and nothing depends on it.
 
@@ -13,13 +13,18 @@ import torch
 from torch import nn
 
 from qalib.model.checkpoint import Checkpoint
-from qalib.runtimes.peers.deepsparse.session import build, unavailable_reason
+from qalib.runtimes.peers.deepsparse.session import build, caveat, unavailable_reason
 from qalib.runtimes.peers.session import PEER
 from qalib.runtimes.registry import runtime
 
 __all__ = ["build", "unavailable_reason"]
 
-_DEEPSPARSE = PEER | {"sparse": True, "dtypes": ("fp32",), "unavailable_reason": unavailable_reason}
+_DEEPSPARSE = PEER | {
+    "sparse": True,
+    "dtypes": ("fp32",),
+    "unavailable_reason": unavailable_reason,
+    "caveat": caveat,
+}
 
 
 @runtime("deepsparse", "DeepSparse, which skips single zeros, in an environment of its own", **_DEEPSPARSE)

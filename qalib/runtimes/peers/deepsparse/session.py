@@ -1,5 +1,6 @@
 """A session: DeepSparse running one graph in a process of its own."""
 
+import math
 import os
 import signal
 import subprocess
@@ -9,12 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import BertForQuestionAnswering
 
+from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.export.onnx_graph import INPUTS, OUTPUTS
 from qalib.runtimes.peers.deepsparse import worker
 from qalib.runtimes.peers.deepsparse.graph import inputs, write
@@ -41,12 +44,12 @@ def unavailable_reason() -> str | None:
 
 @cache
 def _environment_lacks(interpreter: Path) -> str | None:
-    looks = "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepsparse') is None)"
+    check = "import importlib.util, sys; sys.exit(importlib.util.find_spec('deepsparse') is None)"
     try:
-        found = subprocess.run([interpreter, "-I", "-c", looks], capture_output=True).returncode == 0
+        installed = subprocess.run([interpreter, "-I", "-c", check], capture_output=True).returncode == 0
     except OSError:
         return f"not installed: there is no {_shown(interpreter)} (make deepsparse)"
-    return None if found else f"not installed: {_shown(interpreter)} has no deepsparse (make deepsparse)"
+    return None if installed else f"not installed: {_shown(interpreter)} has no deepsparse (make deepsparse)"
 
 
 def _shown(interpreter: Path) -> Path:
@@ -55,52 +58,56 @@ def _shown(interpreter: Path) -> Path:
 
 
 class Remote(Session):
-    """A graph that DeepSparse runs in a process of its own, which rests while it is not asked.
+    """A graph that DeepSparse runs in a process of its own, which is stopped between batches.
 
-    `seconds` is how long the engine ran for the last batch, by that process's clock: the way there and back is not in
-    it. `remark` says so, and how much of the graph the engine runs by itself.
+    Outputs have the seconds of the engine's run by that process's clock, IPC overhead excluded. `supported` is the
+    share of the graph's operations that the engine runs by itself (0 to 1), NaN before the first batch.
     """
 
     def __init__(self, graph: Path, interpreter: Path, threads: int, names: Sequence[str] = INPUTS):
         nn.Module.__init__(self)
         self.names = names  # of the graph's inputs
-        self.seconds, self.remark = 0.0, ""
-        self.said = tempfile.TemporaryFile()
+        self.supported = math.nan
+        self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [interpreter, "-I", worker.__file__, str(graph), str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
         )  # fmt: skip
-        weakref.finalize(self, _end, self.process, self.said)
+        weakref.finalize(self, _end, self.process, self.log)
 
-    def run(self, batch: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Start and end logits of a batch. Raises InputError if the engine cannot do it or the process has ended."""
+    def run(self, batch: dict[str, np.ndarray]) -> list[Any]:
+        """Return start logits, end logits and seconds. Raises InputError if the engine fails or the process ended."""
         try:
             self.process.send_signal(signal.SIGCONT)
             worker.send(self.process.stdin, {name: batch[name] for name in self.names})
-            found = worker.receive(self.process.stdout)
+            reply = worker.receive(self.process.stdout)
         except (OSError, EOFError) as error:
             raise InputError(f"DeepSparse: {one_line(error)}: {self._last_words()}") from None
-        if found is None:
+        if reply is None:
             raise InputError(f"DeepSparse ended with exit code {self.process.wait()}: {self._last_words()}")
-        if "error" in found:
-            raise InputError(f"DeepSparse: {found['error']}")
+        if "error" in reply:
+            raise InputError(f"DeepSparse: {reply['error']}")
         self.process.send_signal(signal.SIGSTOP)  # its threads wait by spinning, in others' time
-        self.seconds = float(found["seconds"])
-        self.remark = (
-            "timed around the engine's run, in its own process: the way there and back is not counted; the engine "
-            f"supports {100 * float(found['supported']):.0f} % of the graph's operations"
-        )
-        return [found[name] for name in OUTPUTS]
+        self.supported = float(reply["supported"])
+        return [*(reply[name] for name in OUTPUTS), float(reply["seconds"])]
 
     def _last_words(self) -> str:
-        self.said.seek(0)
-        return " ".join(self.said.read().decode(errors="replace").split("\n")[-ERROR_LINES - 1 :]).strip()
+        self.log.seek(0)
+        return " ".join(self.log.read().decode(errors="replace").split("\n")[-ERROR_LINES - 1 :]).strip()
 
 
-def _end(process: subprocess.Popen, said: tempfile.TemporaryFile) -> None:
+def caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
+    """Return what a time of a `Remote` covers, and how much of the graph the engine supports."""
+    return (
+        "timed around the engine's run, in its own process: the way there and back is not counted; the engine "
+        f"supports {100 * module.supported:.0f} % of the graph's operations"
+    )
+
+
+def _end(process: subprocess.Popen, log: IO[bytes]) -> None:
     process.kill()
     process.wait()
-    for stream in (process.stdin, process.stdout, said):
+    for stream in (process.stdin, process.stdout, log):
         with suppress(BrokenPipeError):  # what a process that ended before has not read
             stream.close()
 
