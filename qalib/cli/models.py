@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Format, Json, Model, show
+from qalib.cli import summaries
+from qalib.cli.console import Format, Json, Model, print_groups, print_json
 from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.finetuning import FinetuningConfig
@@ -34,12 +35,17 @@ def sparsity(
             kept.table(name, table)
         for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
             kept.figure(name, figure)
+    if not as_json:
+        print_groups(summaries.of_sparsity(loaded, summary, tables))
+        return
     removed = tables["heads"].groupby("layer").called_removed.sum()
-    show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
-          | asdict(summary)
-          | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
-          | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
-          | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
+    print_json(
+        {"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+        | asdict(summary)
+        | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
+        | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
+        | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}
+    )
 
 
 def export(
@@ -77,7 +83,7 @@ def prune(config: PruningConfig) -> None:
     """Prune a model in blocks while it learns from data and a teacher, or in one shot (--method obs)."""
     from qalib.pruning import run
 
-    print(run.prune(config))
+    _print_pruned(run.prune(config), config.data)
 
 
 @options_of(FinetuningConfig, names={"eval_data": ("--eval",), "weight_lr": ("--lr",)})
@@ -85,7 +91,17 @@ def finetune(config: FinetuningConfig) -> None:
     """Train an encoder, with an answer layer or without, to answer questions."""
     from qalib.pruning import finetuning
 
-    print(finetuning.finetune(config))
+    _print_pruned(finetuning.finetune(config), config.data)
+
+
+def _print_pruned(folder: Path, data: str) -> None:
+    """Print what a run wrote, and the command to try next; of several processes, only the main one does."""
+    from qalib.utils import distributed
+
+    if distributed.is_main_process():
+        groups, command = summaries.of_pruned(folder, data)
+        print_groups(groups)
+        print(f"try next: {command}")
 
 
 def average(

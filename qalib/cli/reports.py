@@ -12,7 +12,7 @@ from qalib.utils.errors import InputError, without_controls
 def report(
     model: Models = None,
     data: Data = "sample",
-    out: Annotated[Path | None, typer.Option(help="The report's folder [default: reports/MODEL-DATA].")] = None,
+    out: Annotated[Path | None, typer.Option(help="The report's folder.", show_default="reports/MODEL-DATA")] = None,
     device: Device = Device.auto,
     questions: Questions = None,
     fresh: Annotated[
@@ -36,7 +36,7 @@ def report(
 def push(
     folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; created if needed.")],
-    model: Annotated[str | None, typer.Option(help="The model of the report [default: the one it names].")] = None,
+    model: Annotated[str | None, typer.Option(help="The model of the report.", show_default="the one it names")] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
@@ -55,8 +55,10 @@ def push(
 
 
 def audit(
-    card: Annotated[Path | None, typer.Option(help="A published card [default: the claims of the 0.32 card].")] = None,
-    model: Annotated[str | None, typer.Option(help="Its checkpoint [default: a structural twin].")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="A published card.", show_default="the claims of the 0.32 card")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Its checkpoint.", show_default="a structural twin")] = None,
     data: Data = "sample",
     train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table to this folder.")] = None,
@@ -65,7 +67,7 @@ def audit(
 ) -> None:
     """Check a published card's claims against what can be computed."""
     from qalib.qa import squad
-    from qalib.report import audit, results
+    from qalib.report import audit, claim, results
     from qalib.utils import machine
 
     stated = audit.read(card)
@@ -80,6 +82,12 @@ def audit(
         print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
     else:
         for row in table.itertuples():
-            ours = f"{row.ours} {row.unit}" if row.ours else "nothing"
-            print(without_controls(f"{row.verdict:20} {row.claim}: stated {row.stated or 'nothing'}, here {ours}"))
+            where = f" on {place.upper()}" if row.verdict == claim.NEEDS_GPU else ""
+            ours = f"here {_with_unit(row.ours, row.unit)}{where}" if row.ours else "not computed"
+            stated = f"stated {_with_unit(row.stated, row.unit)}" if row.stated else "not stated"
+            print(without_controls(f"{row.verdict:20} {row.claim}: {stated}, {ours}"))
             print(without_controls(f"{'':20} {row.explanation}"))
+
+
+def _with_unit(value: str, unit: str) -> str:
+    return value if unit == "text" else f"{value}x" if unit == "x" else f"{value} {unit}"
