@@ -12,7 +12,6 @@ from qalib.cli.console import Format, Json, Model, print_groups, print_json
 from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.finetuning import FinetuningConfig
-from qalib.utils.errors import InputError
 
 
 def sparsity(
@@ -57,22 +56,15 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
     """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
-    from qalib.model import checkpoint, saving
-    from qalib.runtimes.export import onnx_folder, onnx_graph
+    from qalib.runtimes.export import formats
 
-    if (compact or int8) and format is not Format.onnx:
-        raise InputError("--compact and --int8 are for --format onnx")
-    loaded = checkpoint.load(model)
-    match format:
-        case Format.onnx:
-            graph, differs = onnx_folder.save(loaded, out, compact, int8)
-            print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
-        case Format.packed:
-            print(saving.save_packed(loaded, out, dtype))
-        case Format.transformers:
-            print(saving.save_transformers(loaded, out))
-            if reason := saving.not_for_transformers(loaded):
-                print(f"for qalib only: {reason}", file=sys.stderr)
+    written, remark = formats.export_with_remark(model, out, format.value, dtype, compact, int8)
+    if format is Format.onnx:
+        print(f"{written}: {remark}")
+    else:
+        print(written)
+        if remark:
+            print(remark, file=sys.stderr)
 
 
 @options_of(
