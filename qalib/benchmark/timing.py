@@ -67,7 +67,8 @@ def interleave(
             for name in order:
                 if name in brief and round_number >= 2:
                     continue
-                bar.set_postfix_str(f"round {round_number + warmup + 1} of {warmup + repeats}: {name}")
+                label = name if isinstance(name, str) else " ".join(map(str, name))
+                bar.set_postfix_str(f"round {round_number + warmup + 1} of {warmup + repeats}: {label}")
                 started = time.perf_counter()
                 found = candidates[name]()
                 passed = time.perf_counter() - started

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qalib.cli.console import Device, Json, Model, Questions, Sweep, print_json
+from qalib.cli.console import RUNTIME_NAMES, Device, Json, Model, Questions, Sweep, print_json
 from qalib.cli.options import options_of
 from qalib.utils.errors import InputError
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Runtimes = Annotated[
-    str, typer.Option(help="Names, separated by commas, or 'all' for the device; dense is always included.")
+    str,
+    typer.Option(
+        help=f"Names separated by commas, or 'all' for the device; dense is always included. Names: {RUNTIME_NAMES}."
+    ),
 ]
 Dtypes = Annotated[
     str, typer.Option("--dtype", help="fp32, bf16, or both separated by commas; auto: all that have instructions.")

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 a notebook failed, 2 input that cannot be used or output t
 interrupted by Ctrl-C and by SIGTERM. Results go to standard output, progress to standard error.
 """
 
-import logging
 import sys
 import traceback
 from typing import Annotated
@@ -51,9 +50,6 @@ for command in COMMANDS:
 app.add_typer(benchmark.app, name="benchmark", help="Measure speed: forward passes, whole evaluations, training steps.")
 
 
-CHATTY = ("torchao", "torch.utils._pytree")  # warn of each other when they are imported, whoever uses them
-
-
 def _respell(words: list[str]) -> None:
     """Give `qalib benchmark`, as it was spelled before 0.2, its subcommand, in place, with a note."""
     if "benchmark" in words[1:3]:
@@ -72,8 +68,6 @@ def main() -> None:
 def _run() -> None:
     escape_unencodable()
     _respell(sys.argv)
-    for library in CHATTY:
-        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         app()
     except (interrupts.Interrupted, Exception) as error:

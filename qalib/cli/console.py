@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -52,6 +53,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the faster of them by a short timing.")]
 
 
+RUNTIME_NAMES = (  # written out, as the registry loads torch
+    "dense, dense-compiled, compact, block-sparse, block-sparse-int8; compact-graph and pytorch-block-sparse on a GPU; "
+    "openvino, onnxruntime-int8, torchao-int8, deepsparse, deepsparse-int8 where installed"
+)
+
+
 class Sweep(StrEnum):
     """What `benchmark` varies."""
 
@@ -83,18 +90,14 @@ def print_json(value: Any) -> None:
     print(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))  # controls that JSON lets stand
 
 
-def show(values: dict[str, Any], as_json: bool) -> None:
-    """Print a dictionary as JSON, or one line per key."""
-    if as_json:
-        print_json(values)
-    else:
-        width = max(map(len, values))
-        for key, value in values.items():
-            print(
-                f"{key.replace('_', ' '):{width}}  {value:,.4f}"
-                if isinstance(value, float)
-                else f"{key.replace('_', ' '):{width}}  {without_controls(str(value))}"
-            )
+def print_groups(groups: Mapping[str, Mapping[str, object]]) -> None:
+    """Print groups of lines under their titles, names on the left; a group titled "" is not indented."""
+    width = max(len(name) for lines in groups.values() for name in lines)
+    for title, lines in groups.items():
+        if title:
+            print(without_controls(title))
+        for name, value in lines.items():
+            print(f"{'  ' * bool(title)}{name:{width}}  {without_controls(str(value))}")
 
 
 def describe_error(error: Exception) -> tuple[str, int]:

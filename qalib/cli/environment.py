@@ -1,6 +1,6 @@
 """The command that describes the environment, for a bug report."""
 
-from qalib.cli.console import Json, print_json
+from qalib.cli.console import Json, print_groups, print_json
 
 
 def env(as_json: Json = False) -> None:
@@ -15,10 +15,5 @@ def env(as_json: Json = False) -> None:
     if as_json:
         print_json({"versions": machine.versions(), "machine": machine.specs(), "kernel": kernel, "runtimes": reasons})
         return
-    for title, values in (
-        ("versions", machine.versions()),
-        ("machine", machine.specs() | {"block-sparse kernel": kernel}),
-        (f"runtimes on {place}", reasons),
-    ):
-        width = max(map(len, values))
-        print(f"{title}\n" + "\n".join(f"  {name:{width}}  {value}" for name, value in values.items()))
+    specs = machine.specs() | {"block-sparse kernel": kernel}
+    print_groups({"versions": machine.versions(), "machine": specs, f"runtimes on {place}": reasons})

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Format, Json, Model, show
+from qalib.cli import summaries
+from qalib.cli.console import Format, Json, Model, print_groups, print_json
 from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.finetuning import FinetuningConfig
-from qalib.utils.errors import InputError
 
 
 def sparsity(
@@ -34,12 +34,17 @@ def sparsity(
             kept.table(name, table)
         for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
             kept.figure(name, figure)
+    if not as_json:
+        print_groups(summaries.of_sparsity(loaded, summary, tables))
+        return
     removed = tables["heads"].groupby("layer").called_removed.sum()
-    show({"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
-          | asdict(summary)
-          | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
-          | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
-          | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}, as_json)  # fmt: skip
+    print_json(
+        {"model": loaded.name, "format": loaded.format, "revision": loaded.revision}
+        | asdict(summary)
+        | {"heads_called_removed_per_layer": removed.tolist(), "settings_ignored": loaded.settings_ignored}
+        | {"bytes": dict(tables["file_sizes"][["form", "bytes"]].to_numpy().tolist())}
+        | {"multiply_adds": tables["multiply_adds"].set_index("part").to_dict("index")}
+    )
 
 
 def export(
@@ -51,22 +56,15 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="ONNX: weights in int8.")] = False,
 ) -> None:
     """Write a model for plain transformers (full size, zeros included), packed (kept blocks only), or as ONNX."""
-    from qalib.model import checkpoint, saving
-    from qalib.runtimes.export import onnx_folder, onnx_graph
+    from qalib.runtimes.export import formats
 
-    if (compact or int8) and format is not Format.onnx:
-        raise InputError("--compact and --int8 are for --format onnx")
-    loaded = checkpoint.load(model)
-    match format:
-        case Format.onnx:
-            graph, differs = onnx_folder.save(loaded, out, compact, int8)
-            print(f"{graph}: opset {onnx_graph.OPSET}, logits differ from torch's by {differs:.2g} at most")
-        case Format.packed:
-            print(saving.save_packed(loaded, out, dtype))
-        case Format.transformers:
-            print(saving.save_transformers(loaded, out))
-            if reason := saving.not_for_transformers(loaded):
-                print(f"for qalib only: {reason}", file=sys.stderr)
+    written, remark = formats.export_with_remark(model, out, format.value, dtype, compact, int8)
+    if format is Format.onnx:
+        print(f"{written}: {remark}")
+    else:
+        print(written)
+        if remark:
+            print(remark, file=sys.stderr)
 
 
 @options_of(
@@ -77,7 +75,7 @@ def prune(config: PruningConfig) -> None:
     """Prune a model in blocks while it learns from data and a teacher, or in one shot (--method obs)."""
     from qalib.pruning import run
 
-    print(run.prune(config))
+    _print_pruned(run.prune(config), config.data)
 
 
 @options_of(FinetuningConfig, names={"eval_data": ("--eval",), "weight_lr": ("--lr",)})
@@ -85,7 +83,17 @@ def finetune(config: FinetuningConfig) -> None:
     """Train an encoder, with an answer layer or without, to answer questions."""
     from qalib.pruning import finetuning
 
-    print(finetuning.finetune(config))
+    _print_pruned(finetuning.finetune(config), config.data)
+
+
+def _print_pruned(folder: Path, data: str) -> None:
+    """Print what a run wrote, and the command to try next; of several processes, only the main one does."""
+    from qalib.utils import distributed
+
+    if distributed.is_main_process():
+        groups, command = summaries.of_pruned(folder, data)
+        print_groups(groups)
+        print(f"try next: {command}")
 
 
 def average(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Data, Device, Dtype, Json, Model, Questions, print_json, show
+from qalib.cli import summaries
+from qalib.cli.console import RUNTIME_NAMES, Data, Device, Dtype, Json, Model, Questions, print_groups, print_json
 from qalib.utils.errors import InputError, without_controls
 
 
@@ -39,7 +40,10 @@ def evaluate(
     data: Data = "sample",
     runtime: Annotated[
         str | None,
-        typer.Option(help="Its name.", show_default="block-sparse if its kernel is compiled, else compact"),
+        typer.Option(
+            help=f"{RUNTIME_NAMES}.",
+            show_default="block-sparse if its kernel is compiled, else compact",
+        ),
     ] = None,
     dtype: Dtype = "auto",
     device: Device = Device.auto,
@@ -74,7 +78,10 @@ def evaluate(
             files.write_json(predictions, result.answers.texts)
         if null_odds is not None:
             files.write_json(null_odds, result.answers.null_score_diffs)
-        show(about | evaluation.summary(result), as_json)
+        if as_json:
+            print_json(about | evaluation.summary(result))
+        else:
+            print_groups(summaries.of_evaluation(about, result))
 
 
 def score(
@@ -107,4 +114,7 @@ def score(
             result = metric.score(question_set.questions, texts)
     except InputError as error:
         raise InputError(f"{', '.join(str(path) for path in (predictions, na_prob_file) if path)}: {error}") from None
-    show(asdict(result), as_json)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print_groups({"": summaries.of_score(result)})

@@ -73,7 +73,7 @@ def audit(
 ) -> None:
     """Check a published card's claims against what can be computed."""
     from qalib.qa import squad
-    from qalib.report import audit, results
+    from qalib.report import audit, claim, results
     from qalib.utils import machine
 
     stated = audit.read(card)
@@ -88,6 +88,12 @@ def audit(
         print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
     else:
         for row in table.itertuples():
-            ours = f"{row.ours} {row.unit}" if row.ours else "nothing"
-            print(without_controls(f"{row.verdict:20} {row.claim}: stated {row.stated or 'nothing'}, here {ours}"))
+            where = f" on {place.upper()}" if row.verdict == claim.NEEDS_GPU else ""
+            ours = f"here {_with_unit(row.ours, row.unit)}{where}" if row.ours else "not computed"
+            stated = f"stated {_with_unit(row.stated, row.unit)}" if row.stated else "not stated"
+            print(without_controls(f"{row.verdict:20} {row.claim}: {stated}, {ours}"))
             print(without_controls(f"{'':20} {row.explanation}"))
+
+
+def _with_unit(value: str, unit: str) -> str:
+    return value if unit == "text" else f"{value}x" if unit == "x" else f"{value} {unit}"

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from qalib.model.architectures import Architecture
 from qalib.model.tokenizers import load_tokenizer
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, sha256
+from qalib.utils.output import lines_as_html
 
 Complete = Callable[[dict[str, Tensor], Architecture, BertConfig], dict[str, Tensor]]
 NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
@@ -58,7 +58,7 @@ class Checkpoint:
         )
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        return lines_as_html(repr(self))
 
     @cached_property
     def tokenizer(self):

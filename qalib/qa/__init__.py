@@ -3,7 +3,7 @@
 from qalib.qa.squad import load as load_questions
 from qalib.utils.lazy import attach
 
-__getattr__, __dir__, _public = attach(
+__getattr__, _, _public = attach(
     __name__,
     __path__,
     {
@@ -12,3 +12,7 @@ __getattr__, __dir__, _public = attach(
     },
 )
 __all__ = [*_public, "load_questions"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from torch import nn
 
 from qalib import runtimes
 from qalib.model import bert, checkpoint, description
+from qalib.model.checkpoint import Checkpoint
 from qalib.qa import metric, metric_v2, squad
 from qalib.qa.answering import Answers, answer
 from qalib.qa.batching import LENGTH_SORTED, BatchingConfig
@@ -18,19 +20,28 @@ from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
+from qalib.utils.output import lines_as_html
 from qalib.utils.quantity import measure
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 METRICS = ("exact_match", "f1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A scored run: the metric, the answers with their times, and the questions that were answered."""
 
     score: metric.Score
     answers: Answers
     question_set: QuestionSet
+
+    def __repr__(self) -> str:
+        score = self.score
+        measured = "not scored" if score.f1 is None else f"exact match {score.exact_match:.2f} %, F1 {score.f1:.2f} %"
+        return f"Evaluation on {self.question_set.description}\n  {measured}\n  in {self.answers.seconds:.1f} s"
+
+    def _repr_html_(self) -> str:
+        return lines_as_html(repr(self))
 
     @property
     def comparable_score(self) -> metric.Score:
@@ -58,9 +69,9 @@ class NoAnswers:
 
 
 def evaluate(
-    model: nn.Module,
-    tokenizer,
-    questions: QuestionSet,
+    model: nn.Module | Checkpoint | str | Path = "bundled",
+    tokenizer=None,
+    questions: QuestionSet | str = "sample",
     batching: BatchingConfig = LENGTH_SORTED,
     progress: bool = True,
     scored: bool = True,
@@ -68,9 +79,27 @@ def evaluate(
 ) -> Evaluation:
     """Answer a question set and score the answers; if not `scored` (random weights), the score holds counts only.
 
+    `model` is a torch module, which needs its `tokenizer`, or a checkpoint or its name, which has one and is run under
+    the device's best runtime. `questions` may be a name or file, as for `squad.load`.
     In v2.0 a question whose null score difference exceeds the threshold gets no answer, and the score is a
-    `metric_v2.Score` whose best thresholds are null score differences.
+    `metric_v2.Score` whose best thresholds are null score differences. Raises InputError for a file that cannot be
+    used, ValueError for a module without a tokenizer.
+
+    >>> evaluate("bundled", questions=squad.load("sample").first(3), progress=False).score.exact_match
+    100.0
     """
+    if isinstance(questions, str):
+        questions = squad.load(questions)
+    if isinstance(model, str | Path):
+        model = checkpoint.load(model)
+    if isinstance(model, Checkpoint):
+        scored = scored and not model.unscored
+        tokenizer = model.tokenizer if tokenizer is None else tokenizer
+        device = machine.device()
+        runtime = runtimes.best(device)
+        model = runtimes.build(runtime, model, device, runtimes.choose_dtype("auto", runtime, device)[0])
+    if tokenizer is None:
+        raise ValueError("a model that is not a checkpoint needs a tokenizer: evaluate(model, tokenizer, ...)")
     answers = answer(model, tokenizer, questions.questions, batching, progress)
     return score_answers(answers, questions, scored, null_score_diff_threshold)
 

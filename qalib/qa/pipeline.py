@@ -20,7 +20,7 @@ ones TypeError.
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
@@ -41,6 +41,7 @@ from qalib.qa.pairs import Pair, call_inputs, pairs_of
 from qalib.qa.spans import Answer
 from qalib.qa.windows import Window, collate, windows
 from qalib.utils.errors import InputError
+from qalib.utils.output import lines_as_html
 from qalib.utils.paths import BUNDLED
 
 TASK = "question-answering"
@@ -97,12 +98,25 @@ class QuestionAnswering:
 
     task = TASK
 
-    def __init__(self, model: nn.Module, tokenizer, options: Options):
+    def __init__(self, model: nn.Module, tokenizer, options: Options, name: str = ""):
         if options.max_seq_len is None:
             options = replace(options, max_seq_len=min(tokenizer.model_max_length, max_tokens(model) or 384, 384))
         self.model = model
         self.tokenizer = tokenizer
         self.options = options
+        self.name = name or type(model).__name__
+
+    def __repr__(self) -> str:
+        set_here, usual = asdict(self.options), asdict(Options(max_seq_len=self.options.max_seq_len))
+        changed = [f"{name} {value}" for name, value in set_here.items() if value != usual[name]]
+        return (
+            f"{TASK} pipeline: {self.name}\n"
+            f"  on {self.device}, windows of at most {self.options.max_seq_len} tokens\n"
+            f"  options: {', '.join(changed) or 'all by default'}"
+        )
+
+    def _repr_html_(self) -> str:
+        return lines_as_html(repr(self))
 
     @property
     def device(self) -> torch.device:
@@ -220,16 +234,17 @@ def pipeline(
     if isinstance(model, (str, Path)):
         model = checkpoint.load(model)
         device = 0 if device is None else device
+    name = ""
     if isinstance(model, Checkpoint):
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
-        model = model.model
+        name, model = model.name, model.model
     if tokenizer is None:
         raise ValueError("a model that is not a checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; only those know where their tokens are")
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 and torch.cuda.is_available() else "cpu"
-    return QuestionAnswering(model if device is None else model.to(device), tokenizer, options)
+    return QuestionAnswering(model if device is None else model.to(device), tokenizer, options, name)
 
 
 def answer(question: str, context: str, model: str | Path | Checkpoint = "bundled", **options) -> Answer | list[Answer]:

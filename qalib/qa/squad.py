@@ -7,7 +7,7 @@ In v2.0 (Rajpurkar et al. 2018, arXiv 1806.03822) a question may have no answer:
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class QuestionSet:
     `version` is SQuAD's, "1.1" or "2.0", and decides how answers are found and scored.
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[Question, ...] = field(repr=False)
     name: str
     description: str
     sha256: str

@@ -32,6 +32,11 @@ def test_candidates_take_turns_and_warm_up_does_not_count():
         interleave({}, repeats=0)
 
 
+def test_the_bar_names_a_candidate_in_words(capsys):
+    interleave({("dense", "fp32"): lambda: time.sleep(0.2)}, repeats=2)
+    assert "round 3 of 3: dense fp32" in capsys.readouterr().err
+
+
 def test_what_takes_far_longer_than_the_first_is_timed_twice_only():
     seconds, calls = {"dense": 0.02, "slow": 0.4, "fast": 0.0}, []
 

@@ -57,6 +57,21 @@ def here(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def here_as_text(monkeypatch, capsys):
+    """A function that runs a command in this process and gives what it prints."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["qalib", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        printed = capsys.readouterr()
+        assert ended.value.code == 0, printed.err
+        return printed.out
+
+    return run
+
+
 def test_evaluate_and_score_agree_on_questions_without_an_answer(here, packed_folder, unanswerable_file, tmp_path):
     predictions = tmp_path / "predictions.json"
     odds = tmp_path / "odds.json"
@@ -258,6 +273,45 @@ def test_help_shows_every_text_and_default(path, monkeypatch):
         assert "[" not in (option.help or "")  # rich would read it as markup
 
 
+def test_help_names_every_runtime():
+    names = re.sub(r"on a GPU|where installed|and|[,;]", " ", console.RUNTIME_NAMES).split()
+    assert sorted(names) == sorted(runtimes.REGISTRY)
+    for command in (["evaluate"], ["benchmark", "forward"]):
+        assert "deepsparse-int8 where installed" in " ".join(qalib(*command, "--help").stdout.replace("│", " ").split())
+
+
+def lines_of(text):
+    """What is printed beside each name."""
+    pairs = (line.strip().split("  ", 1) for line in text.splitlines())
+    return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+
+
+def test_results_for_people_have_units_and_separators(here_as_text, packed_folder, asked_file):
+    lines = lines_of(here_as_text("sparsity"))
+    assert lines["parameters left"] == "15,277,295 of 22,566,146 (67.70 %)" and lines["as stored"] == "15.9 MB"
+    assert lines["in all"] == "4.76 billion dense, 2.02 billion compact, 1.63 billion sparse"
+    assert "revision" not in lines and not [value for value in lines.values() if re.search(r"\d{5}|None|[{}]", value)]
+    lines = lines_of(here_as_text("evaluate", "--model", packed_folder, "--data", asked_file))
+    assert (
+        re.fullmatch(r"\d+\.\d\d %", lines["F1"]) and lines["questions"] == "8" and lines["in the model"].endswith(" s")
+    )
+
+
+def test_the_audit_says_where_a_speed_was_measured(here_as_text, packed_folder, asked_file):
+    printed = here_as_text("audit", "--model", packed_folder, "--data", asked_file, "--device", "cpu")
+    assert re.search(r"^needs a GPU +speedup: stated 1\.\d+x, here [\d.]+x on CPU$", printed, re.MULTILINE), printed
+
+
+def test_a_run_ends_with_what_it_made_and_what_to_try_next(here_as_text, pruning_settings, tmp_path):
+    settings = pruning_settings | {"block": "4x4", "epochs": 0.25}
+    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
+    printed = here_as_text("prune", *options)
+    lines, out = lines_of(printed), pruning_settings["out"]
+    assert re.fullmatch(r"[\d,]+ of [\d,]+ \([\d.]+ %\) of \d+x\d+", lines["blocks kept"]), printed
+    assert lines["encoder weights left"].endswith(" %") and lines["time"].endswith(" s") and "F1" not in lines
+    assert printed.splitlines()[-1] == f"try next: qalib evaluate --model {out} --data {pruning_settings['data']}"
+
+
 def test_help_and_readme_say_what_machines_that_prune_together_need():
     told = " ".join(qalib("prune", "--help").stdout.replace("│", " ").split())
     assert "with several machines, one that all of them see" in told
@@ -318,5 +372,5 @@ def test_no_control_character_reaches_the_terminal(packed_folder, capsys, monkey
         assert "\\x" in printed or "\\u00" in printed
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
     assert any("\x1b" in answer["answer"] for answer in json.loads(printed)["answers"])
-    console.show({"model": "a\x1b[31mb"}, as_json=False)
+    console.print_groups({"": {"model": "a\x1b[31mb"}})
     assert capsys.readouterr().out == "model  a\\x1b[31mb\n"

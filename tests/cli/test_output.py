@@ -51,7 +51,7 @@ def test_answers(terminal, packed_folder):
 def test_a_whole_evaluation(terminal, packed_folder, tmp_path):
     path = squad_file(tmp_path / "\u0141\xf3d\u017a.json", [QUESTION])
     code, output, errors = terminal("evaluate", "--model", packed_folder, "--data", path)
-    assert code == 0 and "exact match" in output and "model seconds" in output and "answering" in errors
+    assert code == 0 and "exact match" in output and "in the model" in output and "answering" in errors
     name = path.name.encode(terminal.encoding, "backslashreplace").decode(terminal.encoding)
     assert any(line.startswith("data ") and name in line for line in output.splitlines())
 

@@ -142,7 +142,7 @@ def test_a_graph_with_other_logits_is_refused(graph, sparse, dense_folder):
 
 def test_options_of_other_formats_and_missing_packages_are_errors(sparse, tmp_path, monkeypatch):
     said = CliRunner().invoke(app, ["export", "--out", str(tmp_path / "out"), "--int8"])
-    assert isinstance(said.exception, InputError) and "are for --format onnx" in str(said.exception)
+    assert isinstance(said.exception, InputError) and "compact and int8 are for onnx" in str(said.exception)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="export to ONNX: not installed: onnx, onnxscript, onnxruntime"):
         onnx_folder.save(sparse, tmp_path / "out")

@@ -8,3 +8,7 @@ from importlib import import_module
 PEERS = ("openvino", "onnxruntime", "torchao", "deepsparse", "pytorch_block_sparse")
 for _name in PEERS:  # importing a module registers its runtimes
     import_module(f"{__name__}.{_name}")
+
+
+def __dir__() -> list[str]:
+    return [*PEERS, "PEERS", "session"]

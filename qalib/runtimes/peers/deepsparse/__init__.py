@@ -35,3 +35,7 @@ def _deepsparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 @runtime("deepsparse-int8", "DeepSparse, static int8, in an environment of its own", exact=False, **_DEEPSPARSE)
 def _deepsparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return build(copy.deepcopy(checkpoint.model), int8=True)
+
+
+def __dir__() -> list[str]:
+    return ["graph", "int8", "session", "worker"]
