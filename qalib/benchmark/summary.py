@@ -49,7 +49,7 @@ def headline(rows: pd.DataFrame, device: str) -> Headline:
         block_sparse_speedup=sparse.get("speedup_over_best"),
         block_sparse_speedup_same_type=sparse.get("speedup"),
         kernel=sparse.get("kernel"),
-        speed_remark=sparse and (sparse["remark"] or "none") or None,
+        speed_remark=sparse.get("remark") or None,
     )
 
 

@@ -1,6 +1,7 @@
 """Describing a checkpoint: what it is, and what its model_meta.json says about its training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
@@ -8,27 +9,46 @@ from qalib.model.tokenizers import has_tokenizer
 from qalib.utils.paths import BUNDLED
 from qalib.utils.quantity import measure
 
-# What model_meta.json may say about a checkpoint: unit, definition, and the path of keys to it.
-META_FIELDS = {
-    "license": ("text", "licence of the weights (SPDX name)", ("license",)),
-    "notice": ("text", "what the weights derive from, with licences", ("notice",)),
-    "base_model": ("text", "model that training started from", ("base_model",)),
-    "method": ("text", "how it was pruned", ("method",)),
-    "teacher": ("text", "model it was distilled from", ("teacher", "name")),
-    "teacher_data": ("text", "question set that the teacher's scores were measured on", ("scores", "data", "name")),
-    "teacher_exact_match": ("%", "exact match of the teacher, by this package", ("scores", "teacher", "exact_match")),
-    "teacher_f1": ("%", "F1 of the teacher, by this package", ("scores", "teacher", "f1")),
-    "stated_f1": ("%", "F1 of the checkpoint on that question set, by this package", ("scores", "model", "f1")),
-    "stated_questions": ("count", "questions in that question set", ("scores", "data", "questions")),
-    "train_data": ("text", "question set it was trained on", ("data", "name")),
-    "train_data_version": ("text", "SQuAD version of the training set", ("data", "version")),
-    "train_questions": ("count", "questions in the training set", ("data", "questions")),
-    "train_windows": ("count", "windows in the training set", ("data", "windows")),
-    "windows_seen": ("count", "windows seen in training, repeats counted", ("windows_seen",)),
-    "training_seconds": ("s", "wall-clock time of the training", ("training_seconds",)),
-    "twin_of": ("text", "published model whose structure it has; its own weights are random", ("twin_of",)),
-    "twin_structure": ("text", "which parts of the structure are that model's and which were drawn", ("structure",)),
-}
+
+def _stated(unit: str, definition: str, *path: str) -> Any:
+    """A field of a TrainingRecord, with the path of keys to it in model_meta.json."""
+    return field(
+        metadata={"unit": unit, "definition": definition, "none": "not stated in model_meta.json", "path": path}
+    )
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What model_meta.json says about the training of a checkpoint; None where it says nothing."""
+
+    license: str | None = _stated("text", "licence of the weights (SPDX name)", "license")
+    notice: str | None = _stated("text", "what the weights derive from, with licences", "notice")
+    base_model: str | None = _stated("text", "model that training started from", "base_model")
+    method: str | None = _stated("text", "how it was pruned", "method")
+    teacher: str | None = _stated("text", "model it was distilled from", "teacher", "name")
+    teacher_data: str | None = _stated(
+        "text", "question set that the teacher's scores were measured on", "scores", "data", "name"
+    )
+    teacher_exact_match: float | None = _stated(
+        "%", "exact match of the teacher, by this package", "scores", "teacher", "exact_match"
+    )
+    teacher_f1: float | None = _stated("%", "F1 of the teacher, by this package", "scores", "teacher", "f1")
+    stated_f1: float | None = _stated(
+        "%", "F1 of the checkpoint on that question set, by this package", "scores", "model", "f1"
+    )
+    stated_questions: int | None = _stated("count", "questions in that question set", "scores", "data", "questions")
+    train_data: str | None = _stated("text", "question set it was trained on", "data", "name")
+    train_data_version: str | None = _stated("text", "SQuAD version of the training set", "data", "version")
+    train_questions: int | None = _stated("count", "questions in the training set", "data", "questions")
+    train_windows: int | None = _stated("count", "windows in the training set", "data", "windows")
+    windows_seen: int | None = _stated("count", "windows seen in training, repeats counted", "windows_seen")
+    training_seconds: float | None = _stated("s", "wall-clock time of the training", "training_seconds")
+    twin_of: str | None = _stated(
+        "text", "published model whose structure it has; its own weights are random", "twin_of"
+    )
+    twin_structure: str | None = _stated(
+        "text", "which parts of the structure are that model's and which were drawn", "structure"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,12 +98,12 @@ def _letter_case(checkpoint: Checkpoint) -> str:
     return "uncased" if upper == lower else "cased"
 
 
-def meta_fields(checkpoint: Checkpoint) -> dict[str, str | int | float | None]:
-    """What model_meta.json says about the training, by the names in META_FIELDS; None where it says nothing."""
-    found = {}
-    for name, (_, _, path) in META_FIELDS.items():
+def training_record(checkpoint: Checkpoint) -> TrainingRecord:
+    """Read what model_meta.json says about the training."""
+    values = {}
+    for each in fields(TrainingRecord):
         value = checkpoint.meta
-        for key in path:
+        for key in each.metadata["path"]:
             value = value.get(key) if isinstance(value, dict) else None
-        found[name] = value if isinstance(value, str | int | float) else None
-    return found
+        values[each.name] = value if isinstance(value, str | int | float) else None
+    return TrainingRecord(**values)

@@ -31,15 +31,10 @@ Batch = tuple[list[Window], dict[str, Tensor]]  # windows and the model's inputs
 Chunk = tuple[Sequence[Question], Iterable[Batch]]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Answer texts and null score differences (null score - best answer's) by question id, and what finding them took.
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Size and cost of answering a question set."""
 
-    A question without any candidate has the text "", and as its difference the null score, as in transformers.
-    """
-
-    texts: dict[str, str]
-    null_score_diffs: dict[str, float]
     windows: int = measure(
         "count", f"windows of at most {MAX_LENGTH} tokens that overlap by {OVERLAP} and cover question and context"
     )
@@ -48,6 +43,17 @@ class Answers:
     seconds: float = measure("s", "wall clock of the evaluation, texts in to answers out")
     model_seconds: float = measure("s", "wall clock of the model's forward passes, the largest over the processes")
     processes: int = measure("count", "processes that shared the questions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Workload):
+    """Answer texts and null score differences (null score - best answer's) by question id, and the cost of them.
+
+    A question without any candidate has the text "", and as its difference the null score, as in transformers.
+    """
+
+    texts: dict[str, str]
+    null_score_diffs: dict[str, float]
 
     def with_no_answers(self, null_score_diff_threshold: float = 0.0) -> "Answers":
         """These answers, the empty text for questions whose null score difference is above the threshold."""
@@ -113,7 +119,8 @@ def _answer(
             found = _answer_chunk(model, chunk, made, device, cost, bar)
             texts |= {question.id: text for question, (text, _) in zip(chunk, found, strict=True)}
             diffs |= {question.id: diff for question, (_, diff) in zip(chunk, found, strict=True)}
-    return Answers(texts, diffs, seconds=time.perf_counter() - began, processes=1, **asdict(cost))
+    seconds = time.perf_counter() - began
+    return Answers(texts=texts, null_score_diffs=diffs, seconds=seconds, processes=1, **asdict(cost))
 
 
 def chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig, device: torch.device) -> Iterator[Chunk]:

@@ -118,8 +118,8 @@ def score_answers(
 
 def no_answers(loaded: checkpoint.Checkpoint, null_score_diff_threshold: float = 0.0) -> NoAnswers:
     """What is stated beside a model's v2.0 figures, from what its checkpoint says about its training data."""
-    stated = description.meta_fields(loaded)
-    data, version = stated["train_data"], stated["train_data_version"] or squad.V1
+    record = description.training_record(loaded)
+    data, version = record.train_data, record.train_data_version or squad.V1
     if not data:
         training = "not stated; if on SQuAD v1.1 alone, the model has seen no question without an answer"
     elif version == squad.V2:

@@ -30,7 +30,9 @@ class Limitations:
 
     everyday_asked: int | None = measure("count", "questions on short everyday texts, written for qalib")
     everyday_right: int | None = measure("count", "everyday questions answered exactly as in a reference (EM)")
-    everyday_wrong: str | None = measure("text", "the other everyday questions, each with the answer given")
+    everyday_wrong: str | None = measure(
+        "text", "the other everyday questions, each with the answer given", none="no wrong answers"
+    )
     occupation_pairs: int | None = measure(
         "count", "pairs of occupations, one held mostly by women and one mostly by men (WinoBias, arXiv 1804.06876)"
     )
@@ -95,7 +97,7 @@ def summary(answers: pd.DataFrame, shifts: pd.DataFrame, scored: bool = True) ->
     return Limitations(
         everyday_asked=len(answers),
         everyday_right=int(answers.right.sum()),
-        everyday_wrong="; ".join(f'{row.question} "{row.answer}"' for row in wrong.itertuples()) or "none",
+        everyday_wrong="; ".join(f'{row.question} "{row.answer}"' for row in wrong.itertuples()) or None,
         occupation_pairs=len(shifts),
         stereotyped_pairs=int((shifts["shift"] > 0).sum()),
         pronoun_shift=float(shifts["shift"].mean()),

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from qalib.qa import squad
 from qalib.report import results
+from qalib.report.inputs import CardInputs
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_text
 from qalib.utils.paths import TEMPLATES
@@ -62,8 +63,9 @@ def write(out: Path | str) -> Card:
 def render(numbers: dict[str, Number], linked: bool = False) -> str:
     """The card as text; if `linked`, every number in it is a link to `#NAME`.
 
-    Raises InputError naming a number that the template needs and `numbers` lacks.
+    Raises InputError naming a number that the card needs and `numbers` lacks.
     """
+    inputs = CardInputs.read(numbers)
     link = _linked if linked else lambda number, text: text
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
@@ -74,18 +76,16 @@ def render(numbers: dict[str, Number], linked: bool = False) -> str:
         "size": lambda number: link(number, _plain(size(number))),
         "tojson_text": lambda text: json.dumps(text, ensure_ascii=False),
     }
-    try:
-        body = environment.get_template("card.md.j2").render(
-            n=numbers,
-            scope=describe_scope(numbers),
-            v2=version(numbers) == squad.V2,
-            beside_teacher=is_all_of_dev(numbers) and version(numbers) == squad.V1,
-            widget=read_json(WIDGET)[1],
-            figures={Path(name).stem: name for name in FIGURES},
-        )
-        return ModelCard(f"---\n{_metadata(numbers).to_yaml()}\n---\n\n{body}").content
-    except (jinja2.UndefinedError, KeyError) as error:
-        raise InputError(f"the card needs a number that is not in results.json: {error}") from None
+    body = environment.get_template("card.md.j2").render(
+        n=numbers,
+        scope=describe_scope(numbers),
+        v2=version(numbers) == squad.V2,
+        beside_teacher=is_all_of_dev(numbers) and version(numbers) == squad.V1,
+        widget=read_json(WIDGET)[1],
+        figures={Path(name).stem: name for name in FIGURES},
+    )
+    metadata = _metadata(inputs, version(numbers), is_all_of_dev(numbers))
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}").content
 
 
 def version(numbers: dict[str, Number]) -> str:
@@ -138,35 +138,26 @@ def _linked(number: Number, text: str) -> str:
     return f"[{text}](#{number.name})"
 
 
-def _tags(numbers: dict[str, Number]) -> list[str]:
-    in_blocks = numbers["block_misfits"].value == "none"
-    name = str(numbers["architecture"].value).lower()
-    return ["question-answering", name, *(["block-sparse"] if in_blocks else []), "pruning"]
-
-
-def _metadata(numbers: dict[str, Number]) -> ModelCardData:
-    name = numbers["model_name"].value
-    data = numbers["data_description"].value
-    whole = is_all_of_dev(numbers)  # as the hub lists scores beside published ones
-    evaluated = HUB_NAMES[version(numbers)]
-    trained = numbers.get("train_data_version")  # reports by earlier versions lack it
+def _metadata(inputs: CardInputs, version: str, whole: bool) -> ModelCardData:
+    """The YAML block; the hub lists scores beside published ones, so it has them for a `whole` question set only."""
+    in_blocks = ["block-sparse"] if inputs.block_misfits is None else []
     scores = [
         EvalResult(
-            task_type="question-answering", dataset_type=evaluated, dataset_name=data, dataset_split="validation",
-            metric_type=key, metric_name=title, metric_value=round(numbers[key].value, 4),
+            task_type="question-answering", dataset_type=HUB_NAMES[version], dataset_name=inputs.data_description,
+            dataset_split="validation", metric_type=key, metric_name=title, metric_value=round(value, 4),
         )
-        for key, title in (("exact_match", "EM"), ("f1", "F1"))
-        if whole and numbers[key].value is not None
+        for key, title, value in (("exact_match", "EM", inputs.exact_match), ("f1", "F1", inputs.f1))
+        if whole and value is not None
     ]  # fmt: skip
     return ModelCardData(
         language="en",
-        license=numbers["license"].value,
-        base_model=numbers["base_model"].value,
-        tags=_tags(numbers),
-        datasets=[HUB_NAMES[squad.V2 if trained and trained.value == squad.V2 else squad.V1]],
-        metrics=[evaluated],
+        license=inputs.license,
+        base_model=inputs.base_model,
+        tags=["question-answering", str(inputs.architecture).lower(), *in_blocks, "pruning"],
+        datasets=[HUB_NAMES[squad.V2 if inputs.train_data_version == squad.V2 else squad.V1]],
+        metrics=[HUB_NAMES[version]],
         pipeline_tag="question-answering",
         widget=[{"text": entry["question"], "context": entry["context"]} for entry in read_json(WIDGET)],
-        model_name=name,
+        model_name=inputs.model_name,
         eval_results=scores or None,
     )

@@ -24,7 +24,7 @@ def frontier(checkpoint: Checkpoint, numbers: dict[str, Number]) -> pd.DataFrame
     ours = {
         "group": THIS,
         "linear_density_percent": known.get("linear_density_percent"),
-        "f1": description.meta_fields(checkpoint)["stated_f1"],
+        "f1": description.training_record(checkpoint).stated_f1,
         "speedup": known.get("bert_base_speedup"),
         "hardware": known.get("machine_cpu"),
         "source": "density and speed: this report; F1: its model_meta.json",

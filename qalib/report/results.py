@@ -13,6 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qalib.report.inputs import CardInputs
 from qalib.report.plots.style import STYLE
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
@@ -48,7 +49,7 @@ class Withheld:
     results: "Results"
     reason: str
 
-    def number(self, name: str, value: Value, unit: str, definition: str) -> None:
+    def number(self, name: str, value: Value, unit: str = "", definition: str = "") -> None:
         """Record that there is such a number, and why it has no value."""
         self.results.number(name, None, unit, definition, self.reason)
 
@@ -72,11 +73,14 @@ class Results:
         self.source = source
         self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
 
-    def number(self, name: str, value: Value, unit: str, definition: str, note: str = "") -> Value:
+    def number(self, name: str, value: Value, unit: str = "", definition: str = "", note: str = "") -> Value:
         """Keep a number and return its value; `note` says why there is none, and is dropped if there is one.
 
-        Raises ValueError if another source has a number of that name.
+        Unit and definition of an input of the card are those of `CardInputs`. Raises ValueError if another source has a
+        number of that name, or if there is no definition.
         """
+        if not definition:
+            unit, definition = _definition(name)
         if (other := self._numbers.get(name)) and other.source != self.source:
             raise ValueError(f"number {name!r} already comes from {other.source}")
         self._numbers[name] = Number(name, value, unit, definition, self.source, note if value is None else "")
@@ -86,12 +90,15 @@ class Results:
     def measured(self, result: Any, note: str = "") -> "Table":
         """Keep every field of a dataclass that was made with `measure`; returns them as a table to display.
 
-        `note` says why fields that are None have no value.
+        `note` says why fields that are None have no value; by default each field's own note does.
         """
-        found = [(f.name, getattr(result, f.name), f.metadata) for f in fields(result) if "unit" in f.metadata]
-        for name, value, m in found:
-            self.number(name, value, m["unit"], m["definition"], note)
-        rows = [(name, note if value is None else value, m["unit"], m["definition"]) for name, value, m in found]
+        rows = []
+        for field in fields(result):
+            if "unit" in field.metadata:
+                unit, definition = field.metadata["unit"], field.metadata["definition"]
+                reason = note or field.metadata["none"]
+                value = self.number(field.name, getattr(result, field.name), unit, definition, reason)
+                rows.append((field.name, reason if value is None else value, unit, definition))
         return Table(rows, columns=["name", "value", "unit", "definition"], dtype=object)
 
     def table(self, name: str, frame: pd.DataFrame) -> "Table":
@@ -117,6 +124,13 @@ class Results:
     def page(self, name: str, html: str) -> None:
         """Keep an interactive figure as figures/NAME.html."""
         write_text(self.out / "figures" / f"{name}.html", html)
+
+
+def _definition(name: str) -> tuple[str, str]:
+    known = {field.name: field.metadata for field in fields(CardInputs)}
+    if name not in known:
+        raise ValueError(f"number {name!r}: needs a unit and a definition, as it is no input of the card")
+    return known[name]["unit"], known[name]["definition"]
 
 
 def _spreadsheet_cell(cell: Any) -> Any:

@@ -31,8 +31,10 @@ class Summary:
     """The headline figures of a checkpoint."""
 
     granularity: str = measure("text", "unit of pruning in each kind of matrix, told from the positions of the zeros")
-    block_misfits: str = measure(
-        "text", "kinds of matrix that were not pruned in blocks of the size the checkpoint is stored in"
+    block_misfits: str | None = measure(
+        "text",
+        "kinds of matrix that were not pruned in blocks of the size the checkpoint is stored in",
+        none="every kind of matrix was pruned in such blocks",
     )
     linear_density_percent: float = measure(
         "%", "weights that are not zero / all weights of the encoder matrices at unpruned size"
@@ -96,7 +98,7 @@ def summary(checkpoint: Checkpoint, counted: dict[str, pd.DataFrame] | None = No
     pooler = hidden * hidden + hidden
     return Summary(
         granularity=granularity.describe(dict(zip(kinds.kind, kinds.granularity, strict=True))),
-        block_misfits=", ".join(block_misfits(kinds, checkpoint.block)) or "none",
+        block_misfits=", ".join(block_misfits(kinds, checkpoint.block)) or None,
         linear_density_percent=float(100 * matrices.kept_weights.sum() / matrices.weights.sum()),
         blocks=int(matrices.blocks.sum()),
         kept_blocks=int(matrices.kept_blocks.sum()),

@@ -25,9 +25,9 @@ class Number:
             raise ValueError(f"number {self.name!r} has no value and no note saying why")
 
 
-def measure(unit: str, definition: str) -> Any:
-    """A dataclass field with unit and definition, for `Results.measured`."""
-    return field(metadata={"unit": unit, "definition": definition})
+def measure(unit: str, definition: str, none: str = "") -> Any:
+    """A dataclass field with unit and definition, and what None means, for `Results.measured`."""
+    return field(metadata={"unit": unit, "definition": definition, "none": none})
 
 
 UNIT_SUFFIXES = {"percent": "%", "seconds": "s", "ms": "ms", "bytes": "bytes", "megabytes": "MB"}

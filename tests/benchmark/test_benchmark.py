@@ -166,7 +166,16 @@ def test_every_way_to_evaluate_is_warm_and_begins_in_turn(sparse, asked, monkeyp
 
     def answer(module, tokenizer, questions, batching, progress):
         calls.append((batching.sort_by_length, len(questions)))
-        return Answers({q.id: "" for q in questions}, {}, 1, 1, 1, 1.0, 1.0, 1)
+        return Answers(
+            texts={q.id: "" for q in questions},
+            null_score_diffs={},
+            windows=1,
+            tokens=1,
+            padded_tokens=1,
+            seconds=1.0,
+            model_seconds=1.0,
+            processes=1,
+        )
 
     monkeypatch.setattr(end_to_end, "answer", answer)
     ways = {"usual": end_to_end.Way("dense", PADDED), "sorted": end_to_end.Way("dense")}

@@ -427,7 +427,7 @@ def test_nothing_is_overwritten(sparse, tmp_path):
 def test_the_bundled_model_says_where_it_comes_from():
     bundled = checkpoint.load("bundled")
     assert bundled.format == "packed" and bundled.block == (32, 32)
-    unknown = [name for name, value in description.meta_fields(bundled).items() if value is None]
+    unknown = [name for name, value in vars(description.training_record(bundled)).items() if value is None]
     assert unknown == ["twin_of", "twin_structure"]  # it is no twin
     assert (bundled.folder / "NOTICE").exists()
 

@@ -1,10 +1,14 @@
 import html
+import re
+from dataclasses import fields
 
 import pytest
 from huggingface_hub import ModelCard
 
 from qalib.report import card
+from qalib.report.inputs import CardInputsV2
 from qalib.utils.errors import InputError
+from qalib.utils.paths import TEMPLATES
 from qalib.utils.quantity import Number
 
 
@@ -40,6 +44,24 @@ def test_every_number_comes_from_the_results(numbers):
             card.render({key: value for key, value in numbers.items() if key != name})
 
 
+def test_the_schema_has_all_that_templates_show():
+    shown = {
+        name
+        for path in TEMPLATES.rglob("*.j2")
+        for name in re.findall(r"\b(?:n|numbers)\.([a-z]\w+)|number\(\"(\w+)\"", path.read_text())
+    }
+    names = {name for pair in shown for name in pair if name} - {
+        "name",
+        "unit",
+        "definition",
+        "note",
+        "source",
+        "values",
+    }
+    assert len(names) > 80 and names <= {field.name for field in fields(CardInputsV2)}
+    assert all(field.metadata["unit"] and field.metadata["definition"] for field in fields(CardInputsV2))
+
+
 def test_the_metadata_is_what_the_hub_reads(numbers):
     numbers["questions"] = Number("questions", 10_570, "count", "d", "test")
     text = card.render(numbers)
@@ -67,7 +89,7 @@ def test_scores_over_questions_without_an_answer(numbers):
     assert "HasAns" not in card.render(numbers)
     numbers["NoAns_total"] = Number("NoAns_total", 5945, "count", "d", "test")
     numbers["no_answer_training"] = Number("no_answer_training", "none: <x>", "text", "d", "test")
-    for name in ("HasAns_total", "HasAns_exact", "HasAns_f1", "NoAns_exact", "best_exact", "best_f1"):
+    for name in ("HasAns_total", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1", "best_exact", "best_f1"):
         numbers[name] = Number(name, 61.5, "%", "d", "test")
     for name in ("best_exact_thresh", "best_f1_thresh", "null_score_diff_threshold"):
         numbers[name] = Number(name, -1.25, "1", "d", "test")
@@ -133,8 +155,9 @@ def test_a_model_that_was_not_pruned_in_blocks_is_not_said_to_be(numbers):
     card_of = card.render(numbers)
     assert card_of.count("32x32") == 2 == card_of.count("query: blocks of 32x32; FFN in: whole rows")
     assert "block-sparse" not in ModelCard(card_of).data.tags and "kept blocks" not in card_of
-    for name in ("block_misfits", "kept_blocks", "blocks"):
-        numbers[name] = Number(name, "none" if name == "block_misfits" else 7, "count", "d", "test")
+    numbers["block_misfits"] = Number("block_misfits", None, "text", "d", "test", "all were pruned in such blocks")
+    for name in ("kept_blocks", "blocks"):
+        numbers[name] = Number(name, 7, "count", "d", "test")
     assert "7 of 7 blocks of 32x32 are kept." in (text := card.render(numbers))
     assert "block-sparse" in ModelCard(text).data.tags
 

@@ -3,14 +3,15 @@
 import re
 import shutil
 import zipfile
+from dataclasses import fields
 from html import unescape
 
 import pytest
 from conftest import ROOT
 
 from qalib.report import front, story
+from qalib.report.inputs import CardInputs
 from qalib.utils.files import read_json, write_json, write_text
-from qalib.utils.paths import TEMPLATES
 
 HOSTILE = '<script>x()</script><img src=x onerror=x()>[a](javascript:x())![b](https://example.org/b.png)"]|`'
 
@@ -20,9 +21,13 @@ def report(tmp_path):
     """The kept report, with a number for whatever the card asks for today."""
     out = shutil.copytree(ROOT / "reports" / "bundled-dev-v1.1", tmp_path / "r")
     kept = read_json(out / "results.json")["numbers"]
-    asked = set(re.findall(r"\bn\.(\w+)", (TEMPLATES / "card.md.j2").read_text()))
-    for name in sorted(asked - {number["name"] for number in kept}):
-        kept.append({"name": name, "value": None, "unit": "1", "definition": "d", "source": "s", "note": "not here"})
+    for field in fields(CardInputs):
+        if field.name not in {number["name"] for number in kept}:
+            about = {"source": "s", "note": "not here"} | field.metadata
+            kept.append(
+                {name: about[name] for name in ("unit", "definition", "source", "note")}
+                | {"name": field.name, "value": None}
+            )
     write_json(out / "results.json", {"numbers": kept})
     return out
 

@@ -39,6 +39,14 @@ def test_no_value_needs_a_reason(tmp_path):
         Results(tmp_path, "01").number("x", None, "1", "d")
 
 
+def test_an_input_of_the_card_has_its_definition_from_the_schema(tmp_path):
+    kept = Results(tmp_path, "01")
+    kept.number("questions", 8)
+    assert results.read(tmp_path)["questions"].definition == "questions evaluated"
+    with pytest.raises(ValueError, match="'odd': needs a unit and a definition"):
+        kept.number("odd", 1)
+
+
 def test_what_must_not_be_shown_is_not_kept(tmp_path):
     kept = Results(tmp_path, "01")
     assert kept.withheld_if("") is kept

@@ -103,7 +103,7 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
             movement.START == (1, 0.1) and inspect.signature(movement.two_weights).parameters["rate"].default == 0.25),
         "1/2 · 0.4² = 0.08 and without *b* 1/2 · 0.6² = 0.18, so that *b* is the one to keep. Movement knew at the "
         "first step": lambda m: two_weights(),
-        "many thousands of windows": lambda m: description.meta_fields(m)["windows_seen"] > 1e4,
+        "many thousands of windows": lambda m: description.training_record(m).windows_seen > 1e4,
     },
     "05_heads": {"two thirds of a layer's weights, before pruning, are those of the FFN": lambda m: of_ffn(m) == 2 / 3},
     "06_distillation": {
@@ -116,7 +116,7 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
     "07_model_card": {
         "differ by five parts in a hundred": lambda m: round(100 * (2**20 / 1e6 - 1)) == 5,
         '"90.6K train samples"': lambda m: STATED["train samples"] == "90.6K",
-        "SQuAD v1.1 has 87,599 of them": lambda m: description.meta_fields(m)["train_questions"] == 87599,
+        "SQuAD v1.1 has 87,599 of them": lambda m: description.training_record(m).train_questions == 87599,
         '"1.12x faster"': lambda m: STATED["speedup"] == "1.12",
     },
     "08_prune_it_yourself": {
