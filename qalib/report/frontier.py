@@ -4,7 +4,7 @@ import pandas as pd
 
 from qalib.model import description
 from qalib.model.checkpoint import Checkpoint
-from qalib.report.plots.training import OWN, read_runs
+from qalib.pruning.history import OWN, read_runs
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS, PUBLISHED_SPEEDS
 from qalib.utils.quantity import Number
 

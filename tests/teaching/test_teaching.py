@@ -12,10 +12,21 @@ from qalib import runtimes, sparsity
 from qalib.benchmark import latency, profile
 from qalib.model import bert
 from qalib.model.blocks import Block
-from qalib.pruning import magnitude, minimal
+from qalib.pruning import magnitude
 from qalib.pruning.magnitude import magnitude_mask
 from qalib.teaching.exercises import capstone
-from qalib.teaching.lessons import boards, distillation, heads, masks, model_card, movement, sliders, speed, weights
+from qalib.teaching.lessons import (
+    boards,
+    distillation,
+    heads,
+    masks,
+    minimal,
+    model_card,
+    movement,
+    sliders,
+    speed,
+    weights,
+)
 from qalib.utils.errors import InputError
 
 BLOCK: Block = (8, 8)

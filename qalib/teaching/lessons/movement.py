@@ -25,12 +25,12 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, answer_loss
-from qalib.pruning.minimal import MinimalRun
 from qalib.pruning.pruner import Pruner
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
 from qalib.teaching.lessons import distillation, masks
 from qalib.teaching.lessons.boards import LINES, Board, board, large
+from qalib.teaching.lessons.minimal import MinimalRun
 
 START, BEST = (1.0, 0.1), (0.4, 0.6)
 

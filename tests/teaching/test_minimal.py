@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from qalib import sparsity
-from qalib.pruning import minimal
 from qalib.report import plots
+from qalib.teaching.lessons import minimal
 
 
 def test_a_minimal_run_prunes_further_and_leaves_the_model_alone(sparse, asked):
