@@ -24,7 +24,7 @@ def of_sparsity(loaded: "Checkpoint", summary: "Summary", tables: dict[str, "pd.
     work = tables["multiply_adds"].set_index("part")
     work.loc["in all"] = work.sum()
     block = "x".join(map(str, loaded.block))
-    misfits = {} if summary.block_misfits == "none" else {f"not in blocks of {block}": summary.block_misfits}
+    misfits = {f"not in blocks of {block}": summary.block_misfits} if summary.block_misfits else {}
     return {
         "": _identity(loaded) | {"pruned in": summary.granularity} | misfits,
         "weights and parameters": {
