@@ -34,7 +34,11 @@ report: install  ## run the notebooks, write reports/MODEL-DATA (MODEL=bundled D
 test: install  ## lint and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+coverage: install  ## test, and show the lines of the package that no test ran
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
 
 OLDER := QALIB_INSTRUCTIONS=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 older: install  ## run the kernels' tests and the main job as on a processor without AVX-512
@@ -89,6 +93,6 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 	$(BIN)/python -m qalib.site site
 
 clean:  ## remove .venv and what tools leave behind
-	rm -rf .venv .venv-deepsparse build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-deepsparse build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
-.PHONY: help install report test older peers deepsparse gpu reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test coverage older peers deepsparse gpu reliability sanitize lab exercises live docs site clean

@@ -4,13 +4,10 @@ import ast
 import importlib
 import re
 import tomllib
-from graphlib import TopologicalSorter
 
 import nbformat
 import pytest
 from conftest import ROOT
-
-import qalib
 
 NOTEBOOKS = sorted(
     path for path in (ROOT / "notebooks").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in path.parts
@@ -84,67 +81,9 @@ def test_the_glossary_names_code_and_notebooks_that_exist():
         assert all((ROOT / "notebooks" / link).exists() for link in met), term
 
 
-# The layers of the package from the ground up; imports go down only. The README shows them as its map.
-LAYERS = (
-    {"utils": "errors, files, paths, the machine, processes that share work, quantities with units"},
-    {"model": "loading and saving checkpoints, and the BERT made from them"},
-    {
-        "runtimes": "checkpoint -> faster module: registry, dense, compact, cpu/, gpu/, peers/, and export/ to ONNX",
-        "sparsity": "what pruning left: blocks, heads, neurons, parameters, bytes, multiply-adds",
-    },
-    {"qa": "question sets, windows, answers, exact match and F1"},
-    {"pruning": "movement, magnitude and one-shot pruning, and the runs around them"},
-    {"benchmark": "latency side by side, over sweeps, and part by part"},
-    {"report": "measurements -> tables, figures, card and pages"},
-    {
-        "teaching": "the course: lessons, and exercises that check themselves",
-        "site": "notebooks, course, report, live page and API reference as a website",
-        "cli": "commands, options, errors",
-    },
-)
-
-
-def imported_packages(path):
-    homes = {name: module for module, offered in qalib._PUBLIC.items() for name in offered}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "qalib":
-            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-            yield from (homes.get(name, name).split(".")[0] for name in names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("qalib."))
-
-
-def test_no_import_goes_up():
-    layer = {package: number for number, packages in enumerate(LAYERS) for package in packages}
-    root = ROOT / "qalib"
-    top = {path.stem for path in root.iterdir() if path.name != "__pycache__"}
-    assert top == layer.keys() | {"__init__", "__main__"} and len(top) <= 13 and len(LAYERS) <= 8
-    for path in root.rglob("*.py"):
-        package = path.relative_to(root).parts[0].removesuffix(".py")
-        if package.startswith("__"):
-            continue
-        for other in imported_packages(path):
-            if other != package:
-                assert layer[other] < layer[package], f"{path} imports {other}"
-
-
-def test_no_circle_within_a_package():
-    for package in (path for path in (ROOT / "qalib").rglob("*") if (path / "__init__.py").exists()):
-        name = ".".join(package.relative_to(ROOT).parts)
-        uses = {}
-        for path in package.glob("[!_]*.py"):
-            names = set()
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and node.module == name:
-                    names |= {alias.name for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(name + "."):
-                    names.add(node.module.removeprefix(name + ".").split(".")[0])
-            uses[path.stem] = names
-        list(TopologicalSorter(uses).static_order())  # raises CycleError
-
-
-def test_the_map_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    width = max(len(package) for packages in LAYERS for package in packages) + 2
-    lines = [f"{package:{width}}{what}" for packages in reversed(LAYERS) for package, what in packages.items()]
-    assert "\n".join(lines) in readme, "\n".join(lines)
+def test_the_map_in_the_readme_is_the_one_that_imports_are_held_to():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    names = [name.strip() for layer in contract["layers"] for name in layer.split("|")]
+    block = (ROOT / "README.md").read_text().split("## The package\n")[1].split("```")[1]
+    assert [line.split()[0] for line in block.strip().splitlines()] == names
+    assert contract["exhaustive"] and len(contract["layers"]) <= 8 and len(names) <= 11

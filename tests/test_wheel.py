@@ -64,6 +64,7 @@ def test_the_wheel_holds_notebooks_and_model_and_nothing_built_by_hand(wheel):
     for folder in (NOTEBOOKS, BUNDLED):
         kept = [path for path in folder.rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts]
         assert {f"qalib/repository/{path.relative_to(ROOT).as_posix()}" for path in kept} <= set(names)
+    assert "qalib/py.typed" in names
     assert not [name for name in names if name.endswith((".so", ".pyc")) or "/." in name]
     assert {name.split("/")[0] for name in names} == {"qalib", "qalib-0.1.0.dist-info"}
 
