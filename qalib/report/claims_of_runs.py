@@ -63,13 +63,14 @@ def _speedup(evidence: Evidence) -> CheckResult:
     best = runtimes.best(device)
     asked = evidence.data.first(evidence.timed_questions)
     times = _times(evidence, asked, best)
+    where = "" if device == "cuda" else "measured on a CPU: "
     return CheckResult(
         ours=float(times.speedup[f"{best}, card"]),
         definition="whole evaluation loop, batch 16, 384 tokens, fp32: dense, zeros multiplied / "
         f"{best}, same run; median of 3, {asked.description}, {device}",
         verdict=None if device == "cuda" else NEEDS_GPU,
-        explanation=f"cutting out heads and neurons alone gives {times.speedup['compact, card']:.2f}x; in batches of "
-        f"similar length without needless padding, for dense too, {best} gives "
+        explanation=f"{where}cutting out heads and neurons alone gives {times.speedup['compact, card']:.2f}x; in "
+        f"batches of similar length without needless padding, for dense too, {best} gives "
         f"{times.speedup[f'{best}, ours']:.2f}x over dense; the card's "
         "figure is from one run on a GPU, with a runtime of its own",
     )

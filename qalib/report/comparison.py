@@ -23,6 +23,7 @@ from qalib.utils.files import write_json, write_text
 
 NUMBERS = ("linear_density_percent", "heads_left", "file_bytes", "exact_match", "f1", "block_sparse_speedup",
            "compact_speedup", "memory_share")  # fmt: skip
+NOTHING_TO_DRAW = "no model has an F1 or a speedup yet"
 
 
 def run(models: Sequence[str], data: str = "sample", out: Path | str | None = None, **how: Any) -> Path:
@@ -92,14 +93,16 @@ def _write(out: Path, rows: pd.DataFrame, models: list[str], scope: str) -> str 
     """Write the comparison so far; returns why there is no figure, or None."""
     kept = Results(out, "qalib report")
     kept.table("comparison", rows)
-    not_drawn = None
+    not_drawn = picture = None
     try:
-        kept.figure("comparison", plots.published.comparison(rows, scope))
+        if (drawn := plots.published.comparison(rows, scope)) is not None:
+            picture = kept.figure("comparison", drawn)
     except Exception as error:  # hours of work must not be lost over a picture
         not_drawn = _said(error)
+    if picture is None:
         (out / "figures" / "comparison.svg").unlink(missing_ok=True)
     about = {"models": models, "data": scope, "machine": machine.specs(), "versions": machine.versions(),
              "finished": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-    write_text(out / "index.html", pages.comparison(rows, about, not_drawn))
+    write_text(out / "index.html", pages.comparison(rows, about, not_drawn or (None if picture else NOTHING_TO_DRAW)))
     write_json(out / "manifest.json", about)
     return not_drawn

@@ -39,6 +39,7 @@ def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
         title=f"Report on {manifest['model']['name']}",
         manifest=manifest,
         numbers=numbers,
+        topics=story.by_topic(numbers),
         scope=card.describe_scope(numbers),
         comparable=card.is_all_of_dev(numbers),
         stated_scope=card.describe_stated_scope(numbers),

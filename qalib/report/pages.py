@@ -69,9 +69,10 @@ class _Exporter(HTMLExporter):
 def comparison(table: pd.DataFrame, about: dict[str, Any], not_drawn: str | None = None) -> str:
     """The page of a comparison (`comparison.table`); `about` is its manifest, `not_drawn` why it has no figure."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return render(
-        "comparison.html.j2", title=f"{len(rows)} models compared", rows=rows, about=about, not_drawn=not_drawn
-    )
+    reported = sum(row["report"] is not None for row in rows)
+    counts = {"reported": reported, "failed": len(rows) - reported}
+    title = f"{len(rows)} models compared"
+    return render("comparison.html.j2", title=title, rows=rows, about=about, not_drawn=not_drawn, **counts)
 
 
 def render(template: str, **values: Any) -> str:
@@ -79,7 +80,7 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True
     )
-    environment.filters |= {"show": card.show, "plain_number": plain_number}
+    environment.filters |= {"show": card.show, "plain_number": plain_number, "words": quantity.words}
     return environment.get_template(template).render(**values)
 
 

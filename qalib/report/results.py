@@ -13,6 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qalib.report import tables
 from qalib.report.inputs import CardInputs
 from qalib.report.plots.style import STYLE
 from qalib.utils.errors import InputError
@@ -31,15 +32,14 @@ class Picture:
 
 
 class Table(pd.DataFrame):
-    """A table that a notebook shows with full texts and numbers to four significant digits."""
+    """A table that a notebook shows as `tables.html_table` does."""
 
     @property
     def _constructor(self) -> type["Table"]:
         return Table  # so that parts of it are Tables too
 
-    def _repr_html_(self) -> str | None:
-        with pd.option_context("display.max_colwidth", None, "display.float_format", "{:,.4g}".format):
-            return super()._repr_html_()
+    def _repr_html_(self) -> str:
+        return tables.html_table(self)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Results:
     def __init__(self, out: Path | str, source: str) -> None:
         self.out = Path(out)
         self.source = source
+        tables.style_notebook()
         self._numbers = {n.name: n for n in read(self.out, missing_ok=True).values() if n.source != source}
 
     def number(self, name: str, value: Value, unit: str = "", definition: str = "", note: str = "") -> Value:

@@ -3,7 +3,10 @@
 A step is a notebook; figures and tables go by the names it gives them (`Results.figure`, `.table`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from qalib.utils.quantity import Number
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,20 @@ SECTIONS = {
 }
 CAPTIONS = {name: caption for step in SECTIONS.values() for name, caption in step.figures.items()}
 SOURCES = {name: notebook for notebook, step in SECTIONS.items() for name in step.figures}
+TOPICS = {
+    "01_load_model": "The model and its training",
+    "02_sparsity_analysis": "What is left of the model",
+    "03_squad_evaluation": "How well it answers",
+    "04_runtime_benchmark": "How fast it is",
+    "07_card_audit": "A published card's claims",
+}
+MACHINE = "The machine and its software"
+
+
+def by_topic(numbers: Mapping[str, Number]) -> dict[str, list[Number]]:
+    """A report's numbers by topic, in the order of the notebooks that they come from."""
+    topics: dict[str, list[Number]] = {}
+    for number in sorted(numbers.values(), key=lambda number: number.source):
+        of_machine = number.name.startswith(("machine_", "version_"))
+        topics.setdefault(MACHINE if of_machine else TOPICS.get(number.source, number.source), []).append(number)
+    return topics

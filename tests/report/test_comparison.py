@@ -57,7 +57,8 @@ def test_failures_do_not_stop_the_others(compare, tmp_path):
     assert table.f1.tolist()[:2] == [50.0, 50.0] and table.exact_match.isna().all()
     assert table.note[0] == "not measured here" and "ValueError: of no use" in table.note[3]
     page = (out / "index.html").read_text()
-    assert page.count("<b>failed</b>") == 2 and 'href="one/index.html"' in page and "31.70" in page
+    assert page.count("<b>failed</b>: ") == 2 and "ValueError: of no use" in page and "2 of 4 models, 2 failed" in page
+    assert 'href="one/index.html"' in page and "31.70" in page
     assert (out / "figures" / "comparison.svg").exists() and len(read_json(out / "manifest.json")["models"]) == 4
 
 
@@ -68,11 +69,15 @@ def test_a_twin_without_scores_may_come_first(compare, tmp_path):
     assert (tmp_path / "out" / "figures" / "comparison.svg").exists()
 
 
-def test_a_column_without_any_value_is_no_reason_for_no_figure(compare, tmp_path):
+def test_a_panel_without_any_value_is_left_out(compare, tmp_path):
     compare("twin")  # as on a GPU, where no model has the speeds of the CPU's runtimes
     table = pd.read_csv(tmp_path / "out" / "tables" / "comparison.csv")
     assert table[list(UNKNOWN)].isna().all(None)
-    assert (tmp_path / "out" / "figures" / "comparison.svg").exists()
+    assert not (tmp_path / "out" / "figures" / "comparison.svg").exists()
+    assert "<b>No figure</b>: no model has an F1 or a speedup yet" in (tmp_path / "out" / "index.html").read_text()
+    speeds = table.assign(block_sparse_speedup=2.0, report="one")
+    (panel,) = comparison.plots.published.comparison(speeds, "all of it").axes
+    assert panel.get_title(loc="left") == "Speedup over the fastest dense run"
 
 
 def test_a_report_without_numbers_is_a_failure_of_its_model_only(compare, tmp_path):

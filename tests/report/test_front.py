@@ -115,6 +115,15 @@ def test_each_figure_stands_there_once_with_what_to_see_and_where_it_comes_from(
             )
 
 
+def test_every_number_stands_once_under_its_topic(report):
+    numbers = {number["name"] for number in read_json(report / "results.json")["numbers"]}
+    part = front.index(report).split('<h2 id="numbers">')[1]
+    assert sorted(re.findall(r'<tr id="(\w+)">', part)) == sorted(numbers)
+    topics = dict(re.findall(r"<details>\n<summary>(.*?) <span.*?>(\d+)</span>", part))
+    assert {"What is left of the model", "How well it answers", story.MACHINE} <= topics.keys()
+    assert sum(map(int, topics.values())) == len(numbers) and "<details open" not in part
+
+
 def test_hostile_text_in_a_card_is_text(report):
     numbers = read_json(report / "results.json")["numbers"]
     for number in numbers:

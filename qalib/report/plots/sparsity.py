@@ -12,6 +12,17 @@ from torch import Tensor
 from qalib.model.bert import LINEAR_LAYERS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank, styled
 
+CHART_HEAD = """
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root { color-scheme: light dark; }
+body { margin: 8px; max-width: 900px; }
+@media (prefers-color-scheme: dark) {
+  body { background: #16181b; }
+  canvas, svg { filter: invert(.9) hue-rotate(180deg); }
+  #vg-tooltip-element { background: #22252a; color: #e6e6e6; }
+}
+</style>"""
 SHADES = LinearSegmentedColormap.from_list("shades", ["#EEEEEE", INK])
 
 
@@ -141,8 +152,9 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
         image=[_picture(shares[m.layer, m.kind]) for m in matrices.itertuples()],
     )
     chart = (
-        altair.Chart(rows, title="Density of every encoder matrix: point at one to see what is left of it")
-        .mark_bar(size=9)
+        altair.Chart(rows, title=altair.Title("Density of every encoder matrix", anchor="start",
+                                              subtitle="Point at one to see what is left of it."))
+        .mark_bar()
         .encode(
             x=altair.X("layer:O", title="layer"),
             xOffset=altair.XOffset("kind:N", sort=list(LINEAR_LAYERS)),
@@ -151,9 +163,11 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
                                scale=altair.Scale(range=[BLUE, "#56B4E9", GREEN, "#F0E442", ORANGE, PURPLE])),
             tooltip=["matrix", "kept", altair.Tooltip("density:Q", format=".1%"), "image"],
         )
-        .properties(width=max(420, 58 * (matrices.layer.max() + 1)), height=300)
+        .properties(width="container", height=300)
+        .configure(background="transparent")
+        .configure_legend(orient="bottom", columns=3)
     )  # fmt: skip
-    return chart.to_html(inline=True, fullhtml=True)
+    return chart.to_html(inline=True, fullhtml=True).replace("<head>", f"<head>{CHART_HEAD}", 1)
 
 
 def of_sparsity(tables: dict[str, pd.DataFrame], shares: dict[tuple[int, str], Tensor]) -> dict[str, Figure]:
