@@ -1,83 +1,135 @@
 """Calibration of one-shot pruning: what goes in and out of the encoder's matrices over some windows, and what the loss
 makes of it.
 
-A matrix is known by its name (`bert.Matrix.name`). Padding counts for nothing. Under autocast the models compute in its
-type; moments are in float32 all the same.
+A matrix is known by its name (`bert.Matrix.name`). Padding counts for nothing. Models compute in a type that may be
+lower; moments are in float64, as some inputs are a thousand times as large as others.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.model import bert
 from qalib.pruning.losses import MODEL_INPUTS, Batch, span_logits
 
-SHARED_INPUT = {"key": "query", "value": "query"}  # kinds of matrices that read what another reads
+SUBLAYERS = (("query", "key", "value"), ("attention output",), ("FFN in",), ("FFN out",))  # those that read the same
 RESIDUAL = {"attention output": "query", "FFN out": "FFN in"}  # added to their outputs: the input of the other
-
 SPLIT = 768  # columns from which half of a symmetric product is worth being left out
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of a matrix's inputs x and target outputs t over all tokens, the means taken off.
+    """Moments of a sublayer's inputs x in a pruned model and of a reference y in the dense one over all tokens.
 
-    `products` is the covariance of x, shape `(columns, columns)`, `targets` E[t xᵀ], shape `(rows, columns)`: in
-    float64, as some inputs are a thousand times as large as others.
+    `products` is the covariance of x, shape `(columns, columns)`, `cross` that of y and x. The reference is what the
+    dense sublayer reads or, where a residual is added to its outputs, the dense sum less the pruned model's residual,
+    so that the sublayer makes up for that, too (Park et al. 2023, arXiv 2308.03449, section 3.4).
     """
 
     products: Tensor
-    targets: Tensor
-    input_mean: Tensor
-    target_mean: Tensor
+    cross: Tensor
+    mean: Tensor
+    reference_mean: Tensor
 
 
-@torch.no_grad()
-def moments(model: nn.Module, dense: nn.Module, batches: Iterable[Batch]) -> dict[str, Moments]:
-    """The moments of each matrix, with the inputs that a pruned `model` has and the outputs that the `dense` one has.
+class Calibration:
+    """Windows on their way through the encoders of a pruned and a dense model, one layer after the other.
 
-    Where a residual is added to the outputs, the target makes up for that, too: it is the dense sum, less the pruned
-    model's residual (Park et al. 2023, arXiv 2308.03449, section 3.4).
+    The states that go into the present layer are kept, so that a layer can be changed before the next is reached.
     """
-    originals = bert.matrices(dense)
-    names = {(m.layer, m.kind): m.name for m in originals}
-    sums: dict[tuple[str, str], Tensor] = {}
-    tokens = 0
-    for batch in batches:
-        real = batch["attention_mask"].bool()
-        pruned_pass, dense_pass = (_pass(one, batch, real) for one in (model, dense))
-        tokens += int(real.sum())
-        for (layer, kind), name in names.items():
-            if kind in SHARED_INPUT:
-                continue
-            x, reference = pruned_pass[name][0], dense_pass[name][0]  # elsewhere the target is its product
-            if kind in RESIDUAL:
-                other = names[layer, RESIDUAL[kind]]
-                reference = dense_pass[name][1] + dense_pass[other][0] - pruned_pass[other][0]
-            with torch.autocast(x.device.type, enabled=False):
-                terms = {
-                    "products": _products(x),
-                    "cross": reference.T @ x,
-                    "x": x.sum(0),
-                    "reference": reference.sum(0),
-                }
+
+    def __init__(self, dense: BertForQuestionAnswering, batches: Iterable[Batch], dtype: str = "fp32"):
+        """Start at the first layer, whose inputs are the same in both; `dtype` is what models compute in."""
+        self._real, self._rest, first = [], [], []
+        self._lowered = {"dtype": torch.bfloat16, "enabled": dtype == "bf16"}
+        for batch in batches:
+            self._real.append(batch["attention_mask"].bool())
+            with self._autocast(), _stopped(bert.layers(dense)[0]) as calls:
+                span_logits(dense, **{name: batch[name] for name in MODEL_INPUTS})
+            (hidden, *rest), named = calls[0]
+            first.append(hidden)
+            self._rest.append((rest, named))
+        self._pruned, self._dense = first, list(first)
+
+    @torch.no_grad()
+    def moments(self, layer: BertLayer, original: BertLayer, kind: str) -> Moments:
+        """The moments of a sublayer of the present layer, by the kind of its first matrix."""
+        sums: dict[str, Tensor] = {}
+        for number, real in enumerate(self._real):
+            pruned, dense = (
+                self._inputs(layer, self._pruned, number, kind),
+                self._inputs(original, self._dense, number, kind),
+            )
+            x, reference = pruned[kind], dense[kind]
+            if residual := RESIDUAL.get(kind):
+                with self._autocast():
+                    outputs = original.get_submodule(bert.LINEAR_LAYERS[kind])(reference)
+                reference = outputs.float() + dense[residual].float() - pruned[residual].float()
+            x, reference = x[real].float(), reference[real].float()
+            terms = {"products": _products(x), "cross": reference.T @ x, "x": x.sum(0), "reference": reference.sum(0)}
             for term, value in terms.items():
-                sums[name, term] = sums.get((name, term), 0) + value.double()
-    result = {}
-    for matrix in originals:
-        source = names[matrix.layer, SHARED_INPUT.get(matrix.kind, matrix.kind)]
-        mean, target_mean = sums[source, "x"] / tokens, sums[source, "reference"] / tokens
-        targets = sums[source, "cross"] / tokens - torch.outer(target_mean, mean)
-        if matrix.kind not in RESIDUAL:
-            weight = matrix.linear.weight.double()
-            targets, target_mean = weight @ targets, weight @ target_mean + matrix.linear.bias
-        products = sums[source, "products"] / tokens - torch.outer(mean, mean)
-        result[matrix.name] = Moments(products, targets, mean, target_mean)
-    return result
+                sums[term] = sums.get(term, 0) + value.double()
+        tokens = sum(int(real.sum()) for real in self._real)
+        products, cross, mean, reference_mean = (total / tokens for total in sums.values())
+        return Moments(
+            products - torch.outer(mean, mean), cross - torch.outer(reference_mean, mean), mean, reference_mean
+        )
+
+    @torch.no_grad()
+    def advance(self, layer: BertLayer, original: BertLayer) -> None:
+        """Go on to the next layer, through the present one of each model."""
+        for one, states in ((layer, self._pruned), (original, self._dense)):
+            for number, (rest, named) in enumerate(self._rest):
+                with self._autocast():
+                    states[number] = one(states[number], *rest, **named)
+
+    def _inputs(self, layer: BertLayer, states: list[Tensor], number: int, kind: str) -> dict[str, Tensor]:
+        """What a sublayer and those before it in the present layer read, by kind."""
+        inputs = {"query": states[number]}
+        if kind == "query":
+            return inputs
+        kinds = [kinds[0] for kinds in SUBLAYERS[1:]]
+        matrices = {k: layer.get_submodule(bert.LINEAR_LAYERS[k]) for k in kinds[: kinds.index(kind) + 1]}
+        rest, named = self._rest[number]
+        *before, last = matrices.values()
+        with self._autocast(), _stopped(last, before) as calls:
+            layer(states[number], *rest, **named)
+        return inputs | {k: arguments[0] for k, (arguments, _) in zip(matrices, calls, strict=True)}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._real[-1].device.type, **self._lowered)
+
+
+class _Reached(Exception):
+    """A pass has come as far as it should."""
+
+
+@contextmanager
+def _stopped(last: nn.Module, before: Iterable[nn.Module] = ()) -> Iterator[list[tuple[tuple, dict[str, Any]]]]:
+    """Arguments of modules in the pass within, in the order of their calls; it ends before the last is computed."""
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+
+    def keep(module: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
+        calls.append((arguments, named))
+        if module is last:
+            raise _Reached
+
+    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in (*before, last)]
+    try:
+        with torch.no_grad():
+            yield calls
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _products(x: Tensor) -> Tensor:
@@ -103,7 +155,7 @@ def curvature(model: nn.Module, batches: Iterable[Batch], seed: int = 0) -> dict
             answers = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0].to(
                 logits.device
             )
-            names, outputs = zip(*((name, output) for name, (_, output) in record.items()), strict=True)
+            names, outputs = zip(*record.items(), strict=True)
             loss = functional.cross_entropy(logits, answers, reduction="sum")
             gradients = torch.autograd.grad(loss, outputs)
         tokens += int(real.sum())
@@ -113,12 +165,12 @@ def curvature(model: nn.Module, batches: Iterable[Batch], seed: int = 0) -> dict
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """The inputs and outputs of each matrix in the last call of the model, by name."""
-    record: dict[str, tuple[Tensor, Tensor]] = {}
+def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """The outputs of each matrix in the last call of the model, by name."""
+    record: dict[str, Tensor] = {}
 
     def keep(name: str):
-        return lambda module, given, output: record.update({name: (given[0], output)})
+        return lambda module, arguments, output: record.update({name: output})
 
     handles = [m.linear.register_forward_hook(keep(m.name)) for m in bert.matrices(model)]
     try:
@@ -126,9 +178,3 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _pass(model: nn.Module, batch: Batch, real: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    with _recorded(model) as record:
-        span_logits(model, **{name: batch[name] for name in MODEL_INPUTS})
-    return {name: (given[real].float(), output[real].float()) for name, (given, output) in record.items()}

@@ -1,8 +1,8 @@
 """One-shot pruning: a run of optimal brain surgery in rounds on a few thousand windows, without a gradient step.
 
-Each round gathers what goes in and out of the model as pruned so far, removes what costs the loss least, over all
-matrices at once, and refits what stays to the dense model's outputs (see `surgery`). Kept blocks are those that are not
-zero, so a round needs nothing but the model of the round before, which is its checkpoint.
+Each round removes what costs the loss least, over all matrices at once, refits what stays to the dense model's outputs,
+sublayer by sublayer, and finds what the rest would cost (see `surgery`). A round needs the model and the costs of the
+round before, which are its checkpoint.
 """
 
 import time
@@ -30,7 +30,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import write_text
 
 TOKENS = 2048  # in a batch: what BERT-base then holds, its gradients included, is below 4 GB
-WEIGHTS = "model.pt"  # in a checkpoint
+STATE = "model.pt"  # in a checkpoint
 
 
 def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
@@ -89,28 +89,36 @@ def _rounds(
     """Prune the second of two models, in place, to do as the first; returns the seconds that it took in all."""
     dense, model = models
     device = next(dense.parameters()).device.type
-    lowered = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
     last = folder.last_checkpoint() if config.resume else None
-    done, seconds = 0, 0.0
+    done, seconds, prices = 0, 0.0, None
     if last:
-        state = torch.load(last / WEIGHTS, weights_only=True)
+        state = torch.load(last / STATE, weights_only=True)
         model.load_state_dict(state["model"])
-        done, seconds = state["round"], state["seconds"]
+        done, seconds, prices = state["round"], state["seconds"], state["costs"]
     folder.truncate_log(done)
     begun = time.monotonic() - seconds
     at_first = surgery.kept_share(dense)
+    targets = [at_first - (at_first - config.density) * number / config.rounds for number in range(config.rounds + 1)]
     progress.begin(done / config.rounds)
-    progress.say("the curvature of the loss")
-    with lowered:
-        curvature = calibration.curvature(dense, _batches(data, device), config.seed)
+    if done < config.rounds:
+        progress.say("the curvature of the loss")
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
+            curvature = calibration.curvature(dense, _batches(data, device), config.seed)
+
+    def fitted(kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        return surgery.refit(model, dense, calibration.Calibration(dense, _batches(data, device), dtype), kept)
+
+    def priced(products: dict[str, Tensor], density: float) -> dict[str, Tensor]:
+        return surgery.costs(model, products, curvature, density, config.block, config.ffn)
+
     for number in range(done + 1, config.rounds + 1):
-        name = f"round {number} of {config.rounds}"
+        name, target = f"round {number} of {config.rounds}", targets[number]
         progress.doing(name)
-        with lowered:
-            moments = calibration.moments(model, dense, _batches(data, device))
-        target = at_first - (at_first - config.density) * number / config.rounds
-        kept = surgery.choose(model, moments, curvature, target, config.block, config.ffn)
-        surgery.refit(model, dense, moments, kept)
+        if prices is None:
+            everything = surgery.masks(model, config.block, config.ffn)
+            prices = priced(fitted(everything), target)
+        products = fitted(surgery.choose(model, prices, target, config.block, config.ffn))
+        prices = priced(products, targets[number + 1]) if number < config.rounds else {}
         progress.step(name, number / config.rounds, len(data), density=f"{surgery.kept_share(model):.3f}")
         seconds = time.monotonic() - begun
         folder.append_to_log(
@@ -128,7 +136,8 @@ def _rounds(
                 },
             }
         )
-        folder.save(number, WEIGHTS, {"model": model.state_dict(), "round": number, "seconds": seconds})
+        state = {"model": model.state_dict(), "round": number, "seconds": seconds, "costs": prices}
+        folder.save(number, STATE, state)
     return seconds
 
 

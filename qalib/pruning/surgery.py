@@ -24,7 +24,7 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model import bert, blocks
 from qalib.model.blocks import Block
-from qalib.pruning.calibration import Moments
+from qalib.pruning.calibration import RESIDUAL, SUBLAYERS, Calibration
 from qalib.pruning.movement import threshold_for_density
 from qalib.pruning.pruner import require_grid
 
@@ -67,7 +67,7 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
         _inverses(products, kept.repeat_interleave(width, 1), weight.dtype),
         blocks.split(weight, block).clone(),
     )
-    costs, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
+    result, left, identity = weight.new_full(kept.shape, math.inf), kept.clone(), torch.eye(width).to(weight)
     highest, row = weight.new_zeros(rows), torch.arange(rows, device=weight.device)
     within = torch.arange(width, device=weight.device)
     for _ in range(min(most or columns, int(kept.sum(1).max()))):
@@ -76,14 +76,14 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
         solved = torch.linalg.solve(diagonal, tiles, left=False)
         cheapest, column = (solved * tiles).sum((-1, -2)).masked_fill(~left, math.inf).min(1)
         highest = torch.maximum(torch.nextafter(highest, weight.new_tensor(math.inf)), cheapest)
-        costs[row, column] = torch.where(left[row, column], highest, costs[row, column])
+        result[row, column] = torch.where(left[row, column], highest, result[row, column])
         # Gaussian elimination; in a row that is empty already, all is zero.
         across = inverse.gather(1, (column[:, None] * width + within)[..., None].expand(-1, -1, columns * width))
         change = solved[row, column] @ across
         tiles -= change.view(rows, height, columns, width).transpose(1, 2)
         inverse.baddbmm_(across.transpose(1, 2), torch.linalg.solve(diagonal[row, column], across), alpha=-1)
         left[row, column] = False
-    return costs
+    return result
 
 
 def _inverses(products: Tensor, kept: Tensor, dtype: torch.dtype) -> Tensor:
@@ -100,20 +100,21 @@ def _inverses(products: Tensor, kept: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def choose(
+def costs(
     model: BertForQuestionAnswering,
-    moments: Mapping[str, Moments],
+    products: Mapping[str, Tensor],
     curvature: Mapping[str, Tensor],
     density: float,
     block: Block,
     ffn: str = "block",
 ) -> dict[str, Tensor]:
-    """Which blocks of each matrix to keep, at most a share `density` of all weights: bool, over its grid of `units`.
+    """What the blocks of each matrix add to the loss if they go, a weight: over its grid of `units`.
 
-    Those go that add least, a weight, to the loss: the rise of the outputs' squared error, each output's weighted by
-    its `curvature`. What is zero already stays so. With `ffn="hybrid"` neurons cost what FFN out loses.
+    The rise of the outputs' squared error, each output's weighted by its `curvature`; infinite for blocks that would
+    not go at a `density`, and -infinite for those that are zero. With `ffn="hybrid"` neurons cost what FFN out loses,
+    and FFN in has no costs of its own. `products` are the damped covariances of the inputs.
     """
-    grids, scores, sizes = units(model, block, ffn), {}, {}
+    grids, result = units(model, block, ffn), {}
     share = min(1.0, REACH * (1 - density / kept_share(model)))
     for matrix in bert.matrices(model):
         name, weight = matrix.name, matrix.linear.weight
@@ -121,15 +122,28 @@ def choose(
         neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
         if neurons and matrix.kind == "FFN in":
             continue
-        products = damped(moments[name].products)
-        most = math.ceil(share * kept.shape[1])
-        costs = removal_costs(curvature[name].sqrt()[:, None] * weight, products, kept, grids[name], most)
-        sizes[name] = (2 if neurons else 1) * math.prod(grids[name])
-        scores[name] = torch.where(kept, costs / sizes[name], -math.inf)
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    weights = torch.cat([torch.full_like(score, sizes[name]).flatten() for name, score in scores.items()])
+        weighted = curvature[name].sqrt()[:, None] * weight
+        rises = removal_costs(weighted, products[name], kept, grids[name], math.ceil(share * kept.shape[1]))
+        size = (2 if neurons else 1) * math.prod(grids[name])
+        result[name] = torch.where(kept, rises / size, -math.inf)
+    return result
+
+
+def choose(
+    model: BertForQuestionAnswering, prices: Mapping[str, Tensor], density: float, block: Block, ffn: str = "block"
+) -> dict[str, Tensor]:
+    """Which blocks of each matrix to keep, at most a share `density` of all weights: those with the highest `costs`.
+
+    Bool, over its grid of `units`.
+    """
+    grids = units(model, block, ffn)
+    sizes = {name: math.prod(grids[name]) for name in prices}
+    if ffn == "hybrid":
+        sizes |= {m.name: 2 * sizes[m.name] for m in bert.matrices(model) if m.kind == "FFN out"}
+    flat = torch.cat([price.flatten() for price in prices.values()])
+    weights = torch.cat([torch.full_like(price, sizes[name]).flatten() for name, price in prices.items()])
     threshold = threshold_for_density(flat, weights, density)
-    kept = {name: score > threshold for name, score in scores.items()}
+    kept = {name: price > threshold for name, price in prices.items()}
     for layer in range(model.config.num_hidden_layers) if ffn == "hybrid" else ():
         names = {m.kind: m.name for m in bert.matrices(model) if m.layer == layer}
         kept[names["FFN in"]] = kept[names["FFN out"]].T
@@ -140,6 +154,12 @@ def kept_share(model: BertForQuestionAnswering) -> float:
     """Weights that are not zero / all weights of the encoder matrices."""
     weights = [matrix.linear.weight for matrix in bert.matrices(model)]
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def masks(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Tensor]:
+    """Which blocks of each matrix are not zero: bool, over its grid of `units`."""
+    grids = units(model, block, ffn)
+    return {matrix.name: blocks.mask(matrix.linear.weight, grids[matrix.name]) for matrix in bert.matrices(model)}
 
 
 def units(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Block]:
@@ -160,18 +180,33 @@ def units(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> 
 def refit(
     model: BertForQuestionAnswering,
     dense: BertForQuestionAnswering,
-    moments: Mapping[str, Moments],
+    calibration: Calibration,
     kept: Mapping[str, Tensor],
-) -> None:
+) -> dict[str, Tensor]:
     """Set each matrix and its bias to the least-squares fit to its targets, in place, with only the kept blocks.
 
-    The damping pulls the weights to the dense model's.
+    From the first sublayer to the last, each with the inputs that it gets from those before: fitted all at once, each
+    would make up for errors that others have mended, and repeating it diverges. Targets are what the dense matrix makes
+    of its own inputs (see `calibration.Moments`). The damping pulls the weights to the dense model's. Returns the
+    damped covariances of the inputs, by the matrices' names.
     """
-    for matrix, original in zip(bert.matrices(model), bert.matrices(dense), strict=True):
-        name, linear, wanted = matrix.name, matrix.linear, moments[matrix.name]
-        ridge = damped(wanted.products) - wanted.products
-        targets = wanted.targets + original.linear.weight.double() @ ridge
-        height, width = (size // count for size, count in zip(targets.shape, kept[name].shape, strict=True))
-        weight = least_squares(targets, wanted.products + ridge, kept[name], (height, width))
-        linear.weight.copy_(weight)
-        linear.bias.copy_(wanted.target_mean - weight @ wanted.input_mean)
+    names = {(matrix.layer, matrix.kind): matrix.name for matrix in bert.matrices(model)}
+    products = {}
+    for number, (layer, original) in enumerate(zip(bert.layers(model), bert.layers(dense), strict=True)):
+        for kinds in SUBLAYERS:
+            moments = calibration.moments(layer, original, kinds[0])
+            with_ridge = damped(moments.products)
+            for kind in kinds:
+                name, path = names[number, kind], bert.LINEAR_LAYERS[kind]
+                linear, weight = layer.get_submodule(path), original.get_submodule(path).weight.double()
+                targets, target_mean = moments.cross, moments.reference_mean
+                if kind not in RESIDUAL:
+                    targets, target_mean = weight @ targets, weight @ target_mean + original.get_submodule(path).bias
+                targets = targets + weight @ (with_ridge - moments.products)
+                block = tuple(size // count for size, count in zip(weight.shape, kept[name].shape, strict=True))
+                fitted = least_squares(targets, with_ridge, kept[name], block)
+                linear.weight.copy_(fitted)
+                linear.bias.copy_(target_mean - fitted @ moments.mean)
+                products[name] = with_ridge
+        calibration.advance(layer, original)
+    return products

@@ -6,6 +6,7 @@ from test_run import log, prune
 
 from qalib.model import bert, blocks, checkpoint
 from qalib.pruning import calibration, one_shot, surgery
+from qalib.pruning.calibration import Calibration
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, teacher_logits
 from qalib.pruning.run_folder import RunFolder
@@ -42,12 +43,38 @@ def test_moments_are_those_of_all_tokens_but_padding(dense, batches):
             for row, mask in enumerate(batch["attention_mask"]):  # window by window, so without padding
                 dense.model(**{name: batch[name][row : row + 1, : int(mask.sum())] for name in MODEL_INPUTS})
     x, t = torch.cat(inputs).double(), torch.cat(outputs).double()
-    moments = calibration.moments(dense.copy().model, dense.model, batches)[matrix.name]
+    (layer, *_), (original, *_) = bert.layers(dense.copy().model), bert.layers(dense.model)
+    moments = calibration.Calibration(dense.model, batches).moments(layer, original, "attention output")
     torch.testing.assert_close(moments.products, torch.cov(x.T, correction=0), atol=1e-5, rtol=1e-3)
     expected = torch.cov(torch.cat([t, x], 1).T, correction=0)[: t.shape[1], t.shape[1] :]
-    torch.testing.assert_close(moments.targets, expected, atol=1e-5, rtol=1e-3)
-    torch.testing.assert_close(moments.input_mean, x.mean(0), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(moments.target_mean, t.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.cross, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moments.mean, x.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moments.reference_mean, t.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_a_layer_reads_what_the_layers_before_it_give(dense, batches):
+    """Also after these were changed: the second layer's inputs and residuals are those of whole passes."""
+    pruned = dense.copy()
+    layer, original = (bert.layers(one.model)[1] for one in (pruned, dense))
+    calibrated = calibration.Calibration(dense.model, batches)
+    bert.layers(pruned.model)[0].output.dense.weight.data *= 0.5
+    calibrated.advance(bert.layers(pruned.model)[0], bert.layers(dense.model)[0])
+    moments = calibrated.moments(layer, original, "FFN out")
+    reads, residuals, outputs = [], [], []
+    for one in (layer, original):
+        one.output.dense.register_forward_hook(lambda _, x, y: (reads.append(x[0]), outputs.append(y)) and None)
+        one.intermediate.dense.register_forward_hook(lambda _, x, y: residuals.append(x[0]) and None)
+    x, reference = [], []
+    for batch in batches:
+        reads.clear(), residuals.clear(), outputs.clear()
+        real = batch["attention_mask"].bool()
+        teacher_logits(pruned.model, batch), teacher_logits(dense.model, batch)
+        x.append(reads[0][real].double())
+        reference.append((outputs[1] + residuals[1] - residuals[0])[real].double())
+    x, reference = torch.cat(x), torch.cat(reference)
+    expected = torch.cov(torch.cat([reference, x], 1).T, correction=0)[: reference.shape[1], reference.shape[1] :]
+    torch.testing.assert_close(moments.cross, expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moments.reference_mean, reference.mean(0), atol=1e-5, rtol=1e-4)
 
 
 def test_products_in_three_parts_are_those_in_one(monkeypatch):
@@ -77,34 +104,50 @@ def test_curvature_is_the_square_of_what_the_loss_changes_by(dense, batches):
     assert found[5].item() == pytest.approx(squares / real, rel=0.05)
 
 
+def distance(model, dense, batches):
+    """Squared distance of the logits from the dense model's."""
+    return sum((teacher_logits(model, b) - teacher_logits(dense.model, b)).square().sum().item() for b in batches)
+
+
+def masked(dense, kept):
+    model = dense.copy().model
+    for matrix in bert.matrices(model):
+        matrix.linear.weight.data *= blocks.expand(kept[matrix.name], (4, 4))
+    return model
+
+
+def chosen(dense, batches, density, curvature=None):
+    model = dense.copy().model
+    products = surgery.refit(model, dense.model, Calibration(dense.model, batches), surgery.masks(model, (4, 4)))
+    curvature = curvature or calibration.curvature(dense.model, batches)
+    return surgery.choose(model, surgery.costs(model, products, curvature, density, (4, 4)), density, (4, 4))
+
+
 def test_a_refit_of_all_blocks_is_the_dense_model_and_one_of_some_is_nearer_to_it(dense, batches):
     model = dense.copy().model
-    moments = calibration.moments(model, dense.model, batches)
-    kept = {m.name: blocks.mask(m.linear.weight, (4, 4)) for m in bert.matrices(model)}
-    surgery.refit(model, dense.model, moments, kept)
+    surgery.refit(model, dense.model, Calibration(dense.model, batches), surgery.masks(model, (4, 4)))
     for new, old in zip(bert.matrices(model), bert.matrices(dense.model), strict=True):
         torch.testing.assert_close(new.linear.weight, old.linear.weight, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(new.linear.bias, old.linear.bias, atol=1e-3, rtol=1e-3)
+    kept, refitted = chosen(dense, batches, 0.5), dense.copy().model
+    surgery.refit(refitted, dense.model, Calibration(dense.model, batches), kept)
+    assert distance(refitted, dense, batches) < 0.7 * distance(masked(dense, kept), dense, batches)
 
-    curvature = calibration.curvature(dense.model, batches)
-    kept = surgery.choose(model, moments, curvature, 0.5, (4, 4))
-    refitted, masked = dense.copy().model, dense.copy().model
-    surgery.refit(refitted, dense.model, moments, kept)
-    for matrix in bert.matrices(masked):
-        matrix.linear.weight.data *= blocks.expand(kept[matrix.name], (4, 4))
-    distances = [
-        sum((teacher_logits(one, b) - teacher_logits(dense.model, b)).square().sum().item() for b in batches)
-        for one in (refitted, masked)
-    ]
-    assert distances[0] < 0.7 * distances[1]
+
+def test_refitting_again_does_no_harm(dense, batches):
+    """Sublayers that were fitted at once, each with what the others read before, drifted ever further away."""
+    kept, model, distances = chosen(dense, batches, 0.3), dense.copy().model, []
+    for _ in range(4):
+        surgery.refit(model, dense.model, Calibration(dense.model, batches), kept)
+        distances.append(distance(model, dense, batches))
+    assert max(distances) < 1.05 * distances[0]
 
 
 def test_what_does_not_matter_to_the_loss_goes_first(dense, batches):
-    moments = calibration.moments(dense.model, dense.model, batches)
     curvature = calibration.curvature(dense.model, batches)
     idle = bert.matrices(dense.model)[7].name
     curvature[idle] = curvature[idle] * 1e-9
-    kept = surgery.choose(dense.model, moments, curvature, 0.8, (4, 4))
+    kept = chosen(dense, batches, 0.8, curvature)
     assert not kept[idle].all() and kept[idle].float().mean() <= 1 / 3  # REACH times what goes
     assert min(k.float().mean() for name, k in kept.items() if name != idle) > kept[idle].float().mean()
 
@@ -133,9 +176,7 @@ def test_it_answers_more_like_the_dense_model_than_by_magnitude(settings, dense,
     for method in ("obs", "magnitude"):
         out = prune(settings, method=method, out=settings["out"] / method, epochs=0.01, weight_lr=1e-12)
         model = checkpoint.load(out).model
-        scores[method] = sum(
-            (teacher_logits(model, b) - teacher_logits(dense.model, b)).square().sum().item() for b in batches
-        )
+        scores[method] = distance(model, dense, batches)
     assert scores["obs"] < 0.5 * scores["magnitude"]
 
 
@@ -152,15 +193,15 @@ def test_zero_blocks_stay_zero_and_scores_are_written(settings, packed_folder, t
 
 def test_a_resumed_run_ends_as_one_that_went_through(settings, tmp_path, monkeypatch):
     whole = prune(settings)
-    moments, calls = calibration.moments, []
+    refit, calls = surgery.refit, []
 
-    def failing(*given):
-        calls.append(given)
-        if len(calls) == 3:
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
             raise KeyboardInterrupt
-        return moments(*given)
+        return refit(*arguments)
 
-    monkeypatch.setattr(calibration, "moments", failing)
+    monkeypatch.setattr(surgery, "refit", failing)
     with pytest.raises(KeyboardInterrupt):
         prune(settings, out=tmp_path / "again")
     folder = RunFolder(tmp_path / "again.run")
@@ -168,7 +209,7 @@ def test_a_resumed_run_ends_as_one_that_went_through(settings, tmp_path, monkeyp
     with pytest.raises(InputError, match="already holds a run"):
         prune(settings, out=tmp_path / "again")
     again = prune(settings, out=tmp_path / "again", resume=True)
-    assert len(calls) == 3 + 2  # rounds 3 and 4
+    assert len(calls) == 4 + 2  # one before the first round, and rounds 3 and 4
     for one, other in zip(*(bert.matrices(checkpoint.load(path).model) for path in (whole, again)), strict=True):
         torch.testing.assert_close(one.linear.weight, other.linear.weight)
     assert [line["step"] for line in log(again)] == [1, 2, 3, 4]
