@@ -5,6 +5,7 @@ import pandas as pd
 from qalib.model import description
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning.history import OWN, read_runs
+from qalib.report.plots.training import run_name
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS, PUBLISHED_SPEEDS
 from qalib.utils.quantity import Number
 
@@ -51,7 +52,7 @@ def before_pruning(rows: pd.DataFrame) -> pd.Series | None:
 
 def _run(run, dense: dict[str, object]) -> dict[str, object]:
     return (dense if run.density == 100 else {}) | {
-        "group": f"{RUN}: {run.method}, {run.windows / 1000:.0f}k windows",
+        "group": f"{RUN}: {run_name(run.method, run.windows)}",
         "linear_density_percent": run.density,
         "f1": run.f1,
         "source": f"runs/{run.run}.json",

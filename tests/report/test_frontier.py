@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from matplotlib.colors import to_rgb
 
+from qalib.pruning import history
 from qalib.report import frontier, plots
 from qalib.report.frontier import DENSE, RUN, THIS
 from qalib.utils.files import write_json
@@ -50,6 +52,20 @@ def test_without_a_dense_run_the_model_itself_stands_there_run_dense(sparse, tmp
                                              dense_bert_base_speedup=5.0, machine_cpu="Zen 4"))  # fmt: skip
     dense = frontier.before_pruning(rows)
     assert (dense.group, dense.f1, dense.speedup, dense.linear_density_percent) == (DENSE, 80, 5, 30)
+
+
+def test_a_run_has_the_same_mark_and_words_in_both_figures(sparse, tmp_path):
+    sparse = replace(sparse, folder=tmp_path, meta={"scores": {"model": {"f1": 80.0}}})
+    for count, method in enumerate(("movement", "keep", "magnitude", "movement", "obs"), 1):
+        meta = {"arguments": {"method": method}, "density": 0.3, "windows_seen": 1000 * count}
+        write_json(tmp_path / "runs" / f"{count}.json", RUN_META | meta)
+    rows = frontier.frontier(sparse, numbers(linear_density_percent=30.0, bert_base_speedup=20.0, machine_cpu="Zen 4"))
+    own = {part.get_label(): part for part in plots.published.frontier(rows).axes[0].collections}
+    lines = plots.training.runs(history.read_runs(tmp_path)).axes[0].lines
+    runs = {" ".join(line.get_label().split()): line for line in lines if line.get_marker() != "None"}
+    assert "movement, then trained further, 2k windows" in runs and len(runs) == 5
+    for name, line in runs.items():
+        assert to_rgb(line.get_color()) == pytest.approx(tuple(own[name].get_facecolor()[0][:3]))
 
 
 @pytest.mark.parametrize("meta", [{}, {"scores": "none"}, {"twin_of": "a model"}])

@@ -8,6 +8,7 @@ from matplotlib.ticker import NullFormatter
 
 from qalib.report.frontier import RUN, THIS, before_pruning
 from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, PURPLE, blank, styled
+from qalib.report.plots.training import run_looks
 from qalib.sparsity import Summary
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS
 
@@ -54,16 +55,19 @@ def frontier(rows: pd.DataFrame) -> Figure:
     here, dense, pruned = rows.group.str.startswith((THIS, RUN)), before_pruning(rows), rows[rows.group == THIS].iloc[0]
     marks = {group: mark for group, mark in zip(rows.group[~here].unique(), "os^v", strict=False)}
     looks = {group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()}
-    filled = zip(itertools.cycle("DsPXp"), itertools.cycle((GREEN, PURPLE, GREY, INK)), strict=False)  # 20 in all
-    for group, (mark, colour) in zip(rows.group[here & (rows.group != THIS)].unique(), filled, strict=False):
-        looks[group] = {"marker": mark, "facecolor": colour, "edgecolor": INK, "zorder": 3}
+    words = {group: group.removeprefix(f"{RUN}: ") for group in rows.group[here].unique()}
+    marked = run_looks(name for group, name in words.items() if group.startswith(RUN))
+    for group, name in words.items():
+        mark, colour = marked.get(name, ("^", GREEN))
+        looks[group] = {"marker": mark, "facecolor": colour, "edgecolor": INK, "zorder": 3, "s": 30}
     looks[THIS] = {"marker": "*", "facecolor": ORANGE, "edgecolor": INK, "s": 170, "zorder": 4}
     drawn = rows.group[rows.f1.notna()].unique()
     for axes, column in zip(panels, ("linear_density_percent", "speedup"), strict=True):
         for group, look in ((group, look) for group, look in looks.items() if group in drawn):
             part = rows[(rows.group == group) & rows[column].notna() & rows.f1.notna()]
             hardware = ", ".join(rows.hardware[rows.group == group].dropna().unique())
-            label = f"{group} ({hardware})" if hardware else group
+            name = words.get(group, group)
+            label = f"{name} ({hardware})" if hardware else name
             axes.scatter(part[column], part.f1, label=label, **({"s": 22, "linewidth": 0.8} | look))
             if group == THIS:
                 for x, y in zip(part[column], part.f1, strict=True):

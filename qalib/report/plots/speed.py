@@ -82,7 +82,10 @@ def fastest_of_each(rows: pd.DataFrame) -> Figure:
     first = best.iloc[0]
     axes.set(
         yticks=range(len(best)),
-        yticklabels=best.library + ": " + best.runtime + " " + best["dtype"],
+        yticklabels=[
+            f"{row.runtime} {dtype}" if row.runtime.startswith(row.library) else f"{row.library}: {row.runtime} {dtype}"
+            for row, dtype in zip(best.itertuples(), best["dtype"], strict=True)
+        ],
         xlabel=f"speedup over {first.best_baseline}, the fastest dense runtime of this run",
         xlim=(0, 1.35 * best.speedup_over_best.max()),
     )
