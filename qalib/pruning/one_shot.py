@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 
 from qalib.model import bert, checkpoint, saving
-from qalib.pruning import calibration, record, surgery
+from qalib.pruning import record, surgery
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import Batch
+from qalib.pruning.one_shot_pruner import OneShotPruner
 from qalib.pruning.progress import Progress
-from qalib.pruning.pruner import sort_neurons
+from qalib.pruning.pruner import put_first
 from qalib.pruning.run_folder import RunFolder
 from qalib.qa import evaluation, squad
 from qalib.runtimes import dtypes
@@ -54,10 +55,13 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     progress.note(f"passes in {dtype}; {dtypes.remark(dtype, dtypes.TRAINING, device)}")
     folder.start(config.to_dict(), dtype)
     machine.keep_freed_memory()
-    seconds = _rounds(config, folder, (dense.model.to(device), pruned.model.to(device)), data, dtype, progress)
+    models = pruned.model.to(device), dense.model.to(device)
+    settings = config.block, config.ffn, dtype, config.seed
+    pruner = OneShotPruner(*models, lambda: _batches(data, device), *settings)
+    seconds = _rounds(config, folder, pruner, len(data), progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
-            sort_neurons(layer, (layer.output.dense.weight != 0).any(0))
+            put_first(layer, (layer.output.dense.weight != 0).any(0))
     pruned.meta = record.origin(config, dense, dense, questions, data) | {
         "precision": dtype,
         "density": surgery.kept_share(pruned.model),
@@ -78,66 +82,45 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     write_text(config.out / "log.jsonl", folder.full_log())
 
 
-def _rounds(
-    config: PruningConfig,
-    folder: RunFolder,
-    models: tuple[nn.Module, nn.Module],
-    data: SquadDataset,
-    dtype: str,
-    progress: Progress,
-) -> float:
-    """Prune the second of two models, in place, to do as the first; returns the seconds that it took in all."""
-    dense, model = models
-    device = next(dense.parameters()).device.type
+def _rounds(config: PruningConfig, folder: RunFolder, pruner: OneShotPruner, windows: int, progress: Progress) -> float:
+    """Prune in rounds, from the last complete one if resumed; returns the seconds that it took in all."""
     last = folder.last_checkpoint() if config.resume else None
-    done, seconds, prices = 0, 0.0, None
+    done, seconds = 0, 0.0
     if last:
         state = torch.load(last / STATE, weights_only=True)
-        model.load_state_dict(state["model"])
-        done, seconds, prices = state["round"], state["seconds"], state["costs"]
+        done, seconds = state.pop("round"), state.pop("seconds")
+        pruner.load_state_dict(state)
     folder.truncate_log(done)
     begun = time.monotonic() - seconds
-    at_first = surgery.kept_share(dense)
+    at_first = surgery.kept_share(pruner.dense)
     targets = [at_first - (at_first - config.density) * number / config.rounds for number in range(config.rounds + 1)]
     progress.begin(done / config.rounds)
-    if done < config.rounds:
-        progress.say("the curvature of the loss")
-        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-            curvature = calibration.curvature(dense, _batches(data, device), config.seed)
-
-    def fitted(kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        return surgery.refit(model, dense, calibration.Calibration(dense, _batches(data, device), dtype), kept)
-
-    def priced(products: dict[str, Tensor], density: float) -> dict[str, Tensor]:
-        return surgery.costs(model, products, curvature, density, config.block, config.ffn)
-
+    if not done:
+        progress.say("what each block costs")
+        pruner.prepare(targets[1])
     for number in range(done + 1, config.rounds + 1):
-        name, target = f"round {number} of {config.rounds}", targets[number]
+        name = f"round {number} of {config.rounds}"
         progress.doing(name)
-        if prices is None:
-            everything = surgery.masks(model, config.block, config.ffn)
-            prices = priced(fitted(everything), target)
-        products = fitted(surgery.choose(model, prices, target, config.block, config.ffn))
-        prices = priced(products, targets[number + 1]) if number < config.rounds else {}
-        progress.step(name, number / config.rounds, len(data), density=f"{surgery.kept_share(model):.3f}")
+        pruner.prune(targets[number], targets[number + 1] if number < config.rounds else None)
+        density = surgery.kept_share(pruner.model)
+        progress.step(name, number / config.rounds, windows, density=f"{density:.3f}")
         seconds = time.monotonic() - begun
         folder.append_to_log(
             {
                 "step": number,
-                "windows": number * len(data),
+                "windows": number * windows,
                 "seconds": round(seconds, 1),
                 "progress": round(number / config.rounds, 5),
-                "precision": dtype,
-                "density": round(surgery.kept_share(model), 5),
-                "steered_density": round(target, 5),
+                "precision": pruner.dtype,
+                "density": round(density, 5),
+                "steered_density": round(targets[number], 5),
                 "densities": {
                     f"{m.layer} {m.kind}": round((m.linear.weight != 0).double().mean().item(), 4)
-                    for m in bert.matrices(model)
+                    for m in bert.matrices(pruner.model)
                 },
             }
         )
-        state = {"model": model.state_dict(), "round": number, "seconds": seconds, "costs": prices}
-        folder.save(number, STATE, state)
+        folder.save(number, STATE, pruner.state_dict() | {"round": number, "seconds": seconds})
     return seconds
 
 

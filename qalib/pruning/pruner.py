@@ -179,16 +179,19 @@ class Pruner(nn.Module):
                 self.model.set_submodule(matrix.name, matrix.linear.to_dense())
             elif parametrize.is_parametrized(matrix.linear):
                 parametrize.remove_parametrizations(matrix.linear, "weight", leave_parametrized=True)
-        with torch.no_grad():
-            for number, kept in neurons.items():
-                sort_neurons(bert.layers(self.model)[number], kept)
+        for number, kept in neurons.items():
+            put_first(bert.layers(self.model)[number], kept)
         return self.model.eval()
 
 
-@torch.no_grad()
-def sort_neurons(layer: BertLayer, kept: Tensor) -> None:
+def put_first(layer: BertLayer, kept: Tensor) -> None:
     """Put a layer's kept FFN neurons (bool, shape `(intermediate,)`) first, in place; it computes the same."""
-    order = (~kept).int().argsort(stable=True)
+    reorder_neurons(layer, (~kept).int().argsort(stable=True))
+
+
+@torch.no_grad()
+def reorder_neurons(layer: BertLayer, order: Tensor) -> None:
+    """Put a layer's FFN neurons in another order, in place; it computes the same."""
     for parameter in (layer.intermediate.dense.weight, layer.intermediate.dense.bias):
         parameter.copy_(parameter[order])
     layer.output.dense.weight.copy_(layer.output.dense.weight[:, order])

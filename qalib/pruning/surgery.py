@@ -86,6 +86,15 @@ def removal_costs(weight: Tensor, products: Tensor, kept: Tensor, block: Block, 
     return result
 
 
+def neuron_costs(weight: Tensor, products: Tensor, curvature: Tensor) -> Tensor:
+    """What each column of FFN out adds to the loss if it alone goes: shape `(columns,)`, as `removal_costs` in 1x1.
+
+    `products` is damped, and `curvature`, shape `(rows,)`, weights the outputs.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(products)).diagonal()
+    return (curvature[:, None] * weight.to(products).square()).sum(0) / inverse
+
+
 def _inverses(products: Tensor, kept: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse over the columns each row of a mask keeps, zero elsewhere: shape `(rows, columns, columns)`."""
     inverses = products.new_zeros(len(kept), *products.shape, dtype=dtype)

@@ -9,6 +9,7 @@ from qalib.pruning import calibration, one_shot, surgery
 from qalib.pruning.calibration import Calibration
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, teacher_logits
+from qalib.pruning.one_shot_pruner import OneShotPruner
 from qalib.pruning.run_folder import RunFolder
 from qalib.qa import squad
 from qalib.utils.errors import InputError
@@ -178,6 +179,20 @@ def test_it_answers_more_like_the_dense_model_than_by_magnitude(settings, dense,
         model = checkpoint.load(out).model
         scores[method] = distance(model, dense, batches)
     assert scores["obs"] < 0.5 * scores["magnitude"]
+
+
+def test_neurons_are_sorted_by_cost_and_the_function_stays(dense, batches):
+    """In all that is kept about them, a resumed run's dense model included."""
+    model, reference = dense.copy().model, dense.copy().model
+    pruner = OneShotPruner(model, reference, lambda: batches, (4, 4))
+    pruner.prepare(0.9)
+    assert len(pruner.orders) == 2 and distance(reference, dense, batches) < 1e-6
+    assert distance(model, dense, batches) < 1e-4
+    resumed = OneShotPruner(dense.copy().model, dense.copy().model, lambda: batches, (4, 4))
+    resumed.load_state_dict(pruner.state_dict())
+    for one in (pruner, resumed):
+        one.prune(0.5)
+    assert distance(resumed.model, pruner, batches) == 0
 
 
 def test_zero_blocks_stay_zero_and_scores_are_written(settings, packed_folder, tmp_path):

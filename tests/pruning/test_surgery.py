@@ -72,3 +72,12 @@ def test_no_block_costs_less_than_those_removed_before_it_or_as_much():
 def test_only_so_many_blocks_of_a_row_are_priced():
     costs = surgery.removal_costs(torch.tensor([[3.0, 1, 2]]), torch.eye(3), torch.ones(1, 3).bool(), (1, 1), most=2)
     assert costs.tolist() == [[torch.inf, 1, 4]]
+
+
+def test_neurons_cost_what_their_columns_cost(layer):
+    x, weight, _ = layer
+    products, curvature = x.T @ x / len(x), torch.rand(8, dtype=torch.double)
+    neurons = grid(weight, (8, 1))
+    alone = surgery.removal_costs(curvature.sqrt()[:, None] * weight, products, neurons, (8, 1), most=1)
+    costs = surgery.neuron_costs(weight, products, curvature)
+    assert alone.argmin() == costs.argmin() and alone.min().item() == pytest.approx(costs.min().item())

@@ -1,0 +1,86 @@
+"""A model that is pruned in rounds by optimal brain surgery, beside the dense one whose outputs it keeps."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertForQuestionAnswering
+
+from qalib.model import bert
+from qalib.model.blocks import Block
+from qalib.pruning import calibration, surgery
+from qalib.pruning.calibration import Calibration
+from qalib.pruning.losses import Batch
+from qalib.pruning.pruner import reorder_neurons
+
+
+class OneShotPruner:
+    """Prunes `model`, in place, to do as `dense`, a copy of it, on the windows of `batches()`.
+
+    Before the first round FFN neurons are put in order of what removing each would cost, in both models: the function
+    is the same, and blocks hold neurons that matter alike. Layers with zero blocks, and hybrids, keep their order.
+    """
+
+    def __init__(
+        self,
+        model: BertForQuestionAnswering,
+        dense: BertForQuestionAnswering,
+        batches: Callable[[], Iterable[Batch]],
+        block: Block,
+        ffn: str = "block",
+        dtype: str = "fp32",
+        seed: int = 0,
+    ):
+        self.model, self.dense, self.batches = model, dense, batches
+        self.block, self.ffn, self.dtype, self.seed = block, ffn, dtype, seed
+        self.costs: dict[str, Tensor] = {}
+        self.curvature: dict[str, Tensor] = {}
+        self.orders: dict[int, Tensor] = {}
+
+    def prepare(self, density: float) -> None:
+        """Find what each block costs in the model as it is, to be pruned to a density."""
+        device = next(self.dense.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
+            self.curvature = calibration.curvature(self.dense, self.batches(), self.seed)
+        kept = surgery.masks(self.model, self.block, self.ffn)
+        products = self._refit(kept)
+        for matrix in bert.matrices(self.model) if self.ffn == "block" else ():
+            if matrix.kind == "FFN out" and kept[matrix.name].all():
+                self._sort(matrix, products)
+        self._price(products, density)
+
+    def prune(self, density: float, next_density: float | None = None) -> None:
+        """Remove the cheapest blocks down to a density, refit the rest, and find what it costs to go on."""
+        products = self._refit(surgery.choose(self.model, self.costs, density, self.block, self.ffn))
+        if next_density is not None:
+            self._price(products, next_density)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run is resumed from."""
+        kept = {"costs": self.costs, "curvature": self.curvature, "orders": self.orders}
+        return kept | {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.costs, self.curvature, self.orders = (state[name] for name in ("costs", "curvature", "orders"))
+        for number, order in self.orders.items():
+            reorder_neurons(bert.layers(self.dense)[number], order)
+
+    def _refit(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        return surgery.refit(self.model, self.dense, Calibration(self.dense, self.batches(), self.dtype), kept)
+
+    def _price(self, products: dict[str, Tensor], density: float) -> None:
+        self.costs = surgery.costs(self.model, products, self.curvature, density, self.block, self.ffn)
+
+    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor]) -> None:
+        """Put a layer's neurons in order, the dearest first; `matrix` is its FFN out."""
+        order = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], self.curvature[matrix.name])
+        order = order.argsort(descending=True, stable=True)
+        for model in (self.model, self.dense):
+            reorder_neurons(bert.layers(model)[matrix.layer], order)
+        name = matrix.name.replace("output.dense", "intermediate.dense")
+        self.curvature[name] = self.curvature[name][order]
+        products[matrix.name] = products[matrix.name][order][:, order]
+        self.orders[matrix.layer] = order
