@@ -50,6 +50,8 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
     pruned = replace(dense.copy(), block=config.block)
     surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
+    if config.density >= (kept := surgery.kept_share(dense.model)):
+        raise InputError(f"density {config.density:g}: must be below {kept:.3g}, what {dense.name} has left already")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtypes.choose((config.resume and folder.dtype()) or config.precision, dtypes.TRAINING, device)
     progress.note(f"passes in {dtype}; {dtypes.remark(dtype, dtypes.TRAINING, device)}")

@@ -206,6 +206,14 @@ def test_zero_blocks_stay_zero_and_scores_are_written(settings, packed_folder, t
     assert after.meta["teacher"]["sha256"] == before.sha256 and after.meta["data"]["windows"] == 48
 
 
+def test_attention_by_relative_position_is_pruned_as_well(settings, mpnet):
+    before = checkpoint.load(mpnet)
+    after = checkpoint.load(prune(settings, teacher=str(mpnet), block=(4, 4), density=0.2))
+    bias, table = (one.model.bert.encoder.relative_attention_bias.weight for one in (after, before))
+    assert after.meta["density"] == pytest.approx(0.2, abs=0.002)
+    torch.testing.assert_close(bias, table, atol=1e-3, rtol=1e-3)
+
+
 def test_a_resumed_run_ends_as_one_that_went_through(settings, tmp_path, monkeypatch):
     whole = prune(settings)
     refit, calls = surgery.refit, []
@@ -237,11 +245,13 @@ def test_then_the_mask_is_fixed_and_the_rest_trained(settings, tmp_path):
     assert meta["method"] == "obs" and 0.49 < meta["density"] <= 0.5  # without what compaction leaves out
 
 
-def test_refusals(settings, monkeypatch):
+def test_refusals(settings, packed_folder, monkeypatch):
     with pytest.raises(InputError, match="method 'obs' prunes the teacher itself; student 'other' must be left out"):
         prune(settings, student="other")
     with pytest.raises(InputError, match="blocks of 5x5 do not divide"):
         prune(settings, block=(5, 5))
+    with pytest.raises(InputError, match="density 0.5: must be below .*, what .*tiny-sparse has left already"):
+        prune(settings, teacher=str(packed_folder))
     monkeypatch.setattr(one_shot, "PartialState", lambda: type("State", (), {"num_processes": 2}))
     with pytest.raises(InputError, match="method 'obs' needs a single process, not 2"):
         prune(settings)
