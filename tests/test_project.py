@@ -56,6 +56,27 @@ def test_notebooks(path):
         assert {name.partition(".")[0] for name in imported} <= {"qalib", "pandas", "matplotlib", "torch"}
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_says_how_long_a_notebook_takes(path):
+    node = nbformat.read(path, as_version=4)
+    text, metadata = node.cells[0].source, node.metadata
+    if "course" in metadata:
+        cells = "\n".join(cell.source for cell in node.cells if cell.cell_type == "markdown")
+        exercises = sum(map(int, re.findall(r"^\*\*\d+\.\*\* \*\(\w+, (\d+) minutes", cells, re.MULTILINE)))
+        assert exercises > 0
+        assert f"*About {metadata['course']['minutes']} minutes to read, and {exercises} for the exercises.*" in text
+    else:
+        seconds = int(re.search(r"\*Runs in about (\d+) seconds on two cores", text)[1])
+        assert abs(seconds - metadata["qalib"]["seconds"]) <= 10
+
+
+def test_the_index_leads_to_the_three_paths_before_anything_else():
+    cells = nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4).cells
+    links = re.findall(r"\]\(([^)]+)\)", cells[0].source)
+    assert {"../README.md", "01_load_model.ipynb", "course/01_weights.ipynb"} <= set(links)
+    assert "`exercises/`" in cells[0].source and not any("![" in cell.source for cell in cells[:-1])
+
+
 def test_the_index_leads_to_every_notebook():
     node = nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4)
     assert {cell.cell_type for cell in node.cells} == {"markdown"}

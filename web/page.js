@@ -87,8 +87,10 @@ async function ask() {
 }
 
 function show({ answer, words, spans, seconds }, question, context, share) {
+  const unsure = answer.score < UNSURE;
   $("said").textContent = answer.answer || "no answer";
-  $("facts").textContent = `score ${answer.score.toFixed(3)} · ${seconds.toFixed(2)} s`;
+  $("answer").classList.toggle("unsure", unsure);
+  $("facts").textContent = `${unsure ? "not sure · " : ""}score ${answer.score.toFixed(3)} · ${seconds.toFixed(2)} s`;
   const same = answer.answer === whole.answer.answer;
   $("verdict").textContent = share === 100 ? "" : same ? "· as before pruning" : `· before pruning: ${whole.answer.answer}`;
   $("verdict").className = same ? "" : "changed";
@@ -163,6 +165,7 @@ function say(text, error = false) {
   $("status").className = error ? "error" : "";
 }
 
+const UNSURE = 0.1; // a score below this is called that
 const percent = (share) => `${Math.round(100 * share)}%`;
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 

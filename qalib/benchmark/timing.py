@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.utils.errors import InputError
 

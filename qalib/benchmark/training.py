@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.benchmark.latency import random_inputs
 from qalib.model import bert, blocks, checkpoint

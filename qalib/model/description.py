@@ -64,7 +64,7 @@ class Description:
     model_revision: str = measure("text", "commit on the hub")
     model_sha256: str = measure("text", "SHA-256 of the weight file")
     architecture: str = measure("text", "kind of model: BERT, RoBERTa, DistilBERT or MPNet")
-    letter_case: str = measure("text", "whether the tokenizer tells English from english: cased or uncased")
+    letter_case: str = measure("text", "whether the tokenizer keeps upper case: cased or uncased")
     block: str = measure("text", "rows x columns of the blocks in which weights are stored and multiplied")
     layers: int = measure("count", "encoder layers")
     hidden_size: int = measure("count", "width of the encoder, unpruned")

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.qa.batching import LENGTH_SORTED, BatchingConfig, batches, padded
 from qalib.qa.squad import Question

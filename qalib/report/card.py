@@ -81,7 +81,7 @@ def render(numbers: dict[str, Number], linked: bool = False) -> str:
         scope=describe_scope(numbers),
         v2=version(numbers) == squad.V2,
         beside_teacher=is_all_of_dev(numbers) and version(numbers) == squad.V1,
-        widget=read_json(WIDGET)[1],
+        widget=read_json(WIDGET)[0],
         figures={Path(name).stem: name for name in FIGURES},
     )
     metadata = _metadata(inputs, version(numbers), is_all_of_dev(numbers))

@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from qalib.report import pages
 
-EXERCISE = re.compile(r"\*\*(\d+)\.\*\* \*\((easy|middling|hard), (\d+) minutes: (to .+?)\)\*\s*(.*)", re.DOTALL)
+EXERCISE = re.compile(r"\*\*(\d+)\.\*\* \*\((easy|medium|hard), (\d+) minutes: (to .+?)\)\*\s*(.*)", re.DOTALL)
 QUESTION = re.compile(r"\*\*The question:\*\* (.+)")
 ABOUT = """# For lecturers
 
@@ -99,7 +99,7 @@ def overview(lessons: Sequence[Lesson]) -> NotebookNode:
         about, asked = lesson.about, lesson.exercises
         minutes = sum(exercise.minutes for exercise in asked)
         reading, working = reading + about["minutes"], working + minutes
-        easy = ", ".join(f"{n} {kind}" for kind in ("easy", "middling", "hard")
+        easy = ", ".join(f"{n} {kind}" for kind in ("easy", "medium", "hard")
                          if (n := sum(exercise.difficulty == kind for exercise in asked)))  # fmt: skip
         takes = f"{about['minutes']} min to read, {minutes} min for {len(asked)} exercises ({easy}), "
         takes += f"{lesson.seconds:.0f} s to run"

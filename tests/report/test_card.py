@@ -56,6 +56,7 @@ def test_the_schema_has_all_that_templates_show():
         "definition",
         "note",
         "source",
+        "value",
         "values",
     }
     assert len(names) > 80 and names <= {field.name for field in fields(CardInputsV2)}

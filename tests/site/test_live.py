@@ -116,6 +116,7 @@ def test_fifty_questions_have_the_answers_of_qalib_answer(opened):
         found, expected = answer(opened, question.question), ask(question=question.question, context=question.context)
         assert found["answer"] == expected["answer"] == browser_text(opened, "said")
         assert abs(float(found["score"]) - expected["score"]) < 1e-3
+        assert ("not sure" in browser_text(opened, "facts")) == (float(found["score"]) < 0.1)
         marked = opened.execute_script("return [...document.querySelectorAll('mark')].map(m => m.textContent).join('')")
         assert marked == expected["answer"]
         seconds.append(float(found["seconds"]))

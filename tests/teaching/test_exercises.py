@@ -52,7 +52,7 @@ GIVEN = {
 
 
 def test_every_exercise_stands_in_one_notebook():
-    names, asked = [], re.compile(r"\*\*\d\.\*\* \*\((easy|middling|hard), \d+ minutes: to .+\)\*")
+    names, asked = [], re.compile(r"\*\*\d\.\*\* \*\((easy|medium|hard), \d+ minutes: to .+\)\*")
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
         exercises_ = [cell.source for cell in cells if re.search(r"^\*\*\d\.\*\*", cell.source, re.MULTILINE)]

@@ -1,6 +1,6 @@
 """Grading: what nbgrader has to know of a student's notebook (its cell metadata, version 3).
 
-An exercise becomes a cell to be filled in, its check a locked test with points: 1 for an easy one, 2 for a middling
+An exercise becomes a cell to be filled in, its check a locked test with points: 1 for an easy one, 2 for a medium
 one, 3 for a hard one. A test that does not raise has all its points, so that a check asserts its verdict.
 """
 
@@ -10,7 +10,7 @@ import re
 
 from nbformat import NotebookNode
 
-POINTS = {"easy": 1, "middling": 2, "hard": 3}
+POINTS = {"easy": 1, "medium": 2, "hard": 3}
 DIFFICULTY = re.compile(rf"\*\*\d+\.\*\* \*\(({'|'.join(POINTS)}),")
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from matplotlib.colors import LogNorm
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib import runtimes, sparsity
 from qalib.model import bert

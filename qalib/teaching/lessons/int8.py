@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.model import bert, blocks
 from qalib.model.blocks import Block

@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib import runtimes
 from qalib.model import bert, blocks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.colors import LogNorm, Normalize
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib import sparsity
 from qalib.model import bert, blocks
