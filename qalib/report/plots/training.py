@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from qalib.pruning.history import OWN
 from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, blank, styled
+from qalib.utils.frames import rows_of
 
 RGB = tuple[float, float, float]
 NEAR = 4.0  # densities, in %, that are about the same
@@ -60,16 +61,16 @@ def runs(table: pd.DataFrame) -> Figure:
     # Labels of points of about the same density take turns at the sides, from the best downwards, or they overlap.
     table = table.assign(
         side=table.groupby((table.density / NEAR).round()).cumcount() % 2,
-        name=[OWN if run.run == OWN else run_name(run.method, run.windows) for run in table.itertuples()],
+        name=[OWN if run.run == OWN else run_name(run.method, run.windows) for run in rows_of(table)],
     )
     looks = run_looks(table.name)
     for name, rows in table.groupby("name", sort=False):
-        marker, colour = looks[name]
+        marker, colour = looks[str(name)]
         size = 13 if name == OWN else 6
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": size, "linewidth": 1.5}
         own = f" ({run_name(rows.method.iloc[0], rows.windows.iloc[0])})" if name == OWN else ""
         axes.plot(rows.density, rows.f1, label=textwrap.fill(f"{name}{own}", 40), **style)
-        for row in rows.itertuples():
+        for row in rows_of(rows):
             place = {"textcoords": "offset points", "fontsize": 8} | sides[row.side] | HALO
             if abs(row.f1 - teacher) < 2:  # or the teacher's line goes through the number
                 place["xytext"] = place["xytext"][0], 5
