@@ -6,8 +6,7 @@ import pandas as pd
 
 from qalib.model import description
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning.history import OWN, read_runs
-from qalib.report.plots.training import run_name
+from qalib.pruning.history import OWN, read_runs, run_name
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS, PUBLISHED_SPEEDS
 from qalib.utils.quantity import Number, Value
 

@@ -9,13 +9,12 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from qalib.pruning.history import OWN
+from qalib.pruning.history import FURTHER, OWN, run_name
 from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, blank, styled
 from qalib.utils.frames import rows_of
 
 RGB = tuple[float, float, float]
 NEAR = 4.0  # densities, in %, that are about the same
-FURTHER = "movement, then trained further"  # method fixed-mask
 LOOKS = {  # colour and marker by method
     "magnitude": ("#8C8C8C", "s"),
     "movement": (ORANGE, "D"),
@@ -25,17 +24,8 @@ LOOKS = {  # colour and marker by method
 }
 
 
-def run_name(method: str, windows: int) -> str:
-    """A run in words, as figures and tables name it.
-
-    >>> run_name("fixed-mask", 93664)
-    'movement, then trained further, 94k windows'
-    """
-    return f"{FURTHER if method == 'fixed-mask' else method}, {windows / 1000:.0f}k windows"
-
-
 def run_looks(names: Iterable[str]) -> dict[str, tuple[str, RGB]]:
-    """Marker and colour of runs by their `run_name`: their method's, paler the shorter the run; a star for OWN."""
+    """Marker and colour of runs by `history.run_name`: their method's, paler the shorter the run; a star for OWN."""
     lengths: dict[str, set[int]] = {}
     for name in set(names) - {OWN}:
         method, length = name.rsplit(", ", 1)
