@@ -173,7 +173,7 @@ def evaluation(
     rows = rows.assign(resident_bytes=None)
     if place == "cpu":  # in processes of their own; other libraries' runtimes are built from more than they keep
         ours = rows[[not REGISTRY[name].peer for name in rows.runtime]].groupby("dtype").runtime.unique()
-        resident = [memory.compare(str(loaded.folder), list(names), dtype) for dtype, names in ours.items()]
+        resident = [memory.compare(str(loaded.folder), list(names), str(dtype)) for dtype, names in ours.items()]
         resident = pd.concat(resident).drop(columns="share")
         rows = rows.drop(columns="resident_bytes").merge(resident, "left", on=["runtime", "dtype"])
     headline = asdict(summary.evaluation_headline(rows, question_set.description))

@@ -100,7 +100,7 @@ def print_groups(groups: Mapping[str, Mapping[str, object]]) -> None:
             print(f"{'  ' * bool(title)}{name:{width}}  {without_controls(str(value))}")
 
 
-def describe_error(error: Exception) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """What an error says to the user, and the exit code."""
     match error:
         case InputError():

@@ -26,6 +26,8 @@ class Interrupted(SystemExit):
     It is a SystemExit, which libraries let pass, and which also leaves an event loop.
     """
 
+    code: int
+
 
 @contextmanager
 def raised() -> Iterator[None]:

@@ -120,8 +120,5 @@ def twin(
     """Write a BERT-base with a published structure and random weights: for sizes and speeds, not for answers."""
     from qalib.model import synthetic
 
-    print(
-        synthetic.make_twin(
-            out, published, masks, density, seed, format, vocabulary, block and parse_block("--block", block)
-        )
-    )
+    size = None if block is None else parse_block("--block", block)
+    print(synthetic.make_twin(out, published, masks, density, seed, format, vocabulary, size))

@@ -75,6 +75,7 @@ def audit(
     from qalib.qa import squad
     from qalib.report import audit, claim, results
     from qalib.utils import machine
+    from qalib.utils.frames import rows_of
 
     stated = audit.read(card)
     question_set = squad.load(data)
@@ -87,7 +88,7 @@ def audit(
     if as_json:
         print_json({"machine": machine.specs(), "claims": table.to_dict("records")})
     else:
-        for row in table.itertuples():
+        for row in rows_of(table):
             where = f" on {place.upper()}" if row.verdict == claim.NEEDS_GPU else ""
             ours = f"here {_with_unit(row.ours, row.unit)}{where}" if row.ours else "not computed"
             stated = f"stated {_with_unit(row.stated, row.unit)}" if row.stated else "not stated"

@@ -1,6 +1,7 @@
 """Summaries for people: what a command found or made, in groups of lines for `console.print_groups`."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from qalib.qa.metric import Score
     from qalib.sparsity import Summary
 
-Groups = dict[str, dict[str, str]]
+Groups = Mapping[str, Mapping[str, str]]
 
 
 def of_sparsity(loaded: "Checkpoint", summary: "Summary", tables: dict[str, "pd.DataFrame"]) -> Groups:
@@ -42,7 +43,7 @@ def of_sparsity(loaded: "Checkpoint", summary: "Summary", tables: dict[str, "pd.
         },
         "size": {form: readable(size, "bytes") for form, size in tables["file_sizes"][["form", "bytes"]].to_numpy()},
         "multiply-adds of a window of 384 tokens": {
-            part: ", ".join(f"{readable(count, 'multiply-adds')} {kind}" for kind, count in counts.items())
+            str(part): ", ".join(f"{readable(count, 'multiply-adds')} {kind}" for kind, count in counts.items())
             for part, counts in work.iterrows()
         },
     }

@@ -58,10 +58,10 @@ class NoTokenTypes(Embeddings):
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        input_ids: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
         **of_decoders: int,
     ) -> Tensor:
         """Like BertEmbeddings: token ids, shape `(batch, length)`, to shape `(batch, length, hidden)`.
@@ -97,7 +97,8 @@ class Architecture:
     def build(self, config: BertConfig) -> BertForQuestionAnswering:
         """A model of this type with new weights."""
         model = BertForQuestionAnswering(config)
-        model.bert.embeddings, model.bert.encoder = self.embeddings(config), self.encoder(config)
+        model.bert.set_submodule("embeddings", self.embeddings(config))
+        model.bert.set_submodule("encoder", self.encoder(config))
         return model
 
     def to_bert(self, key: str) -> str:

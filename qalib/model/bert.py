@@ -7,6 +7,7 @@ and column `n` of FFN out.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,18 @@ class Matrix:
 
 def layers(model: BertForQuestionAnswering) -> list[BertLayer]:
     """The encoder layers, first to last."""
-    return list(model.bert.encoder.layer)
+    return cast(list[BertLayer], list(model.bert.encoder.layer))
+
+
+def linear(layer: BertLayer, kind: str) -> nn.Linear:
+    """The linear layer of a kind (a key of LINEAR_LAYERS)."""
+    return cast(nn.Linear, layer.get_submodule(LINEAR_LAYERS[kind]))
 
 
 def matrices(model: BertForQuestionAnswering) -> list[Matrix]:
     """All encoder matrices (6 per layer), layer by layer in the order of LINEAR_LAYERS."""
     return [
-        Matrix(number, kind, f"bert.encoder.layer.{number}.{path}", layer.get_submodule(path))
+        Matrix(number, kind, f"bert.encoder.layer.{number}.{path}", linear(layer, kind))
         for number, layer in enumerate(layers(model))
         for kind, path in LINEAR_LAYERS.items()
     ]
@@ -81,7 +87,7 @@ def resize(model: BertForQuestionAnswering, width: int) -> BertForQuestionAnswer
             new = nn.Embedding(module.num_embeddings, width, module.padding_idx)
         elif isinstance(module, nn.LayerNorm):
             new = nn.LayerNorm(width, module.eps)
-        elif name.endswith("attention.output.dense") or name.endswith("output.dense"):
+        elif isinstance(module, nn.Linear) and name.endswith("output.dense"):
             new = nn.Linear(module.in_features, width)
         elif isinstance(module, nn.Linear) and module.in_features == old:
             new = nn.Linear(width, module.out_features)

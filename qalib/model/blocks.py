@@ -31,7 +31,8 @@ def split(weight: Tensor, block: Block) -> Tensor:
 
     Raises ValueError if the block does not divide the weight.
     """
-    rows, columns = grid_shape(tuple(weight.shape), block)
+    height, width = weight.shape
+    rows, columns = grid_shape((height, width), block)
     return weight.reshape(rows, block[0], columns, block[1]).transpose(1, 2)
 
 

@@ -79,17 +79,17 @@ def unpack(
 def _unpacked(state: dict[str, Tensor], key: str, shape: tuple[int, int], block: blocks.Block) -> Tensor:
     """An encoder matrix of this shape, from the tensors that hold it, which are taken out of `state`."""
     values, kept = state.pop(f"{key}.blocks"), state.pop(f"{key}.bitmap")
-    lines = [state.pop(f"{key}.{name}", None) for name in ("rows", "columns")]
-    if all(packed is None for packed in lines):
+    lines = [state.pop(name) for name in (f"{key}.rows", f"{key}.columns") if name in state]
+    if not lines:
         weight = blocks.unpack(values, kept, shape)
-    elif any(packed is None for packed in lines):
+    elif len(lines) == 1:
         raise ValueError("one of rows and columns is there, the other is missing")
     else:
         rows, columns = (
             blocks.from_bitmap(packed, (side,), "lines") for packed, side in zip(lines, shape, strict=True)
         )
-        small = [-(-int(left.sum()) // by) * by for left, by in zip((rows, columns), block, strict=True)]
-        weight = blocks.insert_zero_lines(blocks.unpack(values, kept, tuple(small)), rows, columns)
+        height, width = (-(-int(left.sum()) // by) * by for left, by in zip((rows, columns), block, strict=True))
+        weight = blocks.insert_zero_lines(blocks.unpack(values, kept, (height, width)), rows, columns)
     if values.shape[1:] != block:
         raise ValueError(f"blocks of {tuple(values.shape[1:])}, but config.json says block_size {block}")
     return weight
@@ -140,9 +140,9 @@ def build_model(
         storages.add(state[key].untyped_storage().data_ptr())
     model.load_state_dict(state, assign=True)
     embeddings, places = model.bert.embeddings, torch.arange(config.max_position_embeddings)[None]
-    embeddings.position_ids = places
+    embeddings.register_buffer("position_ids", places, persistent=False)
     if hasattr(embeddings, "token_type_ids"):
-        embeddings.token_type_ids = torch.zeros_like(places)
+        embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
     return model.requires_grad_().eval()
 
 

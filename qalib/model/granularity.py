@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import BertForQuestionAnswering
 
 from qalib.model import bert
 from qalib.model.blocks import Block
@@ -33,7 +34,7 @@ class Granularity:
     unit: Block | None = None
 
     def __str__(self) -> str:
-        if self.shape == BLOCKS:
+        if self.shape == BLOCKS and self.unit:
             return "blocks of {}x{}".format(*self.unit)
         together = {ROWS: self.unit and self.unit[0], COLUMNS: self.unit and self.unit[1]}.get(self.shape) or 1
         return self.shape if together == 1 else f"{self.shape}, {together} at a time"
@@ -93,7 +94,7 @@ def _longest(zeros: list[Tensor], axis: int, size: int) -> int:
     return found
 
 
-def detect_by_kind(model: torch.nn.Module) -> dict[str, Granularity]:
+def detect_by_kind(model: BertForQuestionAnswering) -> dict[str, Granularity]:
     """The granularity of every kind of matrix, by the keys of `bert.LINEAR_LAYERS`."""
     kinds: dict[str, list[Tensor]] = {}
     for matrix in bert.matrices(model):

@@ -46,6 +46,8 @@ class PositionBias:
 class RelativeAttentionBias(nn.Module):
     """The table, `weight` of shape `(BUCKETS, heads)`."""
 
+    buckets: Tensor
+
     def __init__(self, heads: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(BUCKETS, heads))
@@ -62,13 +64,15 @@ class RelativeAttentionBias(nn.Module):
 class RelativeSelfAttention(BertSelfAttention):
     """BERT's self-attention with a bias on its scores; `heads` are the numbers of those it has, None for all."""
 
+    heads: Tensor | None
+
     def __init__(self, config: BertConfig):
         super().__init__(config)
         self.register_buffer("heads", None, persistent=False)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, *, position_bias: PositionBias, **named
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor | None, ...]:
         """As BertSelfAttention's; the mask is the one that `position_bias` was made with."""
         return super().forward(hidden_states, attention_mask=position_bias.of(self.heads).mask, **named)
 
@@ -80,12 +84,12 @@ class RelativeEncoder(BertEncoder):
         super().__init__(config)
         self.relative_attention_bias = RelativeAttentionBias(config.num_attention_heads)
         for layer in self.layer:
-            layer.attention.self = RelativeSelfAttention(config)
+            layer.set_submodule("attention.self", RelativeSelfAttention(config))
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *rest, **named):
         """As BertEncoder's."""
-        bias = self.position_bias(hidden_states, attention_mask)
-        return super().forward(hidden_states, attention_mask, *rest, position_bias=bias, **named)
+        named["position_bias"] = self.position_bias(hidden_states, attention_mask)
+        return super().forward(hidden_states, attention_mask, *rest, **named)
 
     def position_bias(self, hidden_states: Tensor, attention_mask: Tensor | None) -> PositionBias:
         """The bias for states of shape `(batch, length, width)`, in their type."""

@@ -142,7 +142,7 @@ def _put_heads(
     total = size * config.num_attention_heads
     for kind in (*QKV, "attention output"):
         name, across = _name(layer, kind), kind == "attention output"
-        shapes = {f"{name}.weight": (width, len(rows)) if across else (len(rows), width)}
+        shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (width, len(rows)) if across else (len(rows), width)}
         if not across:
             shapes[f"{name}.bias"] = (len(rows),)
         for key, shape in shapes.items():

@@ -181,7 +181,8 @@ def block_size(settings: dict[str, Any], config: BertConfig, width: int, path: P
     inner = config.intermediate_size
     block = settings.get("block_size")
     if block is None:
-        return (math.gcd(32, width, inner, config.hidden_size),) * 2
+        side = math.gcd(32, width, inner, config.hidden_size)
+        return side, side
     if not (isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
         raise InputError(f"{path}: block_size is {block!r}, expected two positive whole numbers")
     height, across = block

@@ -7,7 +7,7 @@ A structure is one mask per encoder matrix, in blocks or, where whole heads and 
 import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def read_masks(path: Path | str, config: BertConfig) -> tuple[Masks, Heads, bloc
     return kept, heads, block, str(value.get("model", f"the model of {Path(path).name}"))
 
 
-def _is_grid(grid: Any, size: tuple[int, int]) -> bool:
+def _is_grid(grid: Any, size: tuple[int, int]) -> TypeGuard[list[str]]:
     return (
         isinstance(grid, list)
         and len(grid) == size[0]

@@ -72,7 +72,7 @@ def make_twin(
         settings["block_size"] = list(block)
         said = f"heads and kept blocks as in {Path(masks).name}"
     elif "block_size" in settings:
-        block = tuple(settings["block_size"])
+        block = settings["block_size"][0], settings["block_size"][1]
         kept, heads, said = _in_blocks(facts, published, density, block, config, generator)
     else:
         block = (1, 1)

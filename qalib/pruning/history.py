@@ -10,6 +10,7 @@ from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, read_text
 
 OWN = "this model"  # the run that made it
+FURTHER = "movement, then trained further"  # method fixed-mask
 
 
 def read_log(folder: Path | str) -> pd.DataFrame | None:
@@ -58,3 +59,12 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
 def _method(meta: dict) -> str:
     method = meta["arguments"]["method"]
     return "dense" if meta["density"] == 1 else EARLIER_WORDS["method"].get(method, method)
+
+
+def run_name(method: str, windows: int) -> str:
+    """A run in words, as figures and tables name it.
+
+    >>> run_name("fixed-mask", 93664)
+    'movement, then trained further, 94k windows'
+    """
+    return f"{FURTHER if method == 'fixed-mask' else method}, {windows / 1000:.0f}k windows"

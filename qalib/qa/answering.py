@@ -7,7 +7,7 @@ over the windows is the question's, to be compared with the best answer's score 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 
@@ -29,6 +29,7 @@ CHUNK = 2048  # questions whose windows are held at a time: memory does not grow
 Span = tuple[float, int, int]  # score, first character and last + 1 in the context
 Batch = tuple[list[Window], dict[str, Tensor]]  # windows and the model's inputs, each of shape `(windows, length)`
 Chunk = tuple[Sequence[Question], Iterable[Batch]]
+Chunks = Generator[Chunk, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +124,17 @@ def _answer(
     return Answers(texts=texts, null_score_diffs=diffs, seconds=seconds, processes=1, **asdict(cost))
 
 
-def chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig, device: torch.device) -> Iterator[Chunk]:
+def chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig, device: torch.device) -> Chunks:
     """The questions, CHUNK at a time, with the batches of their windows.
 
     For a GPU a thread makes those of the next chunk while the model runs: cutting windows takes longer than the model.
     On a CPU both want the same cores, and the batches are made one by one.
     """
-    found = _chunks(tokenizer, questions, batching)
-    return prefetch((chunk, list(made)) for chunk, made in found) if device.type == "cuda" else found
+    lazy = _chunks(tokenizer, questions, batching)
+    return prefetch((chunk, list(batches)) for chunk, batches in lazy) if device.type == "cuda" else lazy
 
 
-def _chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig) -> Iterator[Chunk]:
+def _chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig) -> Chunks:
     pad_id = tokenizer.pad_token_id or 0
 
     def made(chunk: Sequence[Question]) -> Iterator[Batch]:
@@ -159,7 +160,7 @@ def _answer_chunk(
         null_scores = (starts[:, 0] + ends[:, 0]).tolist()
         for window, span, null_score in zip(batch, best_spans(starts, ends, batch), null_scores, strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
-            null[window.index] = min(null.get(window.index, null_score), null_score)
+            null[window.index] = min(null[window.index], null_score) if window.index in null else null_score
         bar.update(len(best) - before)
     return [
         (question.context[start:end], null[index] - score if score > -torch.inf else null[index])

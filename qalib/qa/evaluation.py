@@ -163,7 +163,7 @@ def _load_and_evaluate(
     if not math.isfinite(threshold):
         raise InputError(f"--null-score-diff-threshold {threshold}: expected a finite number")
     loaded = checkpoint.load(model)
-    if (places := bert.max_tokens(loaded.model)) < MAX_LENGTH:
+    if (places := bert.max_tokens(loaded.model)) is not None and places < MAX_LENGTH:
         raise InputError(f"{model}: windows of {MAX_LENGTH} tokens do not fit a model with {places} positions")
     module = runtimes.build(name, loaded, place, dtype)
     tokenizer = loaded.tokenizer

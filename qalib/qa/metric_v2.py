@@ -78,20 +78,32 @@ def score(
     Raises InputError if no prediction belongs to any of the questions, or one that does is missing from `na_probs`.
     """
     questions = list(questions)
-    found = metric.answered(questions, predictions)
-    raw = {q.id: exact_match_and_f1(predictions[q.id], q.answers) for q in found}
-    kept, best = raw, (None, None, None, None)
+    answered = metric.answered(questions, predictions)
+    raw = {q.id: exact_match_and_f1(predictions[q.id], q.answers) for q in answered}
+    kept, best_exact, best_f1 = raw, (None, None), (None, None)
     if na_probs is not None:
-        if absent := [q.id for q in found if q.id not in na_probs]:
+        if absent := [q.id for q in answered if q.id not in na_probs]:
             raise InputError(f"no no-answer probability for {absent[0]!r}, which has a prediction")
-        kept = {q.id: _emptied(q) if na_probs[q.id] > na_prob_thresh else raw[q.id] for q in found}
-        best = _best(found, predictions, raw, na_probs, len(questions))
+        kept = {q.id: _emptied(q) if na_probs[q.id] > na_prob_thresh else raw[q.id] for q in answered}
+        best_exact, best_f1 = (_best(answered, predictions, raw, na_probs, len(questions), which) for which in (0, 1))
     has_answer, no_answer = [q for q in questions if q.answers], [q for q in questions if not q.answers]
-    missing, unknown = len(questions) - len(found), len(predictions) - len(found)
     return Score(
-        *_mean(kept, questions), len(questions), missing, unknown,
-        *_mean(kept, has_answer), len(has_answer), *_mean(kept, no_answer), len(no_answer), *best,
-    )  # fmt: skip
+        exact_match=_mean(kept, questions, 0),
+        f1=_mean(kept, questions, 1),
+        total=len(questions),
+        missing=len(questions) - len(answered),
+        unknown=len(predictions) - len(answered),
+        HasAns_exact=_mean(kept, has_answer, 0),
+        HasAns_f1=_mean(kept, has_answer, 1),
+        HasAns_total=len(has_answer),
+        NoAns_exact=_mean(kept, no_answer, 0),
+        NoAns_f1=_mean(kept, no_answer, 1),
+        NoAns_total=len(no_answer),
+        best_exact=best_exact[0],
+        best_exact_thresh=best_exact[1],
+        best_f1=best_f1[0],
+        best_f1_thresh=best_f1[1],
+    )
 
 
 def _emptied(question: Question) -> tuple[float, float]:
@@ -99,35 +111,32 @@ def _emptied(question: Question) -> tuple[float, float]:
     return right, right
 
 
-def _mean(scores: Mapping[str, tuple[float, float]], questions: Sequence[Question]) -> tuple[float | None, ...]:
-    """EM and F1 in percent over some questions, None if there are none; one without a score counts as wrong."""
+def _mean(scores: Mapping[str, tuple[float, float]], questions: Sequence[Question], which: int) -> float | None:
+    """EM (0) or F1 (1) in percent over some questions, None if there are none; one without a score counts as wrong."""
     if not questions:
-        return None, None
-    return tuple(100 * sum(scores[q.id][k] for q in questions if q.id in scores) / len(questions) for k in (0, 1))
+        return None
+    return 100 * sum(scores[q.id][which] for q in questions if q.id in scores) / len(questions)
 
 
 def _best(
-    found: Sequence[Question],
+    answered: Sequence[Question],
     predictions: Mapping[str, str],
     scores: Mapping[str, tuple[float, float]],
     na_probs: Mapping[str, float],
     total: int,
-) -> tuple[float, float, float, float]:
-    """The best EM, its threshold, the best F1 and its threshold.
+    which: int,
+) -> tuple[float, float]:
+    """The best EM (0) or F1 (1), and its threshold.
 
     As in the official script, equal no-answer scores are taken one by one, in the order of `na_probs`, so a threshold
     may fall between them; if keeping no answer at all is best, the threshold is 0.
     """
-    asked = {q.id: q for q in found}
-    order = [identifier for identifier in sorted(na_probs, key=na_probs.get) if identifier in asked]
-    no_answer = sum(not q.answers for q in found)
-    result = []
-    for which in (0, 1):
-        gains = (scores[k][which] if asked[k].answers else -bool(predictions[k]) for k in order)
-        sums = list(accumulate(gains, initial=no_answer))
-        place = sums.index(max(sums))
-        result += [100 * sums[place] / total, float(na_probs[order[place - 1]]) if place else 0.0]
-    return tuple(result)
+    by_id = {q.id: q for q in answered}
+    order = [key for key in sorted(na_probs, key=lambda key: na_probs[key]) if key in by_id]
+    gains = (scores[key][which] if by_id[key].answers else -float(bool(predictions[key])) for key in order)
+    sums = list(accumulate(gains, initial=float(sum(not q.answers for q in answered))))
+    place = sums.index(max(sums))
+    return 100 * sums[place] / total, float(na_probs[order[place - 1]]) if place else 0.0
 
 
 def read_na_probs(path: Path | str) -> dict[str, float]:

@@ -19,12 +19,12 @@ ones TypeError.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from types import GeneratorType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ class QuestionAnswering:
         """One question with its context, or lists of them, in a form that a call takes."""
         return {"question": question, "context": context}
 
-    def __call__(self, *args, question=None, context=None, data=None, X=None, **options) -> Answer | list | Iterator:
+    def __call__(self, *args, question=None, context=None, data=None, X=None, **options) -> Any:
         """Answer one question or many.
 
         Takes `question=` and `context=` (two strings, two lists of equal length, or a list of questions on one
@@ -178,7 +178,7 @@ class QuestionAnswering:
         """The windows of transformers 4: unlike those used in evaluation, they hold the whole question."""
         if not pairs:
             return []
-        longest = options.max_seq_len
+        longest = cast(int, options.max_seq_len)  # set by __init__
         overlap = options.doc_stride
         overlap = min(longest // 2, 128) if overlap is None else overlap
         if not 0 <= overlap <= longest:
@@ -237,7 +237,7 @@ def pipeline(
     name = ""
     if isinstance(model, Checkpoint):
         tokenizer = model.tokenizer if tokenizer is None else tokenizer
-        name, model = model.name, model.model
+        name, model = model.name, cast(nn.Module, model.model)
     if tokenizer is None:
         raise ValueError("a model that is not a checkpoint needs a tokenizer: pipeline(..., tokenizer=...)")
     if not getattr(tokenizer, "is_fast", False):

@@ -236,7 +236,7 @@ def _from_hub(source: str, split: str) -> QuestionSet:
 
     name, version = ON_HUB[source]
     try:
-        rows = datasets.load_dataset(name, split=split)
+        rows: Any = datasets.load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds; each means that the data cannot be loaded
         raise InputError(
             f"{source}: {name} ({split}) is not in the cache and cannot be downloaded "

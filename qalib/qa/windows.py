@@ -73,7 +73,7 @@ def windows(
         first = parts.index(1) if 1 in parts else len(parts)
         context = slice(first, first + parts.count(1))
         offsets = np.array(item.offsets[context], dtype=np.int32).reshape(-1, 2)
-        offsets[:, 1] = _ends_after_marks(contexts[index], offsets[:, 1])
+        offsets[:, 1] = _ends_after_marks(contexts[int(index)], offsets[:, 1])
         ids, types = np.array(item.ids, dtype=np.int32), np.array(item.type_ids, dtype=np.int8)
         words = np.array(item.word_ids[context], dtype=np.int32)
         result.append(Window(index, ids, types, first, offsets, words))

@@ -53,8 +53,8 @@ def checkpoint_to_audit(
     facts = read_json(PUBLISHED_MODELS)
     twins = {facts[name]["config"]["_name_or_path"].split("/")[-1]: name for name in synthetic.published_names()}
     named = ((stated or {}).get("model") or next(iter(twins))).split("/")[-1]
-    if model is not None or reported is not None:
-        loaded = checkpoint.load(model or reported)
+    if source := model or reported:
+        loaded = checkpoint.load(source)
         of_it = str(loaded.meta.get("twin_of", loaded.name)).split("/")[-1] == named
         if model is not None or of_it:
             yield loaded

@@ -10,6 +10,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -95,14 +96,15 @@ def version(numbers: dict[str, Number]) -> str:
 
 def describe_scope(numbers: dict[str, Number]) -> str:
     """The questions that EM and F1 are over, in words."""
-    return squad.describe_scope(numbers["questions"].value, numbers["data_description"].value, version(numbers))
+    count, description = numbers["questions"].value, numbers["data_description"].value
+    return squad.describe_scope(cast(int, count), str(description), version(numbers))
 
 
 def describe_stated_scope(numbers: dict[str, Number]) -> str | None:
     """The questions that the checkpoint's own F1 is over, in words, if they are all of SQuAD's dev; else None."""
     if not all(name in numbers and numbers[name].value is not None for name in ("stated_f1", "stated_questions")):
         return None
-    count = numbers["stated_questions"].value
+    count = cast(int, numbers["stated_questions"].value)
     return next(
         (squad.describe_scope(count, "", v) for v, sizes in squad.SIZES.items() if sizes["validation"] == count), None
     )
@@ -125,7 +127,7 @@ def show(number: Number, decimals: int | None = None) -> str:
 
 def size(number: Number) -> str:
     """A number of bytes in decimal megabytes."""
-    return show(number) if number.value is None else f"{number.value / 1e6:,.1f} MB"
+    return show(number) if number.value is None else f"{float(number.value) / 1e6:,.1f} MB"
 
 
 def _plain(text: str) -> str:

@@ -110,11 +110,10 @@ class Claim:
     def finding(self, evidence: Evidence) -> Finding:
         """Check the claim."""
         text = self.implied(evidence.stated) if self.implied else evidence.stated.get(self.name)
-        found = self.check(evidence)
-        verdict = found.verdict or (
-            REPRODUCED if text and found.ours is not None and prints_as(found.ours, text) else DIFFERS
-        )
-        explanation = found.explanation
+        result = self.check(evidence)
+        same = text and isinstance(result.ours, int | float) and prints_as(result.ours, text)
+        verdict = result.verdict or (REPRODUCED if same else DIFFERS)
+        explanation = result.explanation
         if not text:
             text = unread(evidence.stated, self.name)
             verdict = NOT_UNDERSTOOD if text else NOT_STATED
@@ -122,9 +121,9 @@ class Claim:
         return Finding(
             claim=self.label,
             stated=text or "",
-            ours=_shown(found.ours),
+            ours=_shown(result.ours),
             unit=self.unit,
-            definition=found.definition or self.definition,
+            definition=result.definition or self.definition,
             verdict=verdict,
             explanation=explanation,
         )

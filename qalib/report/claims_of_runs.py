@@ -157,8 +157,8 @@ def _f1_in_words(evidence: Evidence) -> CheckResult:
 
 
 def _subtracted(evidence: Evidence, metric: str) -> float | None:
-    both = [evidence.stated.get(name) for name in (metric, f"original {metric}")]
-    return None if None in both else float(both[0]) - float(both[1])
+    ours, original = evidence.stated.get(metric), evidence.stated.get(f"original {metric}")
+    return None if ours is None or original is None else float(ours) - float(original)
 
 
 @claim("machine", "text", "the machine that the card's timing was done on")

@@ -14,8 +14,8 @@ import nbformat
 import papermill
 import psutil
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 
 from qalib.utils.errors import InputError, ReportError, one_line
 from qalib.utils.files import refuse_lfs_pointer

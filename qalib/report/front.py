@@ -31,7 +31,7 @@ def write(folder: Path, manifest: dict[str, Any] | None = None) -> None:
 
 def index(folder: Path, manifest: dict[str, Any] | None = None) -> str:
     """A report's front page; files that are absent are named without a link."""
-    manifest = manifest or read_json(folder / "manifest.json")
+    manifest = dict(manifest or read_json(folder / "manifest.json"))
     numbers = results.read(folder)
     body, linked = _card(folder, numbers)
     return pages.render(
@@ -68,7 +68,7 @@ def _card(folder: Path, numbers: dict[str, Number]) -> tuple[str, bool]:
 
 def rendered(text: str, folder: Path, numbers: dict[str, Number]) -> str:
     """A card's Markdown as HTML, with nothing active and nothing fetched from elsewhere."""
-    return mistune.create_markdown(renderer=CardRenderer(folder, numbers), plugins=["table"])(text)
+    return str(mistune.create_markdown(renderer=CardRenderer(folder, numbers), plugins=["table"])(text))
 
 
 class CardRenderer(mistune.HTMLRenderer):

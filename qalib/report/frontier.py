@@ -1,13 +1,14 @@
 """The frontier: F1 over density and over speed, of a model, of the runs that led to it, and of published models."""
 
+from typing import cast
+
 import pandas as pd
 
 from qalib.model import description
 from qalib.model.checkpoint import Checkpoint
-from qalib.pruning.history import OWN, read_runs
-from qalib.report.plots.training import run_name
+from qalib.pruning.history import OWN, read_runs, run_name
 from qalib.utils.paths import PUBLISHED_CHECKPOINTS, PUBLISHED_SPEEDS
-from qalib.utils.quantity import Number
+from qalib.utils.quantity import Number, Value
 
 THIS, RUN, DENSE = OWN, "run", "this model, zeros multiplied"
 
@@ -47,10 +48,10 @@ def before_pruning(rows: pd.DataFrame) -> pd.Series | None:
     """The row of the best dense model of THIS architecture, or of THIS run dense; None if neither has an F1."""
     own = rows.group.str.startswith(f"{RUN}: dense") | (rows.group == DENSE)
     own &= rows.f1.notna()
-    return rows.loc[rows.f1[own].idxmax()] if own.any() else None
+    return rows.loc[cast(int, rows.f1[own].idxmax())] if own.any() else None
 
 
-def _run(run, dense: dict[str, object]) -> dict[str, object]:
+def _run(run, dense: dict[str, Value]) -> dict[str, Value]:
     return (dense if run.density == 100 else {}) | {
         "group": f"{RUN}: {run_name(run.method, run.windows)}",
         "linear_density_percent": run.density,

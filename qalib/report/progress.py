@@ -27,18 +27,19 @@ class Progress:
     @property
     def pace(self) -> float:
         """Seconds here / seconds in the metadata, over the notebooks that are done; 1 before the first."""
-        known = {name: seconds for name, seconds in self.taken.items() if self.usual[name]}
-        usual = sum(self.usual[name] for name in known)
-        return sum(known.values()) / usual if usual else 1.0
+        pairs = [(seconds, usual) for name, seconds in self.taken.items() if (usual := self.usual[name])]
+        return sum(seconds for seconds, _ in pairs) / sum(usual for _, usual in pairs) if pairs else 1.0
 
     def expected(self, name: str) -> float | None:
         """Seconds that a notebook is expected to take here; None if unknown."""
-        return self.usual[name] and self.usual[name] * self.pace
+        usual = self.usual[name]
+        return usual and usual * self.pace
 
     def left(self, name: str) -> float | None:
         """Seconds expected for a notebook and all after it; None if any is unknown."""
         after = [self.expected(n) for n, position in self.position.items() if position >= self.position[name]]
-        return None if None in after else sum(after)
+        known = [seconds for seconds in after if seconds is not None]
+        return sum(known) if len(known) == len(after) else None
 
     def label(self, name: str) -> str:
         """`[2/7] 02_sparsity_analysis`."""
@@ -60,7 +61,7 @@ class Progress:
             return
         over = threading.Event()
         with tqdm(total=expected, desc=self.label(name), leave=False, bar_format=_form(expected)) as bar:
-            after = None if left is None else left - expected
+            after = None if left is None or expected is None else left - expected
             bar.set_postfix_str("then done" if not after else f"then {_minutes(after)} more", refresh=False)
             ticking = threading.Thread(target=_tick, args=(bar, expected, over), daemon=True)
             ticking.start()

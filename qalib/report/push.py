@@ -10,11 +10,11 @@ results.json                                                         every numbe
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import yaml
-from huggingface_hub import EvalResultEntry, HfApi, ModelCard
+from huggingface_hub import EvalResultEntry, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -108,7 +108,7 @@ def _scores(card: ModelCard, finished: str) -> list[dict[str, Any]]:
             dataset_id=dataset, task_id=score.metric_type, value=score.metric_value, date=finished,
             notes=f"{score.metric_name} on all of SQuAD v{version} dev, official metric, by qalib",
         )
-        for score in card.data.eval_results or ()
+        for score in cast(ModelCardData, card.data).eval_results or ()
         for dataset, version in [squad.ON_HUB[score.dataset_type]]
     ]  # fmt: skip
     return huggingface_hub.eval_result_entries_to_yaml(entries)

@@ -6,4 +6,4 @@ from qalib.site.build import make
 from qalib.utils.output import escape_unencodable
 
 escape_unencodable()
-print(make(*sys.argv[1:2]) / "index.html")
+print((make(sys.argv[1]) if sys.argv[1:] else make()) / "index.html")

@@ -61,7 +61,7 @@ class Lesson:
     @property
     def question(self) -> str:
         """What the notebook asks."""
-        return QUESTION.search(self.node.cells[0].source)[1]
+        return next(QUESTION.finditer(self.node.cells[0].source))[1]
 
     @property
     def about(self) -> dict:
@@ -71,16 +71,16 @@ class Lesson:
     @property
     def exercises(self) -> list[Exercise]:
         """The notebook's exercises, in order."""
-        cells, found = self.node.cells, []
-        places = [place for place, cell in enumerate(cells) if EXERCISE.search(cell.source)]
-        for place, end in zip(places, [*places[1:], len(cells)], strict=True):
-            number, difficulty, minutes, purpose, text = EXERCISE.search(cells[place].source).groups()
+        cells, exercises = self.node.cells, []
+        matches = {place: match for place, cell in enumerate(cells) if (match := EXERCISE.search(cell.source))}
+        for (place, match), end in zip(matches.items(), [*list(matches)[1:], len(cells)], strict=True):
+            number, difficulty, minutes, purpose, text = match.groups()
             tagged = {tag: cell for cell in cells[place:end] for tag in cell.metadata.get("tags", [])}
-            said = [o["data"].get("text/markdown", "") for o in tagged["check"].get("outputs", []) if "data" in o]
+            texts = [o["data"].get("text/markdown", "") for o in tagged["check"].get("outputs", []) if "data" in o]
             purpose = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", " ".join(purpose.split()))  # a link's text
-            found.append(Exercise(int(number), difficulty, int(minutes), purpose, text,
-                                  tagged["solution"].source, "".join(said)))  # fmt: skip
-        return found
+            exercises.append(Exercise(int(number), difficulty, int(minutes), purpose, text,
+                                  tagged["solution"].source, "".join(texts)))  # fmt: skip
+        return exercises
 
 
 def write(lessons: Sequence[Lesson]) -> dict[str, str]:

@@ -103,8 +103,8 @@ def multiply_adds(checkpoint: Checkpoint, length: int = 384) -> pd.DataFrame:
         left = {kind: (head_rows, everything) for kind in ("query", "key", "value")}
         left |= {"attention output": (everything, head_rows)}
         left |= {"FFN in": (neurons_left, everything), "FFN out": (everything, neurons_left)}
-        for kind, path in bert.LINEAR_LAYERS.items():
-            weight = layer.get_submodule(path).weight.detach()
+        for kind in bert.LINEAR_LAYERS:
+            weight = bert.linear(layer, kind).weight.detach()
             out_left, in_left = left[kind]
             kept = blocks.expand(blocks.mask(weight, checkpoint.block), checkpoint.block)
             rows["encoder matrices"][0] += math.prod(unpruned_shape(checkpoint, kind)) * length

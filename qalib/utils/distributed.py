@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, patch_environment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing import _prctl_pr_set_pdeathsig
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 from tqdm import tqdm
 
 from qalib.utils.errors import InputError
@@ -35,11 +35,10 @@ def run(processes: int, function: Callable, *arguments: Any) -> Any:
         return function(*arguments)
     if "RANK" in os.environ:
         raise InputError(f"{processes} processes: this is already one of {os.environ.get('WORLD_SIZE')}")
-    meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     config = LaunchConfig(
         1, 1, processes, local_addr="localhost", max_restarts=0, start_method="spawn",
         signals_to_handle="",  # torch's handlers would stay afterwards
-        **meeting,
+        run_id=str(os.getpid()), rdzv_backend="c10d", rdzv_endpoint="localhost:0",
     )  # fmt: skip
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):  # they print tracebacks when a process dies
         logging.getLogger(name).setLevel(logging.CRITICAL)

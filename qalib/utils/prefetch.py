@@ -1,14 +1,14 @@
 """Prefetching: a thread makes the next item of a loop while the loop is busy with the present one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-END = object()
+END: Any = object()
 
 
-def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch(items: Iterable[Item]) -> Generator[Item, None, None]:
     """The items in their order, each made in a thread from when the one before it is handed out.
 
     So there is one in use and one made or in the making, and no more. An error in making an item is raised where that

@@ -1,6 +1,7 @@
 """Figures that compare a model with others: published checkpoints, what a card states, several reports."""
 
 import itertools
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -54,7 +55,9 @@ def frontier(rows: pd.DataFrame) -> Figure:
     figure, panels = blank(4.2, 1, 2)
     here, dense, pruned = rows.group.str.startswith((THIS, RUN)), before_pruning(rows), rows[rows.group == THIS].iloc[0]
     marks = {group: mark for group, mark in zip(rows.group[~here].unique(), "os^v", strict=False)}
-    looks = {group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()}
+    looks: dict[str, dict[str, Any]] = {
+        group: {"marker": mark, "facecolor": "none", "edgecolor": BLUE} for group, mark in marks.items()
+    }
     words = {group: group.removeprefix(f"{RUN}: ") for group in rows.group[here].unique()}
     marked = run_looks(name for group, name in words.items() if group.startswith(RUN))
     for group, name in words.items():
@@ -115,9 +118,9 @@ def units(summary: Summary, stated: dict[str, str | None]) -> Figure:
         axes.bar_label(drawn, fmt="%.1f", padding=4)
         axes.set(xlabel=what, xlim=(0, 1.25 * max(values)))
         axes.invert_yaxis()
-        if stated[claim] is not None:
-            axes.axvline(float(stated[claim]), color=ORANGE, linestyle="--")
-            axes.set_title(f"{claim}: the card says {stated[claim]}", fontsize=9)
+        if (text := stated[claim]) is not None:
+            axes.axvline(float(text), color=ORANGE, linestyle="--")
+            axes.set_title(f"{claim}: the card says {text}", fontsize=9)
     return figure
 
 

@@ -2,15 +2,18 @@
 
 import base64
 import io
+from typing import cast
 
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 from torch import Tensor
 
 from qalib.model.bert import LINEAR_LAYERS
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, WIDTH, blank, styled
+from qalib.utils.frames import rows_of
 
 CHART_HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -86,7 +89,7 @@ def patterns(shares: dict[tuple[int, str], Tensor]) -> Figure:
     height = upright[0, "query"].shape[0]
     scale = WIDTH * 0.86 / (sum(widths) + 6)
     figure, grid = blank(layers * (height * scale + 0.09) + 0.7, layers, 6, squeeze=False, width_ratios=widths)
-    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
+    cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
     for (layer, kind), mask in upright.items():
         axes = grid[layer, list(LINEAR_LAYERS).index(kind)]
         axes.imshow(mask.numpy(), cmap=SHADES, vmin=0, vmax=1, interpolation="nearest")
@@ -133,7 +136,9 @@ def parameters(table: pd.DataFrame) -> Figure:
 def _picture(share: Tensor, scale: int = 4) -> str:
     """Shares of blocks as a PNG data URL: the fuller, the darker."""
     grey = (255 * (1 - share)).round().byte()
-    image = Image.fromarray(grey.numpy()).resize((share.shape[1] * scale, share.shape[0] * scale), Image.NEAREST)
+    image = Image.fromarray(grey.numpy()).resize(
+        (share.shape[1] * scale, share.shape[0] * scale), Image.Resampling.NEAREST
+    )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -147,9 +152,9 @@ def density_chart(matrices: pd.DataFrame, shares: dict[tuple[int, str], Tensor])
     import altair  # wanted here only, and not everywhere where the rest is
 
     rows = matrices.assign(
-        matrix=[f"layer {m.layer}, {m.kind}" for m in matrices.itertuples()],
-        kept=[f"{m.kept_weights:,} of {m.weights:,} weights" for m in matrices.itertuples()],
-        image=[_picture(shares[m.layer, m.kind]) for m in matrices.itertuples()],
+        matrix=[f"layer {m.layer}, {m.kind}" for m in rows_of(matrices)],
+        kept=[f"{m.kept_weights:,} of {m.weights:,} weights" for m in rows_of(matrices)],
+        image=[_picture(shares[m.layer, m.kind]) for m in rows_of(matrices)],
     )
     chart = (
         altair.Chart(rows, title=altair.Title("Density of every encoder matrix", anchor="start",

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from qalib import runtimes
 from qalib.benchmark import summary
 from qalib.report.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, blank, styled
+from qalib.utils.frames import rows_of
 
 LETTER = 0.013  # the width of one, of the width of the axes
 
@@ -32,7 +33,7 @@ def speedup(rows: pd.DataFrame) -> Figure:
     sparse = [runtimes.REGISTRY[name].sparse for name in rows.runtime]
     limit = max(bounds[sparse].max() if any(sparse) else 1, speedups.max())
     right = 1.1 * limit
-    for place, row in enumerate(rows.itertuples()):
+    for place, row in enumerate(rows_of(rows)):
         if row.note:
             axes.annotate(f"not run: {row.note}", (0.02 * limit, place), va="center")
             continue
@@ -76,7 +77,7 @@ def fastest_of_each(rows: pd.DataFrame) -> Figure:
     scores = [f", F1 {f1:.1f}" if pd.notna(f1) else "" for f1 in best.get("f1", [None] * len(best))]
     texts = [
         f"{row.speedup_over_best:.2f}x, {1000 * row.median_seconds:.0f} ms{score}"
-        for row, score in zip(best.itertuples(), scores, strict=True)
+        for row, score in zip(rows_of(best), scores, strict=True)
     ]
     axes.bar_label(bars, labels=texts, padding=4)
     first = best.iloc[0]
@@ -114,10 +115,11 @@ def evaluation_time(rows: pd.DataFrame) -> Figure:
         xlim=(0, 1.25 * rows.median_seconds.max()),
     )
     axes.invert_yaxis()
-    found = summary.evaluation_headline(rows, "")
+    headline = summary.evaluation_headline(rows, "")
+    runtime = str(headline.evaluation_way).split(",")[0]
     steps = [
-        f"{found.batching_speedup:.2f}x by batching" if found.batching_speedup else "",
-        f"{found.evaluation_speedup:.2f}x by {found.evaluation_way.split(',')[0]}" if found.evaluation_speedup else "",
+        f"{headline.batching_speedup:.2f}x by batching" if headline.batching_speedup else "",
+        f"{headline.evaluation_speedup:.2f}x by {runtime}" if headline.evaluation_speedup else "",
     ]
     axes.set_title(f"The whole evaluation: {', then '.join(filter(None, steps))}")
     return figure

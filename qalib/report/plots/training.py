@@ -9,12 +9,12 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from qalib.pruning.history import OWN
+from qalib.pruning.history import FURTHER, OWN, run_name
 from qalib.report.plots.style import BLUE, GREEN, GREY, HALO, INK, ORANGE, blank, styled
+from qalib.utils.frames import rows_of
 
 RGB = tuple[float, float, float]
 NEAR = 4.0  # densities, in %, that are about the same
-FURTHER = "movement, then trained further"  # method fixed-mask
 LOOKS = {  # colour and marker by method
     "magnitude": ("#8C8C8C", "s"),
     "movement": (ORANGE, "D"),
@@ -24,17 +24,8 @@ LOOKS = {  # colour and marker by method
 }
 
 
-def run_name(method: str, windows: int) -> str:
-    """A run in words, as figures and tables name it.
-
-    >>> run_name("fixed-mask", 93664)
-    'movement, then trained further, 94k windows'
-    """
-    return f"{FURTHER if method == 'fixed-mask' else method}, {windows / 1000:.0f}k windows"
-
-
 def run_looks(names: Iterable[str]) -> dict[str, tuple[str, RGB]]:
-    """Marker and colour of runs by their `run_name`: their method's, paler the shorter the run; a star for OWN."""
+    """Marker and colour of runs by `history.run_name`: their method's, paler the shorter the run; a star for OWN."""
     lengths: dict[str, set[int]] = {}
     for name in set(names) - {OWN}:
         method, length = name.rsplit(", ", 1)
@@ -60,16 +51,16 @@ def runs(table: pd.DataFrame) -> Figure:
     # Labels of points of about the same density take turns at the sides, from the best downwards, or they overlap.
     table = table.assign(
         side=table.groupby((table.density / NEAR).round()).cumcount() % 2,
-        name=[OWN if run.run == OWN else run_name(run.method, run.windows) for run in table.itertuples()],
+        name=[OWN if run.run == OWN else run_name(run.method, run.windows) for run in rows_of(table)],
     )
     looks = run_looks(table.name)
     for name, rows in table.groupby("name", sort=False):
-        marker, colour = looks[name]
+        marker, colour = looks[str(name)]
         size = 13 if name == OWN else 6
         style = {"color": colour, "marker": marker, "markeredgecolor": INK, "markersize": size, "linewidth": 1.5}
         own = f" ({run_name(rows.method.iloc[0], rows.windows.iloc[0])})" if name == OWN else ""
         axes.plot(rows.density, rows.f1, label=textwrap.fill(f"{name}{own}", 40), **style)
-        for row in rows.itertuples():
+        for row in rows_of(rows):
             place = {"textcoords": "offset points", "fontsize": 8} | sides[row.side] | HALO
             if abs(row.f1 - teacher) < 2:  # or the teacher's line goes through the number
                 place["xytext"] = place["xytext"][0], 5

@@ -1,6 +1,7 @@
 """Boards: figures large enough for the wall of a lecture hall, which say in words what is seen."""
 
 import io
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def _panel(axes: Axes) -> str:
     return " ".join("; ".join(filter(None, said)).split()) if across or names else ""
 
 
-def board(height: float, *shape: int, **layout) -> tuple[Board, Axes]:
+def board(height: float, *shape: int, **layout) -> tuple[Board, Any]:
     """A board 10 inches wide and `height` high, and its axes (an array of them for a `shape`).
 
     For functions that are decorated with `large`.
