@@ -4,10 +4,11 @@ Others have their short form beside what they try: two runs that are the same an
 processes in test_shared_evaluation.py and test_pruning_processes.py, several models in test_comparison.py.
 """
 
+from collections import Counter
 from dataclasses import asdict
 
 import pytest
-from reliability import determinism, faults, inputs, page, scale, spans, speeds, trial, untrusted
+from reliability import attacks, determinism, faults, inputs, page, scale, spans, speeds, trial, untrusted
 
 FEW = {"SQuAD file": 60, "SQuAD file, answered": 2, "prediction file": 30, "config.json": 80, "weights": 50,
        "tokenizer": 10, "model card": 3, "notebook": 5}  # fmt: skip
@@ -65,6 +66,23 @@ def test_hostile_texts_are_text():
 
 def test_nothing_that_a_model_names_is_run():
     held(untrusted.code())
+
+
+def test_interrupted_exports_leave_nothing_or_all():
+    rows = held(attacks.interrupted({"qalib export --format packed": 3, "qalib sparsity --out": 3}))
+    assert [row[2] for row in rows] == [3, 3] and not any("a part" in row[3] for row in rows)
+
+
+def test_links_and_pipes():
+    assert Counter(row[1] for row in held(attacks.places())) == {2: 6, 0: 3}
+
+
+def test_hostile_tokenizers():
+    assert Counter(row[1] for row in held(attacks.tokenizers())) == {2: 6, 0: 6}
+
+
+def test_long_texts():
+    assert held(attacks.long(30, 5_000, 40))[2][1] == 40
 
 
 def test_active_html_would_be_found(tmp_path):

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qalib.cli.console import RUNTIME_NAMES, Device, Json, Model, Questions, Sweep, print_json
+from qalib.cli.console import RUNTIME_NAMES, Device, Json, Model, Questions, Sweep, print_json, writable
 from qalib.cli.options import options_of
-from qalib.utils.errors import InputError
+from qalib.utils.errors import InputError, without_controls
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from qalib.model.checkpoint import Checkpoint
+    from qalib.qa.squad import QuestionSet
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,7 +31,10 @@ Dtypes = Annotated[
 Batch = Annotated[int, typer.Option(help="Windows per batch.")]
 Length = Annotated[int, typer.Option(help="Tokens per window.")]
 Repeats = Annotated[int, typer.Option(help="Timed rounds, after one of warm-up; at least 50 on a GPU.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results (JSON) and, if there is one, the figure.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the results (JSON) and, if there is one, the figure.", callback=writable),
+]
 Score = Annotated[
     str | None,
     typer.Option(
@@ -85,9 +89,11 @@ def forward(settings: ForwardSettings) -> None:
     from qalib.report.plots import speed
 
     loaded = checkpoint.load(settings.model)
+    scoring = _scoring(settings, loaded)
     choice = _choice(settings.runtimes, settings.dtype, settings.device)
     rows = latency.compare(loaded, **choice, batch=settings.batch, length=settings.length, repeats=settings.repeats)
-    _finish(settings, loaded, rows, {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each})
+    figures = {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each}
+    _finish(settings, loaded, rows, figures, scoring)
 
 
 @app.command()
@@ -101,10 +107,12 @@ def sweep(settings: SweepSettings) -> None:
     over = settings.over
     numbers = _numbers(settings.values, over)
     loaded = checkpoint.load(settings.model)
+    scoring = _scoring(settings, loaded)
     choice = _choice(settings.runtimes, settings.dtype, settings.device)
     choice |= {} if over is Sweep.length else {"length": settings.length}
     rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=settings.batch, repeats=settings.repeats)
-    _finish(settings, loaded, rows, {over.value: lambda rows: speed.sweep(rows, over.value)})
+    figures = {over.value: lambda rows: speed.sweep(rows, over.value)}
+    _finish(settings, loaded, rows, figures, scoring)
 
 
 @app.command()
@@ -194,7 +202,7 @@ def evaluation(
     print(f"joules are the processor's by its own counters{unreadable}")
     shown = rows.assign(resident_megabytes=rows.resident_bytes.astype(float) / 1e6)[EVALUATED]
     shown = shown.astype(dict.fromkeys(("speedup", "joules", "exact_match", "f1"), float))  # where there are none, NaN
-    print(shown.round(3).to_string(index=False, na_rep="-"))
+    _print_table(shown.round(3))
 
 
 def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
@@ -208,34 +216,43 @@ def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
     return {"names": names, "dtypes": None if dtype == "auto" else dtype.split(","), "device": place}
 
 
+def _scoring(settings: ForwardSettings, loaded: "Checkpoint") -> tuple["Checkpoint", "QuestionSet"] | None:
+    """The model and the questions to score each runtime with, if any, checked before anything is timed."""
+    from qalib.model import checkpoint
+    from qalib.qa import squad
+
+    if settings.score is None:
+        if settings.questions is not None:
+            raise InputError(f"--questions {settings.questions}: requires --score")
+        return None
+    scored = checkpoint.load("bundled") if loaded.unscored else loaded
+    return scored, squad.load(settings.score).first(settings.questions)
+
+
 def _finish(
     settings: ForwardSettings,
     loaded: "Checkpoint",
     rows: "pd.DataFrame",
     figures: dict[str, Callable[["pd.DataFrame"], Any]],
+    scoring: tuple["Checkpoint", "QuestionSet"] | None,
 ) -> None:
     """Score the answers if wanted, then write and print a comparison of forward passes."""
     from qalib.benchmark import summary
     from qalib.benchmark.accuracy import with_scores
-    from qalib.model import checkpoint
-    from qalib.qa import squad
     from qalib.report import results
     from qalib.utils import files, machine
 
-    if settings.questions is not None and settings.score is None:
-        raise InputError(f"--questions {settings.questions}: requires --score")
     about = {}
-    if settings.score is not None:
-        question_set = squad.load(settings.score).first(settings.questions)
-        scored = checkpoint.load("bundled") if loaded.unscored else loaded
+    if scoring:
+        scored, question_set = scoring
         rows = with_scores(rows, scored, question_set)
         about = {"scored": {"model": scored.name, "data": question_set.description}}
     record = summary.report(rows) | about
     if settings.out is not None:
-        files.write_json(settings.out / "benchmark.json", {"model": loaded.name} | record)
-        kept = results.Results(settings.out, "qalib benchmark")
-        for name, draw in figures.items():
-            kept.figure(name, draw(rows))
+        with results.added_to(settings.out, "qalib benchmark") as kept:
+            files.write_json(kept.out / "benchmark.json", {"model": loaded.name} | record)
+            for name, draw in figures.items():
+                kept.figure(name, draw(rows))
     if settings.as_json:
         print_json(record)
         return
@@ -247,14 +264,15 @@ def _finish(
         "the same type"
     )
     if about:
-        print(f"f1 (%): {about['scored']['model']} in that runtime and type, on {about['scored']['data']}")
+        scored = f"{about['scored']['model']} in that runtime and type, on {about['scored']['data']}"
+        print(without_controls(f"f1 (%): {scored}"))
     times = {f"{each}_ms": 1000 * rows[f"{each}_seconds"].astype(float) for each in ("median", "spread", "p99")}
     shown = [
         column
         for column in [*(name for name in figures if name in Sweep.__members__), *SHOWN]
         if about or column != "f1"
     ]
-    print(rows.assign(**times).round(3)[shown].to_string(index=False))
+    _print_table(rows.assign(**times).round(3)[shown])
 
 
 def _record(model: str | list[str], rows: "pd.DataFrame", name: str, out: Path | None, as_json: bool) -> None:
@@ -269,11 +287,16 @@ def _record(model: str | list[str], rows: "pd.DataFrame", name: str, out: Path |
         print_json(record)
     else:
         _print_lines(record["machine"])
-        print(rows.drop(columns="round_seconds").to_string(index=False))
+        _print_table(rows.drop(columns="round_seconds"))
 
 
 def _print_lines(values: dict[str, Any]) -> None:
-    print("\n".join(f"{key}: {value}" for key, value in values.items()))
+    print("\n".join(without_controls(f"{key}: {value}") for key, value in values.items()))
+
+
+def _print_table(rows: "pd.DataFrame") -> None:
+    plain = rows.map(lambda cell: without_controls(cell) if isinstance(cell, str) else cell)
+    print(plain.to_string(index=False, na_rep="-"))
 
 
 def _numbers(text: str | None, over: Sweep) -> list[list[float]]:

@@ -70,7 +70,9 @@ def _run() -> None:
     _respell(sys.argv)
     try:
         app()
-    except (interrupts.Interrupted, Exception) as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error, interrupts.Interrupted):
+            raise
         if "--debug" in sys.argv[1:2]:
             traceback.print_exc()
         if code := interrupts.exit_code():

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from qalib.utils.errors import (
     one_line,
     without_controls,
 )
+from qalib.utils.folders import require_writable
 from qalib.utils.output import is_unicode
 
 
@@ -34,6 +36,13 @@ class Format(StrEnum):
     transformers = "transformers"
     packed = "packed"
     onnx = "onnx"
+
+
+def writable(path: Path | None) -> Path | None:
+    """Return an output's path. Raises InputError, before any work is done, if it cannot be written to."""
+    if path is not None:
+        require_writable(path)
+    return path
 
 
 Model = Annotated[str, typer.Option(help="'bundled', a folder, or a hub id with an optional @revision.")]

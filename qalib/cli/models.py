@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qalib.cli import summaries
-from qalib.cli.console import Format, Json, Model, print_groups, print_json
+from qalib.cli.console import Format, Json, Model, print_groups, print_json, writable
 from qalib.cli.options import options_of, parse_block
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.finetuning import FinetuningConfig
@@ -16,7 +16,9 @@ from qalib.pruning.finetuning import FinetuningConfig
 
 def sparsity(
     model: Model = "bundled",
-    out: Annotated[Path | None, typer.Option(help="Write tables (CSV) and figures (SVG) there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write tables (CSV) and figures (SVG) there.", callback=writable)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Count what is left of a model: blocks, heads, neurons, parameters, bytes, multiply-adds."""
@@ -28,12 +30,12 @@ def sparsity(
     tables = sparsity.tables(loaded)
     summary = sparsity.summary(loaded, tables)
     if out is not None:
-        kept = results.Results(out, "qalib sparsity")
-        kept.measured(summary)
-        for name, table in tables.items():
-            kept.table(name, table)
-        for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
-            kept.figure(name, figure)
+        with results.added_to(out, "qalib sparsity") as kept:
+            kept.measured(summary)
+            for name, table in tables.items():
+                kept.table(name, table)
+            for name, figure in plots.sparsity.of_sparsity(tables, sparsity.block_fill(loaded)).items():
+                kept.figure(name, figure)
     if not as_json:
         print_groups(summaries.of_sparsity(loaded, summary, tables))
         return
@@ -48,7 +50,7 @@ def sparsity(
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.", callback=writable)],
     model: Model = "bundled",
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.transformers,
     dtype: Annotated[str, typer.Option(help="Type of the packed form: fp16, fp32 or int8.")] = "fp16",
@@ -98,7 +100,7 @@ def _print_pruned(folder: Path, data: str) -> None:
 
 def average(
     models: Annotated[list[str], typer.Argument(help="Two models or more: a folder or a hub id each.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must be empty or not exist.", callback=writable)],
 ) -> None:
     """Average the weights of models that were trained from the same one and keep the same blocks."""
     from qalib.model import checkpoint, saving
@@ -108,7 +110,7 @@ def average(
 
 
 def twin(
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or not exist.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must be empty or not exist.", callback=writable)],
     published: Annotated[str, typer.Option(help="The published model whose structure it has.")] = "0.32",
     masks: Annotated[Path | None, typer.Option(help="A file that gives every kept block instead.")] = None,
     density: Annotated[float | None, typer.Option(help="Linear density instead of the published one, 0 to 1.")] = None,

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from qalib.cli import summaries
-from qalib.cli.console import RUNTIME_NAMES, Data, Device, Dtype, Json, Model, Questions, print_groups, print_json
+from qalib.cli.console import (
+    RUNTIME_NAMES,
+    Data,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Questions,
+    print_groups,
+    print_json,
+    writable,
+)
 from qalib.utils.errors import InputError, without_controls
 
 
@@ -49,10 +60,13 @@ def evaluate(
     device: Device = Device.auto,
     questions: Questions = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Write the answers to this file, {question id: text}.")
+        Path | None, typer.Option(help="Write the answers to this file, {question id: text}.", callback=writable)
     ] = None,
     null_odds: Annotated[
-        Path | None, typer.Option(help="v2.0: write null score - best answer's to this file, {question id: number}.")
+        Path | None,
+        typer.Option(
+            help="v2.0: write null score - best answer's to this file, {question id: number}.", callback=writable
+        ),
     ] = None,
     null_score_diff_threshold: Annotated[
         float | None, typer.Option(help="v2.0: give no answer where that difference is above this, 0 unless given.")
@@ -74,14 +88,14 @@ def evaluate(
         null_score_diff_threshold,
     )  # fmt: skip
     if distributed.is_main_process():
+        if as_json:  # first, in case the disk is full
+            print_json(about | evaluation.summary(result))
+        else:
+            print_groups(summaries.of_evaluation(about, result))
         if predictions is not None:
             files.write_json(predictions, result.answers.texts)
         if null_odds is not None:
             files.write_json(null_odds, result.answers.null_score_diffs)
-        if as_json:
-            print_json(about | evaluation.summary(result))
-        else:
-            print_groups(summaries.of_evaluation(about, result))
 
 
 def score(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qalib.cli.console import Data, Device, Json, Models, Questions, parse_parameter, print_json
+from qalib.cli.console import Data, Device, Json, Models, Questions, parse_parameter, print_json, writable
 from qalib.utils.errors import InputError, without_controls
 
 
@@ -43,7 +43,7 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; created if needed.")],
     model: Annotated[str | None, typer.Option(help="The model of the report.", show_default="the one it names")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.", callback=writable)] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
 ) -> None:
@@ -67,7 +67,7 @@ def audit(
     model: Annotated[str | None, typer.Option(help="Its checkpoint.", show_default="a structural twin")] = None,
     data: Data = "sample",
     train: Annotated[str | None, typer.Option(help="SQuAD v1.1's training file, for its windows.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the table to this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this folder.", callback=writable)] = None,
     device: Device = Device.auto,
     as_json: Json = False,
 ) -> None:

@@ -66,7 +66,12 @@ class Checkpoint:
         tokenizer, known = load_tokenizer(self.folder), self.model.config.vocab_size
         if len(tokenizer) > known:
             raise InputError(f"{self.folder}: the tokenizer has {len(tokenizer):,} tokens, the model knows {known:,}")
-        types, known = max(tokenizer("a", "a").encodings[0].type_ids, default=0), self.model.config.type_vocab_size
+        pair = tokenizer("a", "a").encodings[0]
+        if (highest := max(*pair.ids, *tokenizer.get_vocab().values())) >= known:
+            raise InputError(
+                f"{self.folder}: the tokenizer has a token {highest:,}, the model knows those below {known:,}"
+            )
+        types, known = max(pair.type_ids, default=0), self.model.config.type_vocab_size
         if types >= known and hasattr(self.model.bert.embeddings, "token_type_embeddings"):
             raise InputError(f"{self.folder}: the tokenizer gives token types to {types}, the model knows {known}")
         return tokenizer

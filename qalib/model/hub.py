@@ -13,12 +13,13 @@ from huggingface_hub.errors import (
 )
 
 from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
+from qalib.model.tokenizers import TOKENIZER_FILES
 from qalib.model.weight_files import INDEX
 from qalib.utils.errors import NO_HOME, InputError, is_homeless, one_line
 from qalib.utils.paths import BUNDLED
 
 COMPANION_FILES = (
-    "config.json", "model_meta.json", "*token*.json", "vocab.*", "merges.txt", "LICENSE", "NOTICE", "log.jsonl",
+    "config.json", "model_meta.json", *TOKENIZER_FILES, "LICENSE", "NOTICE", "log.jsonl",
 )  # fmt: skip
 
 # Weight files, and shards with their index, as transformers names them.

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import BertConfig
 
 from qalib.model import bert
+from qalib.utils import machine
 from qalib.utils.errors import InputError
 
 Heads = dict[int, list[int]]
@@ -37,10 +37,10 @@ def require_plausible_sizes(
             raise InputError(f"{path}: {config_key(name)} is {size:,}, expected at most {largest:,} with these weights")
     layers = {key.split(".")[3] for key in state if key.startswith("bert.encoder.layer.")}
     needed = 4 * len(layers) * (4 * config.hidden_size + 2 * config.intermediate_size) * width
-    if needed > (memory := psutil.virtual_memory().total):
+    if needed > (memory := machine.memory_limit()):
         raise InputError(
-            f"{path}: at full size the matrices take {needed / 1e9:,.0f} GB, more than this machine's memory of "
-            f"{memory / 1e9:,.0f} GB"
+            f"{path}: at full size the matrices take {needed / 1e9:,.0f} GB, more than the memory of "
+            f"{memory / 1e9:,.0f} GB that this process may use"
         )
 
 

@@ -1,6 +1,5 @@
 """Saving a checkpoint: packed, with its kept blocks only, or at full size for plain transformers."""
 
-import shutil
 from pathlib import Path
 
 import safetensors
@@ -13,6 +12,7 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.model.tokenizers import has_tokenizer
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import atomic_folder, write_json
+from qalib.utils.folders import copy_into
 
 # Types of a packed file; int8 holds its blocks and embeddings in int8 and the little that is left in fp16.
 PACKED_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float16}
@@ -99,4 +99,4 @@ def save_config_and_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         write_json(folder / "model_meta.json", checkpoint.meta)
     for notice in ("LICENSE", "NOTICE"):
         if (checkpoint.folder / notice).exists():
-            shutil.copy(checkpoint.folder / notice, folder)
+            copy_into(checkpoint.folder / notice, folder)

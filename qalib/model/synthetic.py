@@ -10,7 +10,6 @@ published structures:
 - hybrid-filled-0.36: the linear density and the number of heads, spread over the layers as in 0.26.
 """
 
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,12 +20,13 @@ from transformers import BertConfig, BertForQuestionAnswering
 from qalib.model import bert, blocks, checkpoint, formats, saving, structure
 from qalib.model import settings as checks
 from qalib.model.structure import Heads, Masks
+from qalib.model.tokenizers import TOKENIZER_FILES
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, write_json
+from qalib.utils.folders import copy_into
 from qalib.utils.paths import PUBLISHED_MODELS
 
 FORMATS = ("2021", "packed", "transformers")
-TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def make_twin(
@@ -172,4 +172,4 @@ def _write_2021(
     write_json(folder / "model_meta.json", {"twin_of": settings["_name_or_path"], "structure": said})
     for name in TOKENIZER_FILES:
         if vocabulary and (Path(vocabulary) / name).exists():
-            shutil.copyfile(Path(vocabulary) / name, folder / name)
+            copy_into(Path(vocabulary) / name, folder)

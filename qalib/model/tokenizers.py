@@ -1,14 +1,18 @@
 """Tokenizers: the fast tokenizer in a checkpoint's folder."""
 
+from itertools import groupby
 from pathlib import Path
 
 from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
 
-from qalib.utils.errors import InputError, one_line
-from qalib.utils.files import read_json, refuse_lfs_pointer
+from qalib.utils.errors import InputError, is_panic, one_line
+from qalib.utils.files import read_json, require_file
 
 MIN_TOKENS = 16  # the least model_max_length, in tokens, that a tokenizer may have
-TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 PROBE = "a \U00013000"  # a hieroglyph, which hardly any vocabulary has
 
 
@@ -23,30 +27,39 @@ def load_tokenizer(folder: Path):
     if not has_tokenizer(folder):
         wanted = "tokenizer.json, vocab.txt, and vocab.json with merges.txt (`qalib twin` takes them from --vocabulary)"
         raise InputError(f"{folder}: no tokenizer there; looked for {wanted}")
-    for path in [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]:
-        refuse_lfs_pointer(path)
+    for name in TOKENIZER_FILES:
+        require_file(folder / name)
     config = _config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
         raise InputError(f"{folder}: the tokenizer cannot be read: {one_line(error)}") from None
     check(tokenizer, str(folder))
-    if not (isinstance(most := tokenizer.model_max_length, int | float) and most >= MIN_TOKENS):
-        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected at least {MIN_TOKENS}")
+    most = tokenizer.model_max_length
+    if not (isinstance(most, int | float) and most >= MIN_TOKENS and most % 1 == 0):
+        wanted = f"a whole number of at least {MIN_TOKENS}"
+        raise InputError(f"{folder}: the tokenizer's model_max_length is {most!r}, expected {wanted}")
     return tokenizer
 
 
 def check(tokenizer, name: str) -> None:
-    """Raise InputError if a tokenizer is slow, or lacks a token that every text may need."""
+    """Raise InputError if a tokenizer is slow, lacks a token that every text may need, or doesn't encode a pair as
+    [CLS] question [SEP] text, the special tokens being its own."""
     if not tokenizer.is_fast:
         remedy = "save a fast one, with tokenizer.json"
         raise InputError(
             f"{name}: a fast tokenizer is required, found {type(tokenizer).__name__}, a slow one; {remedy}"
         )
     try:
-        tokenizer(PROBE, PROBE)
-    except Exception as error:  # the library raises Exception itself
+        (probe,) = tokenizer(PROBE, PROBE).encodings
+    except BaseException as error:  # the library raises Exception itself
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise InputError(f"{name}: the tokenizer cannot be used: {one_line(error)}") from None
+    form = [part for part, _ in groupby(probe.sequence_ids)]  # 0 for the question, 1 for the text, None for the others
+    if form != [None, 0, None, 1, None]:
+        names = ", ".join({None: "special tokens", 0: "question", 1: "text"}[part] for part in form) or "nothing"
+        raise InputError(f"{name}: the tokenizer must encode a pair as [CLS] question [SEP] text [SEP], found {names}")
 
 
 def _config(folder: Path) -> PreTrainedConfig | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qalib.model.formats import PACKED, PICKLED, SAFETENSORS
 from qalib.utils.errors import InputError, is_out_of_memory, one_line
-from qalib.utils.files import read_json_object, refuse_lfs_pointer
+from qalib.utils.files import read_json_object, require_file
 
 INDEX = ".index.json"  # ending of the file that says which shard holds which tensor
 ORDER = (PACKED, SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)  # the first that exists is read
@@ -71,7 +71,7 @@ def _read_shards(index: Path) -> tuple[list[Path], dict[str, Tensor]]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, by the names in it."""
-    refuse_lfs_pointer(path)
+    require_file(path)
     pickled = path.suffix == Path(PICKLED).suffix
     try:
         if pickled:

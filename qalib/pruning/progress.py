@@ -6,6 +6,8 @@ import time
 
 from tqdm import tqdm
 
+from qalib.utils.errors import without_controls
+
 REFRESH_SECONDS = 0.3  # from one drawing of the bar to the next, at least
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -30,7 +32,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line that stays."""
         if not self.bar.disable:
-            self.bar.write(text, file=sys.stderr)
+            self.bar.write(without_controls(text), file=sys.stderr)
 
     def begin(self, progress: float) -> None:
         """Training begins, or goes on, at `progress` (0 to 1): speed and remaining time are counted from here."""

@@ -32,6 +32,7 @@ from qalib.runtimes import compact, dtypes
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
 from qalib.utils.files import require_vacant, write_text
+from qalib.utils.folders import require_writable
 
 
 @dataclass
@@ -64,6 +65,7 @@ def prune(config: PruningConfig, progress: bool = True, student: Checkpoint | No
 def _prune(config: PruningConfig, progress: bool, student: Checkpoint | None) -> Path:
     out, folder = config.out, RunFolder(config.work or Path(f"{config.out}.run"))
     require_vacant(out)
+    require_writable(out)
     with folder.locked():
         if distributed.is_main_process():
             folder.check(config.to_dict(), config.resume)

@@ -19,13 +19,14 @@ from tqdm.auto import tqdm
 
 from qalib.qa.batching import LENGTH_SORTED, BatchingConfig, batches, padded
 from qalib.qa.squad import Question
-from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, windows
+from qalib.qa.windows import MAX_LENGTH, OVERLAP, Window, slices, windows
 from qalib.utils.prefetch import prefetch
 from qalib.utils.quantity import measure
 
 N_BEST = 20  # starts and ends of a window that are combined
 MAX_ANSWER_LENGTH = 30  # tokens
 CHUNK = 2048  # questions whose windows are held at a time: memory does not grow with the question set
+CHUNK_CHARACTERS = 10_000_000  # the same, of long contexts
 Span = tuple[float, int, int]  # score, first character and last + 1 in the context
 Batch = tuple[list[Window], dict[str, Tensor]]  # windows and the model's inputs, each of shape `(windows, length)`
 Chunk = tuple[Sequence[Question], Iterable[Batch]]
@@ -141,8 +142,8 @@ def _chunks(tokenizer, questions: Sequence[Question], batching: BatchingConfig) 
         cut = windows(tokenizer, [q.question for q in chunk], [q.context for q in chunk])
         return ((batch, padded(batch, pad_id, batching)) for batch in batches(cut, batching))
 
-    for first in range(0, len(questions), CHUNK):
-        chunk = questions[first : first + CHUNK]
+    for part in slices([len(q.question) + len(q.context) for q in questions], CHUNK_CHARACTERS, CHUNK):
+        chunk = questions[part]
         yield chunk, made(chunk)
 
 

@@ -1,14 +1,17 @@
 """Windows: model inputs of a question and as much of its context as fits; a long context takes several."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qalib.utils.errors import InputError, is_panic, one_line
+
 MAX_LENGTH, OVERLAP, MAX_QUESTION = 384, 128, 64
+CHARACTERS = 1_000_000  # of questions and contexts tokenized at a time: a tokenizer's encodings are 20 times a Window's
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,36 @@ def windows(
         if max_length < max_question + overlap + special + 1:
             raise _no_room(max_length, max_question, overlap, special)
         questions = _shortened(tokenizer, questions, max_question)
-    encoded = tokenizer(
+    lengths = [len(question) + len(context) for question, context in zip(questions, contexts, strict=True)]
+    result = []
+    for part in slices(lengths, CHARACTERS):
+        result += _cut(tokenizer, questions[part], contexts[part], part.start, max_length, overlap)
+    return result
+
+
+def slices(sizes: Sequence[int], most: int, items: int | None = None) -> Iterator[slice]:
+    """Consecutive slices of sequences whose elements have these sizes: each of one element, or of at most `items` with
+    sizes that add up to `most` at most.
+
+    >>> list(slices([3, 3, 3, 9, 1], 6))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    first, total = 0, 0
+    for at, size in enumerate(sizes):
+        if at > first and (total + size > most or at - first == items):
+            yield slice(first, at)
+            first, total = at, 0
+        total += size
+    if sizes:
+        yield slice(first, len(sizes))
+
+
+def _cut(
+    tokenizer, questions: Sequence[str], contexts: Sequence[str], number: int, max_length: int, overlap: int
+) -> list[Window]:
+    """The windows of pairs, the first of which has this number."""
+    encoded = _encode(
+        tokenizer,
         list(questions),
         list(contexts),
         truncation="only_second",
@@ -65,7 +97,6 @@ def windows(
         stride=overlap,
         return_overflowing_tokens=True,
         return_token_type_ids=False,  # what is needed is in the encodings
-        return_attention_mask=False,
     )
     result = []
     for item, index in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
@@ -76,7 +107,7 @@ def windows(
         offsets[:, 1] = _ends_after_marks(contexts[int(index)], offsets[:, 1])
         ids, types = np.array(item.ids, dtype=np.int32), np.array(item.type_ids, dtype=np.int8)
         words = np.array(item.word_ids[context], dtype=np.int32)
-        result.append(Window(index, ids, types, first, offsets, words))
+        result.append(Window(number + index, ids, types, first, offsets, words))
     return result
 
 
@@ -113,7 +144,17 @@ def _no_room(max_length: int, question: int, overlap: int, special: int) -> Valu
 
 
 def _count(tokenizer, text: str) -> int:
-    return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return len(_encode(tokenizer, text, add_special_tokens=False)["input_ids"])
+
+
+def _encode(tokenizer, *texts: str | list[str], **options):
+    """What a tokenizer returns. Raises InputError if it panics, as for a regular expression that takes too long."""
+    try:
+        return tokenizer(*texts, return_attention_mask=False, verbose=False, **options)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer cannot be used: {one_line(error)}") from None
 
 
 def _shortened(tokenizer, questions: Sequence[str], most: int) -> list[str]:
@@ -122,7 +163,7 @@ def _shortened(tokenizer, questions: Sequence[str], most: int) -> list[str]:
     at = [n for n, question in enumerate(short) if len(question) > most or not question.isascii()]
     if at:
         long = [short[n] for n in at]
-        encoded = tokenizer(long, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = _encode(tokenizer, long, add_special_tokens=False, return_offsets_mapping=True)
         for n, offsets in zip(at, encoded["offset_mapping"], strict=True):
             short[n] = short[n] if len(offsets) <= most else short[n][: offsets[most - 1][1]]
     return short
@@ -163,5 +204,4 @@ def count_2019(
 
 
 def _token_counts(tokenizer, texts: Sequence[str]) -> list[int]:
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return [len(ids) for ids in encoded["input_ids"]]
+    return [len(ids) for ids in _encode(tokenizer, list(texts), add_special_tokens=False)["input_ids"]]

@@ -70,6 +70,8 @@ def run(
         if name not in known:
             raise InputError(f"no notebook has a parameter {name!r}; they have {', '.join(sorted(known))}")
     out = Path(out) if out is not None else Path("reports") / default_name(model, data, questions)
+    if out.is_symlink() or out.name in ("", ".."):  # what stands in for a folder cannot be renamed
+        out = out.resolve()
     if out.exists() and not (out / "manifest.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already and is not a report; choose another folder with --out")
     with locked(out):

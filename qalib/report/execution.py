@@ -18,7 +18,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from qalib.utils.errors import InputError, ReportError, one_line
-from qalib.utils.files import refuse_lfs_pointer
+from qalib.utils.files import require_file
 
 
 class OwnKernel(AsyncKernelManager):
@@ -32,7 +32,7 @@ class OwnKernel(AsyncKernelManager):
 
 def check_parameters(notebook: Path, parameters: dict[str, Any]) -> set[str]:
     """The parameters that a notebook declares. Raises InputError if one of `parameters` is not among them."""
-    refuse_lfs_pointer(notebook)
+    require_file(notebook)
     try:
         with redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
             declared = set(papermill.inspect_notebook(str(notebook)))

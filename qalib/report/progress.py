@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
+from qalib.utils.errors import without_controls
+
 TICK = 0.5  # seconds between updates of a bar
 
 
@@ -94,4 +96,4 @@ def _usual_seconds(notebook: Path) -> float | None:
 
 def say(text: str) -> None:
     """Print a line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(without_controls(text), file=sys.stderr, flush=True)

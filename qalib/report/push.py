@@ -23,6 +23,7 @@ from qalib.qa import squad
 from qalib.report import results
 from qalib.utils.errors import InputError, one_line
 from qalib.utils.files import atomic_folder, read_json, read_text, write_text
+from qalib.utils.folders import copy_into
 
 EVALUATION = Path(".eval_results", "squad.yaml")
 RELATIVE = re.compile(r"\]\((?![a-z]+:|#|/)([^)#\s]+)")
@@ -47,8 +48,10 @@ def assemble(report: Path, out: Path, model: str | None = None) -> Path:
         )
     with atomic_folder(out) as draft:
         companions = [path for pattern in hub.COMPANION_FILES for path in loaded.folder.glob(pattern)]
-        for path in [*loaded.weight_files, *companions, *(report / "card").iterdir(), report / "results.json"]:
+        for path in loaded.weight_files:  # which hold tensors, wherever they are
             shutil.copy(path, draft)
+        for path in [*companions, *(report / "card").iterdir(), report / "results.json"]:
+            copy_into(path, draft)
         if scores := _scores(read_card(draft), finished):
             write_text(draft / EVALUATION, yaml.safe_dump(scores, sort_keys=False))
         check(draft)

@@ -5,6 +5,9 @@ out/tables/*.csv
 out/figures/*.svg (and *.html)
 """
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from qalib.report.inputs import CardInputs
 from qalib.report.plots.style import STYLE
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, write_json, write_text
+from qalib.utils.folders import added_files
 from qalib.utils.quantity import Number, Value
 
 
@@ -132,6 +136,15 @@ def _definition(name: str) -> tuple[str, str]:
     if name not in known:
         raise ValueError(f"number {name!r}: needs a unit and a definition, as it is no input of the card")
     return known[name]["unit"], known[name]["definition"]
+
+
+@contextmanager
+def added_to(out: Path | str, source: str) -> Iterator[Results]:
+    """Results of a source that are added to a folder all at once, when the block ends without an error."""
+    with added_files(out) as draft:
+        if (earlier := Path(out) / "results.json").exists():
+            shutil.copy(earlier, draft)
+        yield Results(draft, source)
 
 
 def _spreadsheet_cell(cell: Any) -> Any:

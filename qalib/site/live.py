@@ -24,6 +24,7 @@ from qalib.runtimes.export import onnx_graph, onnx_masked
 from qalib.runtimes.registry import not_installed
 from qalib.utils.errors import InputError
 from qalib.utils.files import atomic_folder, read_json, read_text, write_json, write_text
+from qalib.utils.folders import copy_into
 from qalib.utils.output import escape_unencodable
 from qalib.utils.paths import ROOT, TEMPLATES
 
@@ -69,7 +70,7 @@ def make(out: Path | str = "live", model: str = "bundled", nav: str = "") -> Pat
         loaded.tokenizer.save_pretrained(draft)
         for name in OF_MODEL:
             if (loaded.folder / name).exists():
-                shutil.copy(loaded.folder / name, draft)
+                copy_into(loaded.folder / name, draft)
         licences = [name for name in (*OF_MODEL, "vendor/LICENSE") if (draft / name).exists()]
         links = ", ".join(f'<a href="{name}">{name}</a>' for name in licences)
         page = read_text(WEB / "index.html").replace("<!--nav-->", nav).replace("<!--licences-->", links)

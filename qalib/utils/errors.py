@@ -26,6 +26,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return kind or any(text in str(error) for text in texts)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a library in Rust, as tokenizers, which is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Type and message of a library's error, without line breaks, the message cut off after `limit` characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:limit]}"

@@ -21,28 +21,37 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_lfs_pointer(path: Path | str) -> None:
-    """Raise InputError if a file is a Git LFS pointer: what Git leaves in place of a large file it has not fetched."""
+def is_device(path: Path | str) -> bool:
+    """Whether a path is a pipe or a device, or stands for one, as /dev/stdout does for whatever it goes to."""
+    path = Path(path)
+    return path.exists() and (path.is_relative_to("/dev") or not (path.is_file() or path.is_dir()))
+
+
+def require_file(path: Path | str) -> None:
+    """Raise InputError if a path that exists is not a file with its content: a pipe, a device, a folder, a file that
+    cannot be read, or a Git LFS pointer, which Git leaves in place of a large file it has not fetched."""
+    if is_device(path):
+        raise InputError(f"{path}: a regular file is required, found a pipe or a device; save its content as a file")
     try:
         with open(path, "rb") as file:
-            if file.read(len(LFS_POINTER)) != LFS_POINTER:
-                return
-    except OSError:
+            start = file.read(len(LFS_POINTER))
+    except FileNotFoundError:
         return  # whoever reads the file reports it
-    raise InputError(f"{path}: a Git LFS pointer instead of the file; `git lfs pull` fetches the file")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    if start == LFS_POINTER:
+        raise InputError(f"{path}: a Git LFS pointer instead of the file; `git lfs pull` fetches the file")
 
 
 def read_text(path: Path | str) -> str:
     """The text of a UTF-8 file (a byte-order mark is dropped). Raises InputError naming the file."""
-    refuse_lfs_pointer(path)
+    require_file(path)
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def read_json(path: Path | str, lines: bool = False) -> Any:
@@ -100,18 +109,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_text(path: Path | str, text: str) -> Path:
-    """Write a file in one step: readers see the old content or the new, never part of it."""
+    """Write a file in one step: readers see the old content or the new, never part of it.
+
+    A link is followed; a pipe or a device, as /dev/stdout, gets the text.
+    """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if is_device(path):
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return path
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
             os.chmod(name, 0o644)
-            os.replace(name, path)
+            os.replace(name, target)
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:  # which names the temporary file, or none
         raise OSError(error.errno, error.strerror, str(path)) from None
@@ -131,20 +147,23 @@ def require_vacant(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty folder that takes the name `path` only if the block ends without an error.
+    """Yield an empty folder that takes the name `path` only if the block ends without an error. A link is followed.
 
     Raises InputError if `path` is not vacant.
     """
-    path = Path(path)
-    require_vacant(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    require_vacant(Path(path))
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:  # which names the draft
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         yield draft
         os.chmod(draft, 0o755)
-        if path.exists():
-            path.rmdir()
-        draft.rename(path)
+        if target.exists():
+            target.rmdir()
+        draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

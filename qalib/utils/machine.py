@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import re
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,11 @@ import torch
 
 from qalib.utils import openmp
 from qalib.utils.errors import InputError
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 openmp.respect_limits()  # before the first product
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pandas", "matplotlib",
@@ -36,6 +42,7 @@ def devices(wanted: str = "auto") -> list[str]:
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of malloc.h
 CPUINFO = Path("/proc/cpuinfo")
+MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 UNKNOWN = "not known: py-cpuinfo is not installed"
 # Those that matter here.
 INSTRUCTIONS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimd asimddp bf16".split()
@@ -93,6 +100,27 @@ def is_emulated(dtype: str, device: str = "cpu") -> bool:
     return dtype != "tf32" and dtype not in hardware_dtypes(device)
 
 
+def memory_limit() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or less under cgroups or `ulimit -v`."""
+    limits = [psutil.virtual_memory().total, *_cgroup_limits()]
+    if resource and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits.append(most)
+    return min(limits)
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """The memory limits, in bytes, of this process's cgroups of version 1 and 2 and of those around them."""
+    for line in MEMBERSHIP.read_text().splitlines() if MEMBERSHIP.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):  # version 2, version 1
+            top = CGROUPS / controllers
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            group = top / path.strip("/")
+            for file in (folder / name for folder in (group, *group.parents) if folder.is_relative_to(top)):
+                if file.exists() and (most := file.read_text().strip()).isdecimal():
+                    yield int(most)
+
+
 @cache
 def specs() -> dict[str, str | int | float]:
     """Processor, its types in hardware and caps, cores, threads that torch uses, memory in GiB, GPU, system, Python."""
@@ -110,7 +138,7 @@ def specs() -> dict[str, str | int | float]:
         "types in hardware": " ".join(hardware_dtypes()),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
         "threads used": torch.get_num_threads(),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "memory": f"{memory_limit() / 2**30:.0f} GiB",
         "GPU": gpu,
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),

@@ -9,10 +9,12 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import typer
 from conftest import ROOT
+from reliability import trial
 from typer.testing import CliRunner
 
 from qalib import runtimes
@@ -374,3 +376,58 @@ def test_no_control_character_reaches_the_terminal(packed_folder, capsys, monkey
     assert any("\x1b" in answer["answer"] for answer in json.loads(printed)["answers"])
     console.print_groups({"": {"model": "a\x1b[31mb"}})
     assert capsys.readouterr().out == "model  a\\x1b[31mb\n"
+
+
+def test_what_cannot_be_written_is_said_before_any_work(tmp_path, packed_folder, asked_file):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    for command in (
+        ["evaluate", "--model", tmp_path / "no-model", "--predictions", out],
+        ["evaluate", "--model", tmp_path / "no-model", "--data", asked_file, "--null-odds", out],
+        ["sparsity", "--model", tmp_path / "no-model", "--out", out],
+        ["export", "--model", tmp_path / "no-model", "--out", out],
+        ["twin", out, "--published", "no such"],
+        ["average", tmp_path / "no-model", "--out", out],
+        ["audit", "--model", tmp_path / "no-model", "--out", out],
+        ["benchmark", "forward", "--model", tmp_path / "no-model", "--out", out],
+        ["benchmark", "evaluation", "--data", "no-file", "--out", out],
+        ["prune", "--teacher", packed_folder, "--data", "no-file", "--out", out, "--work", tmp_path / "work"],
+    ):
+        ended = trial.call(*command)
+        expected = f"qalib: {out}: cannot be written; {tmp_path / 'file'} must be a folder that this user may write to"
+        assert (ended.code, ended.err.strip()) == (2, expected)
+
+
+def test_what_to_score_is_read_before_anything_is_timed(packed_folder, monkeypatch):
+    monkeypatch.setattr("qalib.benchmark.latency.compare", lambda *_, **__: pytest.fail("timed"))
+    ended = trial.call("benchmark", "forward", "--model", packed_folder, "--score", "nowhere.json")
+    assert ended.code == 2 and "nowhere.json: no such file" in ended.err
+    ended = trial.call("benchmark", "forward", "--model", packed_folder, "--questions", 3)
+    assert ended.code == 2 and "requires --score" in ended.err
+
+
+def test_a_disk_that_is_full_costs_no_score(packed_folder, asked_file, tmp_path, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("qalib.utils.files.write_json", full)
+    command = ["evaluate", "--model", packed_folder, "--data", asked_file, "--predictions", tmp_path / "p.json"]
+    ended = trial.call(*command)
+    assert ended.code == 2 and "f1 " in ended.out
+    assert ended.err.strip().endswith(f"qalib: {tmp_path / 'p.json'}: No space left on device")
+
+
+def test_tables_and_progress_have_no_escape_sequences(capsys):
+    from qalib.cli import benchmark
+    from qalib.pruning import progress as bar
+    from qalib.report import progress
+
+    hostile = "\x1b[2Jmodel\x9b1m\n"
+    benchmark._print_lines({"data": hostile})
+    benchmark._print_table(pd.DataFrame({"remark": [hostile], "ms": [1.5]}))
+    progress.say(hostile)
+    with bar.Progress() as shown:
+        shown.note(hostile)
+    output = capsys.readouterr()
+    assert "\x1b[2J" not in output.out + output.err and "\x9b" not in output.out + output.err
+    assert output.out.count(r"\x1b[2Jmodel\x9b1m\n") == 2 and output.err.count(r"\x1b[2Jmodel\x9b1m\n") == 2

@@ -98,6 +98,8 @@ def test_kept_blocks_alone_learn_what_they_learn_in_whole_matrices(fixed, tmp_pa
     with monkeypatch.context() as dense:
         dense.setattr(Pruner, "_drop_pruned", lambda self: None)
         whole = prune(fixed, precision=precision, hidden_weight=0.1, out=tmp_path / "whole")
+    # In bf16 more than rounding is allowed: about one in twenty equal runs differed from the second step on, which 220
+    # further runs did not show. One bit is enough, as Adam's first step is the learning rate whatever the gradient.
     room = 2e-4 if precision == "fp32" else 2e-2
     for ours, theirs in zip(log(sparse), log(whole), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=room)

@@ -68,6 +68,16 @@ def test_chunks_change_nothing(sparse, asked, monkeypatch):
     assert whole.texts == parts.texts and whole.windows == parts.windows
 
 
+def test_chunks_of_long_contexts_hold_fewer_questions(sparse, asked, monkeypatch):
+    sizes = [len(q.question) + len(q.context) for q in asked.questions]
+    monkeypatch.setattr(answering, "CHUNK_CHARACTERS", sum(sizes[:3]))
+    parts = [
+        chunk for chunk, _ in answering.chunks(sparse.tokenizer, asked.questions, LENGTH_SORTED, torch.device("cpu"))
+    ]
+    assert sum(parts, ()) == asked.questions and len(parts[0]) == 3
+    assert all(len(part) == 1 or sum(len(q.question + q.context) for q in part) <= sum(sizes[:3]) for part in parts)
+
+
 def test_windows_of_a_chunk_are_gone_when_the_next_is_cut(sparse, asked, monkeypatch):
     made, alive = [], []
 

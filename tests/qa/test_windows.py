@@ -5,6 +5,7 @@ import torch
 from qalib import pipeline
 from qalib.pruning import dataset
 from qalib.qa import answering, squad
+from qalib.qa import windows as qa_windows
 from qalib.qa.batching import LENGTH_SORTED, padded
 from qalib.qa.spans import word_spans
 from qalib.qa.windows import collate, count_2019, extends, windows
@@ -19,6 +20,22 @@ def test_windows_overlap_and_cover(sparse):
         assert (one.offsets[-8:] == two.offsets[:8]).all()
     covered = np.unique(np.concatenate([w.offsets[:, 0] for w in cut]))
     assert len(covered) == 100 and all(w.first == 4 and w.index == 0 for w in cut)
+
+
+def test_many_pairs_are_tokenized_in_parts(sparse, asked, monkeypatch):
+    pairs = [q.question for q in asked.questions], [q.context for q in asked.questions]
+    whole, sizes = windows(sparse.tokenizer, *pairs, 24, 4, 6), []
+    monkeypatch.setattr(qa_windows, "CHARACTERS", 60)
+    encode = qa_windows._encode
+    monkeypatch.setattr(qa_windows, "_encode", lambda t, *texts, **o: sizes.append(texts) or encode(t, *texts, **o))
+    parts = windows(sparse.tokenizer, *pairs, 24, 4, 6)
+    sizes = [
+        sum(map(len, questions + contexts[0])) for questions, *contexts in sizes if contexts and len(questions) > 1
+    ]
+    assert sizes and max(sizes) <= 60
+    for one, two in zip(whole, parts, strict=True):
+        assert one.index == two.index and one.first == two.first
+        assert all((getattr(one, name) == getattr(two, name)).all() for name in ("ids", "types", "offsets", "words"))
 
 
 def test_offsets_give_the_text_back(sparse):

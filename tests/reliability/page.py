@@ -22,8 +22,10 @@ from reliability.trial import ENVIRONMENT, ROOT, Section
 TRIALS = {
     "inputs": "inputs.fuzz", "processes": "inputs.processes", "places": "spans.places", "scores": "spans.scores",
     "killed": "faults.killed", "disks": "faults.disks", "two": "faults.two_at_once", "twice": "determinism.twice",
-    "code": "untrusted.code", "pages": "untrusted.pages", "parts": "speeds.parts", "loading": "speeds.loading",
-    "memory": "scale.memory", "shared": "scale.shared", "training": "scale.training", "several": "scale.several",
+    "code": "untrusted.code", "pages": "untrusted.pages", "interrupted": "attacks.interrupted",
+    "links": "attacks.places", "tokenizers": "attacks.tokenizers", "long": "attacks.long", "parts": "speeds.parts",
+    "loading": "speeds.loading", "memory": "scale.memory", "shared": "scale.shared", "training": "scale.training",
+    "several": "scale.several",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@ import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from qalib.utils import machine
@@ -30,6 +31,30 @@ def test_bf16_counts_where_the_processor_has_it_and_no_cap_forbids_it(monkeypatc
     assert machine.hardware_dtypes("cpu") == types
     assert machine.caps() == caps
     assert machine.is_emulated("bf16") == (types == ["fp32"])
+
+
+@pytest.mark.parametrize(
+    "membership, files, expected",
+    [
+        ("0::/pod/box\n", {"pod/memory.max": "2000000", "pod/box/memory.max": "max"}, 2_000_000),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("3:cpu:/\n4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "1000000", "cpu/memory.max": "5"}, 1_000_000),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("", {}, None),
+    ],
+)
+def test_memory_is_what_cgroups_grant(monkeypatch, tmp_path, membership, files, expected):
+    (tmp_path / "cgroup").write_text(membership)
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "fs")
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (machine.resource.RLIM_INFINITY,) * 2)
+    assert machine.memory_limit() == (expected or psutil.virtual_memory().total)
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (500_000, 500_000))
+    assert machine.memory_limit() == 500_000
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is of glibc")
