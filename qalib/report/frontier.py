@@ -48,7 +48,7 @@ def before_pruning(rows: pd.DataFrame) -> pd.Series | None:
     """The row of the best dense model of THIS architecture, or of THIS run dense; None if neither has an F1."""
     own = rows.group.str.startswith(f"{RUN}: dense") | (rows.group == DENSE)
     own &= rows.f1.notna()
-    return rows.loc[cast(int, rows.f1[own].idxmax())] if own.any() else None
+    return cast(pd.Series, rows.loc[cast(int, rows.f1[own].idxmax())]) if own.any() else None
 
 
 def _run(run, dense: dict[str, Value]) -> dict[str, Value]:

@@ -118,7 +118,7 @@ class Results:
         """Keep a matplotlib figure as figures/NAME.svg, byte-identical for the same figure, for a notebook to show."""
         path = self.out / "figures" / f"{name}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
+        with matplotlib.rc_context({**STYLE, "svg.hashsalt": "qalib", "svg.fonttype": "path"}):
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "qalib"})
         return Picture(path)
 

@@ -103,7 +103,7 @@ def scores(seen: pd.DataFrame, thresholds: pd.Series) -> Figure:
             linewidth=0.6,
             zorder=2 if kept[column] else 1,
         )
-    low, high = seen.min(axis=None), seen.max(axis=None)
+    low, high = float(seen.to_numpy().min()), float(seen.to_numpy().max())
     room = 0.1 * (high - low)
     drawn = thresholds.clip(lower=low - 9 * room)  # it comes from far below, where no score is
     axes.plot(drawn.index, drawn, color=ORANGE, linewidth=2, label="threshold: blocks below are zero")
