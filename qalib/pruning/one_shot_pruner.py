@@ -1,5 +1,6 @@
 """A model that is pruned in rounds by optimal brain surgery, beside the dense one whose outputs it keeps."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,8 @@ from qalib.pruning import calibration, surgery
 from qalib.pruning.calibration import Calibration
 from qalib.pruning.losses import Batch
 from qalib.pruning.pruner import reorder_neurons
+
+CURVATURE_STEP = 3  # every third batch, of windows of like length, for the curvature, which is a mean of few numbers
 
 
 class OneShotPruner:
@@ -35,19 +38,16 @@ class OneShotPruner:
         self.model, self.dense, self.batches = model, dense, batches
         self.block, self.ffn, self.dtype, self.seed = block, ffn, dtype, seed
         self.costs: dict[str, Tensor] = {}
-        self.curvature: dict[str, Tensor] = {}
         self.orders: dict[int, Tensor] = {}
 
     def prepare(self, density: float) -> None:
         """Find what each block costs in the model as it is, to be pruned to a density."""
-        device = next(self.dense.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
-            self.curvature = calibration.curvature(self.dense, self.batches(), self.seed)
         kept = surgery.masks(self.model, self.block, self.ffn)
         products = self._refit(kept)
+        curvature = self._curvature()
         for matrix in bert.matrices(self.model) if self.ffn == "block" else ():
             if matrix.kind == "FFN out" and kept[matrix.name].all():
-                self._sort(matrix, products)
+                self._sort(matrix, products, curvature[matrix.name])
         self._price(products, density)
 
     def prune(self, density: float, next_density: float | None = None) -> None:
@@ -58,13 +58,12 @@ class OneShotPruner:
 
     def state_dict(self) -> dict[str, Any]:
         """What a run is resumed from."""
-        kept = {"costs": self.costs, "curvature": self.curvature, "orders": self.orders}
-        return kept | {"model": self.model.state_dict()}
+        return {"costs": self.costs, "orders": self.orders, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.costs, self.curvature, self.orders = (state[name] for name in ("costs", "curvature", "orders"))
+        self.costs, self.orders = state["costs"], state["orders"]
         for number, order in self.orders.items():
             reorder_neurons(bert.layers(self.dense)[number], order)
 
@@ -72,15 +71,20 @@ class OneShotPruner:
         return surgery.refit(self.model, self.dense, Calibration(self.dense, self.batches(), self.dtype), kept)
 
     def _price(self, products: dict[str, Tensor], density: float) -> None:
-        self.costs = surgery.costs(self.model, products, self.curvature, density, self.block, self.ffn)
+        """Find the costs by the loss's curvature in the model as it is: by the dense one's, last layers are cut off."""
+        self.costs = surgery.costs(self.model, products, self._curvature(), density, self.block, self.ffn)
 
-    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor]) -> None:
+    def _curvature(self) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device.type
+        some = itertools.islice(self.batches(), 0, None, CURVATURE_STEP)
+        with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
+            return calibration.curvature(self.model, some, self.seed)
+
+    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor], curvature: Tensor) -> None:
         """Put a layer's neurons in order, the dearest first; `matrix` is its FFN out."""
-        order = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], self.curvature[matrix.name])
-        order = order.argsort(descending=True, stable=True)
+        costs = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], curvature)
+        order = costs.argsort(descending=True, stable=True)
         for model in (self.model, self.dense):
             reorder_neurons(bert.layers(model)[matrix.layer], order)
-        name = matrix.name.replace("output.dense", "intermediate.dense")
-        self.curvature[name] = self.curvature[name][order]
         products[matrix.name] = products[matrix.name][order][:, order]
         self.orders[matrix.layer] = order
