@@ -4,6 +4,7 @@ On a CPU, several processes with one core each can be faster than one with all c
 """
 
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -17,12 +18,16 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, patch_environment
+from torch.distributed import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 from tqdm import tqdm
 
 from qalib.utils.errors import InputError
+
+_groups = itertools.count(1)  # those that this process has joined again
 
 
 def run(processes: int, function: Callable, *arguments: Any) -> Any:
@@ -98,10 +103,23 @@ def joined(cpu: bool) -> Iterator[None]:
     joins = not torch.distributed.is_initialized()
     if joins and PartialState._shared_state.get("num_processes", 1) > 1:  # left before
         AcceleratorState._reset_state(reset_partial_state=True)
+        if cpu:
+            _rejoin()
     PartialState(cpu=cpu)
     yield
     if joins and torch.distributed.is_initialized():
         _leave()
+
+
+def _rejoin() -> None:
+    """Make a new process group, with keys of its own in the store that the processes share.
+
+    Those of the group that was left still name its sockets, which a process would try to reach for half an hour.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    torch.distributed.init_process_group(
+        "gloo", store=PrefixStore(f"group {next(_groups)}", store), rank=rank, world_size=size
+    )
 
 
 def _leave() -> None:
