@@ -3,6 +3,7 @@
 import os
 import runpy
 import shutil
+import signal
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,12 @@ def timings_folder(tmp_path_factory) -> Path:
         patch.setattr(dtypes, "TABLE", folder / "types.json")
         patch.setattr(widening, "TABLE", folder / "widening.json")
         yield folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Ctrl-C interrupts, also where a shell that started the tests in the background had it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

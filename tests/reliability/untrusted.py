@@ -4,13 +4,14 @@ import re
 import shutil
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
 from qalib.report import build, execution, front
 from qalib.report import pages as html_pages
+from qalib.report.inputs import CardInputs
 from qalib.utils.files import read_json, write_json, write_text
-from qalib.utils.paths import TEMPLATES
 from reliability import determinism, trial
 from reliability.damage import CARD
 from reliability.trial import Section
@@ -110,8 +111,8 @@ def card_page() -> Section:
         for folder in ("figures", "card"):
             (out / folder / "density_chart.html").write_text("")
         kept = read_json(out / "results.json")
-        asked = set(re.findall(r"\bn\.(\w+)", (TEMPLATES / "card.md.j2").read_text()))
-        for absent in sorted(asked - {number["name"] for number in kept["numbers"]}):  # the report is older
+        inputs = {field.name for field in fields(CardInputs)}
+        for absent in sorted(inputs - {number["name"] for number in kept["numbers"]}):  # the report is older
             kept["numbers"].append({"name": absent, "value": HOSTILE, "unit": "text", "definition": "", "source": "-"})
         for number in kept["numbers"]:
             if isinstance(number["value"], str):
