@@ -106,7 +106,7 @@ class PruningConfig(TrainingConfig):
     calibration_questions: Annotated[
         int,
         Doc("Method obs: questions to calibrate with, drawn at random from the data."),
-    ] = 2048
+    ] = 256
     rounds: Annotated[int, Doc("Method obs: rounds of removing and refitting.")] = 16
     teacher_cache: Annotated[
         Path | None,
