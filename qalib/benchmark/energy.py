@@ -6,7 +6,7 @@ ZONES = Path("/sys/class/powercap")  # https://docs.kernel.org/power/powercap/po
 
 
 class EnergyMeter:
-    """In a `with` block: `joules` is what all processor packages took meanwhile, whoever used them.
+    """In a `with` block: `joules` is what all processor packages took meanwhile, for this process and all others.
 
     None where no counter can be read: in most virtual machines, and for most users but root.
     """

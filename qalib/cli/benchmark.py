@@ -1,19 +1,17 @@
 """The commands that measure speed: `qalib benchmark forward`, `evaluation`, `sweep`, `pace` and `training`."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qalib.cli.benchmark_results import finish_forward, print_evaluation, record
 from qalib.cli.console import RUNTIME_NAMES, Device, Json, Model, Questions, Sweep, print_json, writable
 from qalib.cli.options import options_of
-from qalib.utils.errors import InputError, without_controls
+from qalib.utils.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from qalib.model.checkpoint import Checkpoint
     from qalib.qa.squad import QuestionSet
 
@@ -43,14 +41,6 @@ Score = Annotated[
 ]
 
 RUNTIMES = "dense,compact,block-sparse"
-SHOWN = [
-    "runtime", "dtype", "rounds", "median_ms", "spread_ms", "p99_ms", "speedup_over_best", "speedup", "bound_reached",
-    "f1", "note", "remark",
-]  # fmt: skip
-EVALUATED = [
-    "way", "rounds", "median_seconds", "spread_seconds", "speedup_over_best", "speedup", "exact_match", "f1",
-    "same_answers", "resident_megabytes", "joules", "remark",
-]  # fmt: skip
 EXAMPLES = {Sweep.density: "0.1,0.2", Sweep.length: "64,128,384", Sweep.threads: "1,2"}
 
 
@@ -93,7 +83,7 @@ def forward(settings: ForwardSettings) -> None:
     choice = _choice(settings.runtimes, settings.dtype, settings.device)
     rows = latency.compare(loaded, **choice, batch=settings.batch, length=settings.length, repeats=settings.repeats)
     figures = {"speedup": speed.speedup, "fastest_of_each": speed.fastest_of_each}
-    _finish(settings, loaded, rows, figures, scoring)
+    finish_forward(loaded, rows, figures, scoring, settings.out, settings.as_json)
 
 
 @app.command()
@@ -112,7 +102,7 @@ def sweep(settings: SweepSettings) -> None:
     choice |= {} if over is Sweep.length else {"length": settings.length}
     rows = SWEEPS[over.value](loaded, *numbers, **choice, batch=settings.batch, repeats=settings.repeats)
     figures = {over.value: lambda rows: speed.sweep(rows, over.value)}
-    _finish(settings, loaded, rows, figures, scoring)
+    finish_forward(loaded, rows, figures, scoring, settings.out, settings.as_json)
 
 
 @app.command()
@@ -129,7 +119,7 @@ def pace(
     from qalib.model import checkpoint
 
     loaded = checkpoint.load(model)
-    _record(loaded.name, by_matrix(loaded, batch, length, repeats), "pace", out, as_json)
+    record(loaded.name, by_matrix(loaded, batch, length, repeats), "pace", out, as_json)
 
 
 @app.command()
@@ -146,7 +136,7 @@ def training(
     """Time training steps on the CPU: dense, under a fixed mask, and by movement pruning."""
     from qalib.benchmark.training import compare
 
-    _record(models, compare(models, dtype, batch, length, rounds, steps), "training", out, as_json)
+    record(models, compare(models, dtype, batch, length, rounds, steps), "training", out, as_json)
 
 
 @app.command()
@@ -185,24 +175,13 @@ def evaluation(
         resident = pd.concat(resident).drop(columns="share")
         rows = rows.drop(columns="resident_bytes").merge(resident, "left", on=["runtime", "dtype"])
     headline = asdict(summary.evaluation_headline(rows, question_set.description))
-    record = summary.recorded(rows) | {"data": question_set.description, "not_run": not_run, "headline": headline}
+    values = summary.recorded(rows) | {"data": question_set.description, "not_run": not_run, "headline": headline}
     if out is not None:
-        files.write_json(out / "evaluation.json", {"model": loaded.name} | record)
+        files.write_json(out / "evaluation.json", {"model": loaded.name} | values)
     if as_json:
-        print_json(record)
-        return
-    _print_lines(record["machine"] | {"data": question_set.description} | not_run)
-    print("usual way: dense in fp32, padded to 384 tokens, batches of 32 in file order")
-    dense, best = headline["evaluation_baseline"], headline["evaluation_way"]
-    print(f"speedup_over_best is over {dense}; speedup over dense of the same type and batches")
-    factors = {"batching_speedup": f"usual way / {dense}", "evaluation_speedup": f"{dense} / {best}",
-               "usual_speedup": "their product"}  # fmt: skip
-    print(", ".join(f"{what}: {headline[name]:.2f}x" for name, what in factors.items() if headline[name]))
-    unreadable = ", which cannot be read here" * bool(rows.joules.isna().all())
-    print(f"joules are the processor's by its own counters{unreadable}")
-    shown = rows.assign(resident_megabytes=rows.resident_bytes.astype(float) / 1e6)[EVALUATED]
-    shown = shown.astype(dict.fromkeys(("speedup", "joules", "exact_match", "f1"), float))  # where there are none, NaN
-    _print_table(shown.round(3))
+        print_json(values)
+    else:
+        print_evaluation(rows, values)
 
 
 def _choice(runtimes: str, dtype: str, device: Device) -> dict[str, Any]:
@@ -229,76 +208,6 @@ def _scoring(settings: ForwardSettings, loaded: "Checkpoint") -> tuple["Checkpoi
     return scored, squad.load(settings.score).first(settings.questions)
 
 
-def _finish(
-    settings: ForwardSettings,
-    loaded: "Checkpoint",
-    rows: "pd.DataFrame",
-    figures: dict[str, Callable[["pd.DataFrame"], Any]],
-    scoring: tuple["Checkpoint", "QuestionSet"] | None,
-) -> None:
-    """Score the answers if wanted, then write and print a comparison of forward passes."""
-    from qalib.benchmark import summary
-    from qalib.benchmark.accuracy import with_scores
-    from qalib.report import results
-    from qalib.utils import files, machine
-
-    about = {}
-    if scoring:
-        scored, question_set = scoring
-        rows = with_scores(rows, scored, question_set)
-        about = {"scored": {"model": scored.name, "data": question_set.description}}
-    record = summary.report(rows) | about
-    if settings.out is not None:
-        with results.added_to(settings.out, "qalib benchmark") as kept:
-            files.write_json(kept.out / "benchmark.json", {"model": loaded.name} | record)
-            for name, draw in figures.items():
-                kept.figure(name, draw(rows))
-    if settings.as_json:
-        print_json(record)
-        return
-    _print_lines(machine.specs())
-    few = "" if rows.p99_seconds.notna().any() else ", of 100 rounds or more"
-    print(
-        f"median_ms, spread_ms (first to third quartile) and p99_ms (the 99th percentile{few}): milliseconds a batch "
-        f"over the rounds\nspeedup_over_best is over {', '.join(rows.best_baseline.unique())}; speedup over dense of "
-        "the same type"
-    )
-    if about:
-        scored = f"{about['scored']['model']} in that runtime and type, on {about['scored']['data']}"
-        print(without_controls(f"f1 (%): {scored}"))
-    times = {f"{each}_ms": 1000 * rows[f"{each}_seconds"].astype(float) for each in ("median", "spread", "p99")}
-    shown = [
-        column
-        for column in [*(name for name in figures if name in Sweep.__members__), *SHOWN]
-        if about or column != "f1"
-    ]
-    _print_table(rows.assign(**times).round(3)[shown])
-
-
-def _record(model: str | list[str], rows: "pd.DataFrame", name: str, out: Path | None, as_json: bool) -> None:
-    """Write and print rows that need no summary."""
-    from qalib.benchmark import summary
-    from qalib.utils import files
-
-    record = summary.recorded(rows)
-    if out is not None:
-        files.write_json(out / f"{name}.json", {"model": model} | record)
-    if as_json:
-        print_json(record)
-    else:
-        _print_lines(record["machine"])
-        _print_table(rows.drop(columns="round_seconds"))
-
-
-def _print_lines(values: dict[str, Any]) -> None:
-    print("\n".join(without_controls(f"{key}: {value}") for key, value in values.items()))
-
-
-def _print_table(rows: "pd.DataFrame") -> None:
-    plain = rows.map(lambda cell: without_controls(cell) if isinstance(cell, str) else cell)
-    print(plain.to_string(index=False, na_rep="-"))
-
-
 def _numbers(text: str | None, over: Sweep) -> list[list[float]]:
     """The values of a sweep as the argument after the model, or no argument, for the sweep's own."""
     if text is None:
@@ -308,24 +217,3 @@ def _numbers(text: str | None, over: Sweep) -> list[list[float]]:
         return [[kind(part) for part in text.split(",")]]
     except ValueError:
         raise InputError(f"--values {text}: expected numbers separated by commas, as {EXAMPLES[over]}") from None
-
-
-def current_spelling(arguments: list[str]) -> list[str]:
-    """Arguments of `qalib benchmark` from before it had subcommands, with the subcommand they stand for.
-
-    >>> current_spelling(["--sweep", "density", "--values", "0.1"])
-    ['sweep', 'density', '--values', '0.1']
-    >>> current_spelling(["--pace", "--json"]), current_spelling(["--data", "dev.json"])
-    (['pace', '--json'], ['evaluation', '--data', 'dev.json'])
-    >>> current_spelling(["--batch", "16"]), current_spelling(["forward"]), current_spelling(["--help"])
-    (['forward', '--batch', '16'], ['forward'], ['--help'])
-    """
-    if not arguments or arguments[0] == "--help" or not arguments[0].startswith("-"):
-        return arguments
-    words = [part for argument in arguments for part in (argument.split("=", 1) if "--" in argument else [argument])]
-    if "--sweep" in words[:-1]:
-        place = words.index("--sweep")
-        return ["sweep", words[place + 1], *words[:place], *words[place + 2 :]]
-    if "--pace" in words:
-        return ["pace", *(word for word in words if word != "--pace")]
-    return ["evaluation" if "--data" in words else "forward", *words]

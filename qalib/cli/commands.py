@@ -13,6 +13,7 @@ import typer
 import qalib
 from qalib.cli import benchmark, interrupts
 from qalib.cli.console import describe_error
+from qalib.cli.earlier_spelling import current_spelling
 from qalib.cli.environment import env
 from qalib.cli.models import average, export, finetune, prune, sparsity, twin
 from qalib.cli.questions import answer, evaluate, score
@@ -54,7 +55,7 @@ def _respell(words: list[str]) -> None:
     """Give `qalib benchmark`, as it was spelled before 0.2, its subcommand, in place, with a note."""
     if "benchmark" in words[1:3]:
         place = words.index("benchmark") + 1
-        if (new := benchmark.current_spelling(words[place:])) != words[place:]:
+        if (new := current_spelling(words[place:])) != words[place:]:
             print(f"qalib: this spelling goes away in 0.3; it is now qalib benchmark {' '.join(new)}", file=sys.stderr)
             words[place:] = new
 

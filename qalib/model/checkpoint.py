@@ -19,14 +19,14 @@ from qalib.model.architectures import Architecture
 from qalib.model.tokenizers import load_tokenizer
 from qalib.utils.errors import InputError
 from qalib.utils.files import read_json, sha256
-from qalib.utils.output import lines_as_html
+from qalib.utils.output import ShownInNotebooks
 
 Complete = Callable[[dict[str, Tensor], Architecture, BertConfig], dict[str, Tensor]]
 NEEDS_WEIGHTS = "needs weights"  # shown instead of results that random weights would make meaningless
 
 
 @dataclass(repr=False)
-class Checkpoint:
+class Checkpoint(ShownInNotebooks):
     """A model and where it came from.
 
     `model` is dense, full-size, float32 and in eval mode, with zeros where something was pruned; it is a BERT whatever
@@ -56,9 +56,6 @@ class Checkpoint:
             f"  {self.architecture.name}, {config.num_hidden_layers} layers of width {config.hidden_size}\n"
             f"  {kept:.1%} of the encoder's weights are not zero, in blocks of {height}x{width}"
         )
-
-    def _repr_html_(self) -> str:
-        return lines_as_html(repr(self))
 
     @cached_property
     def tokenizer(self):

@@ -15,7 +15,7 @@ from qalib.pruning.calibration import Calibration
 from qalib.pruning.losses import Batch
 from qalib.pruning.pruner import reorder_neurons
 
-CURVATURE_STEP = 3  # every third batch, of windows of like length, for the curvature, which is a mean of few numbers
+CURVATURE_STEP = 3  # every third batch is enough for the curvature, which has one number for each output
 
 
 class OneShotPruner:
@@ -47,14 +47,14 @@ class OneShotPruner:
         curvature = self._curvature()
         for matrix in bert.matrices(self.model) if self.ffn == "block" else ():
             if matrix.kind == "FFN out" and kept[matrix.name].all():
-                self._sort(matrix, products, curvature[matrix.name])
-        self._price(products, density)
+                self._sort(matrix, products, curvature)
+        self.costs = self._costs(products, curvature, density)
 
     def prune(self, density: float, next_density: float | None = None) -> None:
         """Remove the cheapest blocks down to a density, refit the rest, and find what it costs to go on."""
         products = self._refit(surgery.choose(self.model, self.costs, density, self.block, self.ffn))
         if next_density is not None:
-            self._price(products, next_density)
+            self.costs = self._costs(products, self._curvature(), next_density)
 
     def state_dict(self) -> dict[str, Any]:
         """What a run is resumed from."""
@@ -70,21 +70,23 @@ class OneShotPruner:
     def _refit(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         return surgery.refit(self.model, self.dense, Calibration(self.dense, self.batches(), self.dtype), kept)
 
-    def _price(self, products: dict[str, Tensor], density: float) -> None:
-        """Find the costs by the loss's curvature in the model as it is: by the dense one's, last layers are cut off."""
-        self.costs = surgery.costs(self.model, products, self._curvature(), density, self.block, self.ffn)
+    def _costs(self, products: dict[str, Tensor], curvature: dict[str, Tensor], density: float) -> dict[str, Tensor]:
+        return surgery.costs(self.model, products, curvature, density, self.block, self.ffn)
 
     def _curvature(self) -> dict[str, Tensor]:
+        """The curvature of the loss in the model as it is; by the dense model's, the last layers would be cut off."""
         device = next(self.model.parameters()).device.type
         some = itertools.islice(self.batches(), 0, None, CURVATURE_STEP)
         with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
             return calibration.curvature(self.model, some, self.seed)
 
-    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor], curvature: Tensor) -> None:
-        """Put a layer's neurons in order, the dearest first; `matrix` is its FFN out."""
-        costs = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], curvature)
+    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor], curvature: dict[str, Tensor]) -> None:
+        """Put a layer's neurons in order, also in what is known of them, the dearest first; `matrix` is its FFN out."""
+        costs = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], curvature[matrix.name])
         order = costs.argsort(descending=True, stable=True)
         for model in (self.model, self.dense):
             reorder_neurons(bert.layers(model)[matrix.layer], order)
         products[matrix.name] = products[matrix.name][order][:, order]
+        neurons = next(m.name for m in bert.matrices(self.model) if (m.layer, m.kind) == (matrix.layer, "FFN in"))
+        curvature[neurons] = curvature[neurons][order]
         self.orders[matrix.layer] = order

@@ -112,7 +112,7 @@ def build(
         logging_nan_inf_filter=False, remove_unused_columns=False, ddp_find_unused_parameters=False,
     )  # fmt: skip
     trainer = PruningTrainer(controller, cache, data, config, arguments, progress)
-    precision = f"{dtype} (emulated)" if machine.is_emulated(dtype, device) else dtype
+    precision = f"{dtype} (emulated)" if dtypes.is_emulated(dtype, dtypes.TRAINING, device) else dtype
     trainer.add_callback(PruningCallback(trainer, folder, precision, student.tokenizer, eval_data))
     like = torch.empty(0, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32, device=trainer.args.device)
     products = " and ".join(sorted(trainer.pruner.instructions(like)))

@@ -123,18 +123,13 @@ def costs(
     not go at a `density`, and -infinite for those that are zero. With `ffn="hybrid"` neurons cost what FFN out loses,
     and FFN in has no costs of its own. `products` are the damped covariances of the inputs.
     """
-    grids, result = units(model, block, ffn), {}
+    grids, kept, result = units(model, block, ffn), masks(model, block, ffn), {}
     share = min(1.0, REACH * (1 - density / kept_share(model)))
-    for matrix in bert.matrices(model):
-        name, weight = matrix.name, matrix.linear.weight
-        kept = blocks.mask(weight, grids[name])
-        neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
-        if neurons and matrix.kind == "FFN in":
-            continue
-        weighted = curvature[name].sqrt()[:, None] * weight
-        rises = removal_costs(weighted, products[name], kept, grids[name], math.ceil(share * kept.shape[1]))
-        size = (2 if neurons else 1) * math.prod(grids[name])
-        result[name] = torch.where(kept, rises / size, -math.inf)
+    weights = {matrix.name: matrix.linear.weight for matrix in bert.matrices(model)}
+    for name, size in _weights_each(model, block, ffn).items():
+        weighted, most = curvature[name].sqrt()[:, None] * weights[name], math.ceil(share * kept[name].shape[1])
+        rises = removal_costs(weighted, products[name], kept[name], grids[name], most)
+        result[name] = torch.where(kept[name], rises / size, -math.inf)
     return result
 
 
@@ -145,10 +140,7 @@ def choose(
 
     Bool, over its grid of `units`.
     """
-    grids = units(model, block, ffn)
-    sizes = {name: math.prod(grids[name]) for name in prices}
-    if ffn == "hybrid":
-        sizes |= {m.name: 2 * sizes[m.name] for m in bert.matrices(model) if m.kind == "FFN out"}
+    sizes = _weights_each(model, block, ffn)
     flat = torch.cat([price.flatten() for price in prices.values()])
     weights = torch.cat([torch.full_like(price, sizes[name]).flatten() for name, price in prices.items()])
     threshold = threshold_for_density(flat, weights, density)
@@ -163,6 +155,17 @@ def kept_share(model: BertForQuestionAnswering) -> float:
     """Weights that are not zero / all weights of the encoder matrices."""
     weights = [matrix.linear.weight for matrix in bert.matrices(model)]
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def _weights_each(model: BertForQuestionAnswering, block: Block, ffn: str) -> dict[str, int]:
+    """The weights that go with a unit, of the matrices whose units are priced: a neuron's in FFN out and FFN in."""
+    sizes = {name: math.prod(unit) for name, unit in units(model, block, ffn).items()}
+    for matrix in bert.matrices(model) if ffn == "hybrid" else ():
+        if matrix.kind == "FFN in":
+            del sizes[matrix.name]
+        elif matrix.kind == "FFN out":
+            sizes[matrix.name] *= 2
+    return sizes
 
 
 def masks(model: BertForQuestionAnswering, block: Block, ffn: str = "block") -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ class TeacherLogitsCache:
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    with open(path, "ab") as file:  # whoever comes first makes it full size; what another run has written stays
+    with open(path, "ab") as file:  # the first run makes it full size; what other runs have written stays
         if os.fstat(file.fileno()).st_size < size:
             _reserve(file.fileno(), size, path)
     return np.memmap(path, dtype, "r+", shape=shape)

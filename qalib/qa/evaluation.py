@@ -20,7 +20,7 @@ from qalib.qa.squad import Question, QuestionSet
 from qalib.qa.windows import MAX_LENGTH
 from qalib.utils import distributed, machine
 from qalib.utils.errors import InputError
-from qalib.utils.output import lines_as_html
+from qalib.utils.output import ShownInNotebooks
 from qalib.utils.quantity import measure
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
@@ -28,7 +28,7 @@ METRICS = ("exact_match", "f1")
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation:
+class Evaluation(ShownInNotebooks):
     """A scored run: the metric, the answers with their times, and the questions that were answered."""
 
     score: metric.Score
@@ -39,9 +39,6 @@ class Evaluation:
         score = self.score
         measured = "not scored" if score.f1 is None else f"exact match {score.exact_match:.2f} %, F1 {score.f1:.2f} %"
         return f"Evaluation on {self.question_set.description}\n  {measured}\n  in {self.answers.seconds:.1f} s"
-
-    def _repr_html_(self) -> str:
-        return lines_as_html(repr(self))
 
     @property
     def comparable_score(self) -> metric.Score:

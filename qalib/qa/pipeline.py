@@ -41,7 +41,7 @@ from qalib.qa.pairs import Pair, call_inputs, pairs_of
 from qalib.qa.spans import Answer
 from qalib.qa.windows import Window, collate, windows
 from qalib.utils.errors import InputError
-from qalib.utils.output import lines_as_html
+from qalib.utils.output import ShownInNotebooks
 from qalib.utils.paths import BUNDLED
 
 TASK = "question-answering"
@@ -93,7 +93,7 @@ class Options:
         return replace(self, **given)
 
 
-class QuestionAnswering:
+class QuestionAnswering(ShownInNotebooks):
     """A model with its tokenizer, called with questions and contexts; made by `pipeline`."""
 
     task = TASK
@@ -114,9 +114,6 @@ class QuestionAnswering:
             f"  on {self.device}, windows of at most {self.options.max_seq_len} tokens\n"
             f"  options: {', '.join(changed) or 'all by default'}"
         )
-
-    def _repr_html_(self) -> str:
-        return lines_as_html(repr(self))
 
     @property
     def device(self) -> torch.device:

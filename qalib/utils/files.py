@@ -36,7 +36,7 @@ def require_file(path: Path | str) -> None:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))
     except FileNotFoundError:
-        return  # whoever reads the file reports it
+        return  # reading the file reports it
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if start == LFS_POINTER:

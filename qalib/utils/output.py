@@ -1,4 +1,4 @@
-"""Output: streams in whatever encoding, and lines of text for a notebook."""
+"""Output: streams in whatever encoding, and objects shown in a notebook."""
 
 import io
 import sys
@@ -17,11 +17,15 @@ def is_unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
-def lines_as_html(text: str) -> str:
-    """Lines of text as HTML, the first of them in bold.
+class ShownInNotebooks:
+    """An object that a notebook shows by the lines of its `repr`, the first of them in bold.
 
-    >>> lines_as_html("a < b\\n  more")
+    >>> class Example(ShownInNotebooks):
+    ...     __repr__ = lambda self: "a < b\\n  more"
+    >>> Example()._repr_html_()
     '<div><b>a &lt; b</b><br>more</div>'
     """
-    first, *rest = (escape(line.strip()) for line in text.splitlines())
-    return f"<div>{'<br>'.join([f'<b>{first}</b>', *rest])}</div>"
+
+    def _repr_html_(self) -> str:
+        first, *rest = (escape(line.strip()) for line in repr(self).splitlines())
+        return f"<div>{'<br>'.join([f'<b>{first}</b>', *rest])}</div>"

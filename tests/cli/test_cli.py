@@ -46,30 +46,37 @@ def test_evaluate_writes_what_score_reads(packed_folder, asked_file, tmp_path):
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
-    """A function that runs a command in this process and gives its exit code, its JSON and its errors."""
+def run_here(monkeypatch, capsys):
+    """A function that runs a command in this process and gives its exit code, its output and its errors."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["qalib", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             commands.main()
-        printed = capsys.readouterr()
-        return ended.value.code, json.loads(printed.out) if printed.out else None, printed.err
+        return ended.value.code, *capsys.readouterr()
 
     return run
 
 
 @pytest.fixture
-def here_as_text(monkeypatch, capsys):
-    """A function that runs a command in this process and gives what it prints."""
+def here(run_here):
+    """A function that runs a command in this process and gives its exit code, its JSON and its errors."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["qalib", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            commands.main()
-        printed = capsys.readouterr()
-        assert ended.value.code == 0, printed.err
-        return printed.out
+        code, output, errors = run_here(*arguments)
+        return code, json.loads(output) if output else None, errors
+
+    return run
+
+
+@pytest.fixture
+def here_as_text(run_here):
+    """A function that runs a command in this process, without an error, and gives what it prints."""
+
+    def run(*arguments):
+        code, output, errors = run_here(*arguments)
+        assert code == 0, errors
+        return output
 
     return run
 
@@ -418,13 +425,13 @@ def test_a_disk_that_is_full_costs_no_score(packed_folder, asked_file, tmp_path,
 
 
 def test_tables_and_progress_have_no_escape_sequences(capsys):
-    from qalib.cli import benchmark
+    from qalib.cli import benchmark_results
     from qalib.pruning import progress as bar
     from qalib.report import progress
 
     hostile = "\x1b[2Jmodel\x9b1m\n"
-    benchmark._print_lines({"data": hostile})
-    benchmark._print_table(pd.DataFrame({"remark": [hostile], "ms": [1.5]}))
+    benchmark_results._print_lines({"data": hostile})
+    benchmark_results._print_table(pd.DataFrame({"remark": [hostile], "ms": [1.5]}))
     progress.say(hostile)
     with bar.Progress() as shown:
         shown.note(hostile)

@@ -72,7 +72,7 @@ def completed(command, words):
 
 @pytest.mark.parametrize("words", QUOTED)
 def test_a_quoted_command_is_accepted(words, tmp_path, monkeypatch):
-    """All that is checked before the work begins: names, values, options that go together."""
+    """The checks before the work begins: names, values, options that go together."""
     monkeypatch.chdir(tmp_path)
 
     def accept(*_, **__):

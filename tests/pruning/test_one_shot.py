@@ -182,7 +182,7 @@ def test_it_answers_more_like_the_dense_model_than_by_magnitude(settings, dense,
 
 
 def test_neurons_are_sorted_by_cost_and_the_function_stays(dense, batches):
-    """In all that is kept about them, a resumed run's dense model included."""
+    """Their products and curvature follow, and so does a resumed run's dense model."""
     model, reference = dense.copy().model, dense.copy().model
     pruner = OneShotPruner(model, reference, lambda: batches, (4, 4))
     pruner.prepare(0.9)

@@ -97,7 +97,7 @@ def test_a_damaged_file_is_timed_anew_and_mended(speeds, types_file, value):
 
 @pytest.mark.parametrize("is_file", [True, False])
 def test_a_file_that_cannot_be_written_is_no_error(speeds, tmp_path, monkeypatch, is_file):
-    """The folder is a file, or the file a folder: neither can be read or written, by whomever."""
+    """The folder is a file, or the file a folder: no user can read or write either."""
     (tmp_path / "taken").write_text("") if is_file else (tmp_path / "taken" / "types.json").mkdir(parents=True)
     monkeypatch.setattr(dtypes, "TABLE", tmp_path / "taken" / "types.json")
     calls = speeds(0.5)

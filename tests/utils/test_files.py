@@ -19,7 +19,7 @@ def test_a_pipe_or_a_folder_is_not_read_as_a_file(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="folder: Is a directory"):
         files.require_file(tmp_path / "folder")
-    files.require_file(tmp_path / "absent")  # whoever reads it reports it
+    files.require_file(tmp_path / "absent")  # reading it reports it
 
 
 def test_a_pipe_gets_the_text_and_stays(tmp_path):

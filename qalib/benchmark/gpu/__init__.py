@@ -1,4 +1,4 @@
-"""All that is to be measured on a GPU, part by part (`make gpu`), into reports/benchmarks/NAME-OF-THE-GPU/.
+"""The measurements on a GPU, part by part (`make gpu`), into reports/benchmarks/NAME-OF-THE-GPU/.
 
 checks      the tests with the marker `gpu`: every kernel and size against float64, runtimes against dense
 kernels     what the card can do, the products of one layer (dense at full and at compact size, panels in every size)
@@ -10,7 +10,7 @@ card        the whole evaluation of the twin as the published card timed it: bat
 training    the dense teacher trained on, and pruned by movement and by magnitude, so many minutes each
 
 A part is a process of its own with a limit of time; its rows are kept one by one in PART.json, whatever comes after.
-With `--device cpu` all of it is rehearsed, GPU runtimes too, and all that is written says so.
+With `--device cpu` all of it is rehearsed, GPU runtimes too, and every file says so.
 """
 
 from qalib.utils.lazy import attach

@@ -157,7 +157,7 @@ def _plain(loaded: Checkpoint, made: Any) -> Checkpoint:
 
 
 def append(path: Path | str, entry: dict[str, Any]) -> None:
-    """Add a line to a file of JSON lines in one write, whoever else adds to it; nothing that is there is touched."""
+    """Add a line to a file of JSON lines in one write, as other processes may at once; its earlier lines stay."""
     line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
     with filelock.FileLock(f"{path}.lock"), open(path, "ab", buffering=0) as file:
         file.write(line.encode())

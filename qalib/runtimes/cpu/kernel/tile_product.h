@@ -69,7 +69,7 @@ struct TileProduct : Format {
     int64_t depth_ = 0;
   };
 
-  // The sums of one panel and one strip: of TOKENS tiles of tokens, whoever they are, and WIDTH of outputs. They begin
+  // The sums of one panel and one strip: of any TOKENS tiles of tokens and WIDTH of outputs. They begin
   // with 0 if the weight's `starts` are null.
   //
   // All of a block is loaded before it is multiplied: while another thread has the other half of the core, an instruction
