@@ -9,9 +9,9 @@ from transformers import BertConfig, BertForQuestionAnswering
 from qalib import runtimes
 from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.latency import forward, random_inputs, round_counts
-from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.utils import machine
+from qalib.utils.timing import interleave
 
 BASE = "BERT-base, dense"
 

@@ -9,13 +9,13 @@ import pandas as pd
 from qalib import runtimes
 from qalib.benchmark.baseline import over_fastest_dense
 from qalib.benchmark.energy import EnergyMeter
-from qalib.benchmark.timing import interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.qa.answering import Answers, answer
 from qalib.qa.batching import LENGTH_SORTED, PADDED, BatchingConfig
 from qalib.qa.evaluation import score_answers
 from qalib.qa.squad import Question, QuestionSet
 from qalib.utils import machine
+from qalib.utils.timing import interleave
 
 WARMUP = 64  # questions, at most a quarter of all, that each way answers before it is timed
 

@@ -15,11 +15,11 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
 from qalib.benchmark.baseline import over_fastest_dense
-from qalib.benchmark.timing import Seconds, Timing, interleave
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.peers.session import TimedOutput
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
+from qalib.utils.timing import Seconds, Timing, interleave
 
 # Largest difference of a logit from dense fp32 that is still called equal.
 TOLERANCE = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.5}

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import torch
 
-from qalib.benchmark.timing import interleave
 from qalib.model import bert, blocks
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.cpu import instruction_sets
 from qalib.runtimes.cpu.block_sparse_linear import BlockSparseLinear
 from qalib.utils.errors import InputError
+from qalib.utils.timing import interleave
 
 ROUNDS = 3_000_000  # of the kernel's inner loop on each thread: a tenth of a second or less
 

@@ -87,6 +87,8 @@ def of_pruned(folder: Path, data: str) -> tuple[Groups, str]:
         "blocks kept": f"{_of(counted.kept_blocks.sum(), counted.blocks.sum())} of {'x'.join(map(str, pruned.block))}",
         "heads left": _of((~heads.called_removed).sum(), len(heads)),
     }
+    if speedup := pruned.meta.get("speedup"):
+        lines["speedup over dense, on this CPU"] = f"{speedup['value']:.2f}x"
     scores = pruned.meta.get("scores", {})
     for name in ("exact_match", "f1") if scores else ():
         teacher = f" (teacher: {readable(scores['teacher'][name], '%')})" if "teacher" in scores else ""

@@ -16,7 +16,7 @@ CHOICES = {
 }
 ABOVE_ZERO = (
     "epochs", "max_hours", "questions", "eval_questions", "batch", "accumulate", "weight_lr", "temperature",
-    "save_minutes", "log_steps", "max_length", "calibration_questions", "rounds",
+    "save_minutes", "log_steps", "max_length", "calibration_questions", "rounds", "speedup",
 )  # fmt: skip
 EARLIER_WORDS = {"method": {"keep": "fixed-mask"}, "ffn": {"rows": "hybrid"}}  # in older files and command lines
 EARLIER_KEYS = {"regularization_weight": "regulariser", "ramp_end": "rise", "freeze_at": "settle"}  # files keep them
@@ -68,6 +68,13 @@ class PruningConfig(TrainingConfig):
             "below, or a neuron in a hybrid."
         ),
     ] = 0.317
+    speedup: Annotated[
+        float | None,
+        Doc(
+            "Method obs: instead of a density, the speedup over the dense model to reach, measured on this machine's "
+            "CPU after each round."
+        ),
+    ] = None
     block: Annotated[tuple[int, int], Doc("HEIGHTxWIDTH of a block, in weights.")] = (32, 32)
     ffn: Annotated[str, Doc("'block', or 'hybrid' for blocks in attention and whole neurons in the FFN.")] = "block"
     method: Annotated[
@@ -135,6 +142,8 @@ class PruningConfig(TrainingConfig):
             raise InputError(f"hidden_weight {self.hidden_weight}: must be 0 or above")
         if self.method == "obs" and self.student is not None:
             raise InputError(f"method 'obs' prunes the teacher itself; student {self.student!r} must be left out")
+        if self.method != "obs" and self.speedup is not None:
+            raise InputError(f"speedup {self.speedup:g}: only method 'obs' prunes to a speedup, not {self.method!r}")
         self.schedule()
 
     def schedule(self) -> Schedule:

@@ -7,7 +7,7 @@ round before, which are its checkpoint.
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from qalib.pruning.config import PruningConfig
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import Batch
 from qalib.pruning.one_shot_pruner import OneShotPruner
+from qalib.pruning.plan import DEFINITION, DensityPlan, Plan, SpeedupPlan
 from qalib.pruning.progress import Progress
 from qalib.pruning.pruner import put_first
 from qalib.pruning.run_folder import RunFolder
@@ -50,7 +51,11 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     data = SquadDataset([questions.questions[number] for number in order], dense.tokenizer)
     pruned = replace(dense.copy(), block=config.block)
     surgery.units(pruned.model, config.block, config.ffn)  # before anything is written
-    if config.density >= (kept := surgery.kept_share(dense.model)):
+    plan: Plan = DensityPlan(config.density)
+    if config.speedup is not None:
+        progress.say("timing the model")
+        plan = SpeedupPlan(dense, pruned, config.speedup)
+    elif config.density >= (kept := surgery.kept_share(dense.model)):
         raise InputError(f"density {config.density:g}: must be below {kept:.3g}, what {dense.name} has left already")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtypes.choose((config.resume and folder.dtype()) or config.precision, dtypes.TRAINING, device)
@@ -60,18 +65,21 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     models = pruned.model.to(device), dense.model.to(device)
     settings = config.block, config.ffn, dtype, config.seed
     pruner = OneShotPruner(*models, lambda: _batches(data, device), *settings)
-    seconds = _rounds(config, folder, pruner, len(data), progress)
+    state = _rounds(config, folder, pruner, plan, len(data), progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
             put_first(layer, (layer.output.dense.weight != 0).any(0))
     pruned.meta = record.origin(config, dense, dense, questions, data) | {
         "precision": dtype,
         "density": surgery.kept_share(pruned.model),
-        "steps": config.rounds,
-        "windows_seen": config.rounds * len(data),
-        "training_seconds": round(seconds, 1),
+        "steps": state.rounds,
+        "windows_seen": state.rounds * len(data),
+        "training_seconds": round(state.seconds, 1),
         "processes": 1,
     }
+    if state.speedup:
+        cpu = str(machine.specs()["CPU"])
+        pruned.meta["speedup"] = {"value": state.speedup, "definition": DEFINITION, "cpu": cpu}
     if eval_data:
         about = {"name": eval_data.description, "sha256": eval_data.sha256, "questions": len(eval_data)}
         pruned.meta["scores"] = {"data": about}
@@ -84,46 +92,64 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     write_text(config.out / "log.jsonl", folder.full_log())
 
 
-def _rounds(config: PruningConfig, folder: RunFolder, pruner: OneShotPruner, windows: int, progress: Progress) -> float:
-    """Prune in rounds, from the last complete one if resumed; returns the seconds that it took in all."""
-    last = folder.last_checkpoint() if config.resume else None
-    done, seconds = 0, 0.0
+@dataclass
+class State:
+    """How far a run is: complete rounds, their seconds, the speedup reached, and the density of the next round."""
+
+    rounds: int = 0
+    seconds: float = 0.0
+    speedup: float | None = None
+    next_density: float | None = None
+
+
+def _rounds(
+    config: PruningConfig, folder: RunFolder, pruner: OneShotPruner, plan: Plan, windows: int, progress: Progress
+) -> State:
+    """Prune in rounds, from the last complete one if resumed; returns the state after the last."""
+    state, last = State(), folder.last_checkpoint() if config.resume else None
     if last:
-        state = torch.load(last / STATE, weights_only=True)
-        done, seconds = state.pop("round"), state.pop("seconds")
-        pruner.load_state_dict(state)
-    folder.truncate_log(done)
-    begun = time.monotonic() - seconds
-    at_first = surgery.kept_share(pruner.dense)
-    targets = [at_first - (at_first - config.density) * number / config.rounds for number in range(config.rounds + 1)]
-    progress.begin(done / config.rounds)
-    if not done:
+        saved = torch.load(last / STATE, weights_only=True)
+        state = State(**saved.pop("state"))
+        pruner.load_state_dict(saved)
+    folder.truncate_log(state.rounds)
+    begun = time.monotonic() - state.seconds
+    progress.begin(min(1, state.rounds / config.rounds))
+    if not last:
         progress.say("what each block costs")
-        pruner.prepare(targets[1])
-    for number in range(done + 1, config.rounds + 1):
-        name = f"round {number} of {config.rounds}"
+        pruner.prepare()
+        state.next_density = plan.next_density(surgery.kept_share(pruner.model), config.rounds)
+        pruner.price(state.next_density)
+    while state.next_density is not None:
+        state.rounds += 1
+        name, done = f"round {state.rounds} of {config.rounds}", min(1, state.rounds / config.rounds)
         progress.doing(name)
-        pruner.prune(targets[number], targets[number + 1] if number < config.rounds else None)
+        pruner.prune(target := state.next_density)
         density = surgery.kept_share(pruner.model)
-        progress.step(name, number / config.rounds, windows, density=f"{density:.3f}")
-        seconds = time.monotonic() - begun
+        state.next_density = plan.next_density(density, config.rounds - state.rounds)
+        if state.next_density is not None:
+            pruner.price(state.next_density)
+        state.speedup = plan.speedup and round(plan.speedup, 4)
+        measured = {"speedup": f"{state.speedup:.2f}"} if state.speedup else {}
+        progress.step(name, done, windows, density=f"{density:.3f}", **measured)
+        state.seconds = time.monotonic() - begun
         folder.append_to_log(
             {
-                "step": number,
-                "windows": number * windows,
-                "seconds": round(seconds, 1),
-                "progress": round(number / config.rounds, 5),
+                "step": state.rounds,
+                "windows": state.rounds * windows,
+                "seconds": round(state.seconds, 1),
+                "progress": round(done, 5),
                 "precision": pruner.dtype,
                 "density": round(density, 5),
-                "steered_density": round(targets[number], 5),
+                "steered_density": round(target, 5),
                 "densities": {
                     f"{m.layer} {m.kind}": round((m.linear.weight != 0).double().mean().item(), 4)
                     for m in bert.matrices(pruner.model)
                 },
             }
+            | ({"speedup": state.speedup} if state.speedup else {})
         )
-        folder.save(number, STATE, pruner.state_dict() | {"round": number, "seconds": seconds})
-    return seconds
+        folder.save(state.rounds, STATE, pruner.state_dict() | {"state": asdict(state)})
+    return state
 
 
 def _batches(data: SquadDataset, device: str) -> Iterator[Batch]:

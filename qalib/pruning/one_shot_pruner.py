@@ -37,24 +37,26 @@ class OneShotPruner:
     ):
         self.model, self.dense, self.batches = model, dense, batches
         self.block, self.ffn, self.dtype, self.seed = block, ffn, dtype, seed
+        self.products: dict[str, Tensor] = {}
         self.costs: dict[str, Tensor] = {}
         self.orders: dict[int, Tensor] = {}
 
-    def prepare(self, density: float) -> None:
-        """Find what each block costs in the model as it is, to be pruned to a density."""
+    def prepare(self) -> None:
+        """Put the neurons in order, and refit the model as it is."""
         kept = surgery.masks(self.model, self.block, self.ffn)
-        products = self._refit(kept)
-        curvature = self._curvature()
-        for matrix in bert.matrices(self.model) if self.ffn == "block" else ():
+        self.products = self._refit(kept)
+        curvature = self._curvature() if self.ffn == "block" else {}
+        for matrix in bert.matrices(self.model) if curvature else ():
             if matrix.kind == "FFN out" and kept[matrix.name].all():
-                self._sort(matrix, products, curvature)
-        self.costs = self._costs(products, curvature, density)
+                self._sort(matrix, curvature[matrix.name])
 
-    def prune(self, density: float, next_density: float | None = None) -> None:
-        """Remove the cheapest blocks down to a density, refit the rest, and find what it costs to go on."""
-        products = self._refit(surgery.choose(self.model, self.costs, density, self.block, self.ffn))
-        if next_density is not None:
-            self.costs = self._costs(products, self._curvature(), next_density)
+    def price(self, density: float) -> None:
+        """Find what each block costs in the model as it is, to be pruned to a density."""
+        self.costs = surgery.costs(self.model, self.products, self._curvature(), density, self.block, self.ffn)
+
+    def prune(self, density: float) -> None:
+        """Remove the cheapest blocks down to a density that was priced, and refit the rest."""
+        self.products = self._refit(surgery.choose(self.model, self.costs, density, self.block, self.ffn))
 
     def state_dict(self) -> dict[str, Any]:
         """What a run is resumed from."""
@@ -70,9 +72,6 @@ class OneShotPruner:
     def _refit(self, kept: dict[str, Tensor]) -> dict[str, Tensor]:
         return surgery.refit(self.model, self.dense, Calibration(self.dense, self.batches(), self.dtype), kept)
 
-    def _costs(self, products: dict[str, Tensor], curvature: dict[str, Tensor], density: float) -> dict[str, Tensor]:
-        return surgery.costs(self.model, products, curvature, density, self.block, self.ffn)
-
     def _curvature(self) -> dict[str, Tensor]:
         """The curvature of the loss in the model as it is; by the dense model's, the last layers would be cut off."""
         device = next(self.model.parameters()).device.type
@@ -80,13 +79,12 @@ class OneShotPruner:
         with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
             return calibration.curvature(self.model, some, self.seed)
 
-    def _sort(self, matrix: bert.Matrix, products: dict[str, Tensor], curvature: dict[str, Tensor]) -> None:
-        """Put a layer's neurons in order, also in what is known of them, the dearest first; `matrix` is its FFN out."""
-        costs = surgery.neuron_costs(matrix.linear.weight, products[matrix.name], curvature[matrix.name])
+    def _sort(self, matrix: bert.Matrix, curvature: Tensor) -> None:
+        """Put a layer's neurons in order, the dearest first, and the moments of FFN out, `matrix`, with them."""
+        products = self.products[matrix.name]
+        costs = surgery.neuron_costs(matrix.linear.weight, products, curvature)
         order = costs.argsort(descending=True, stable=True)
         for model in (self.model, self.dense):
             reorder_neurons(bert.layers(model)[matrix.layer], order)
-        products[matrix.name] = products[matrix.name][order][:, order]
-        neurons = next(m.name for m in bert.matrices(self.model) if (m.layer, m.kind) == (matrix.layer, "FFN in"))
-        curvature[neurons] = curvature[neurons][order]
+        self.products[matrix.name] = products[order][:, order]
         self.orders[matrix.layer] = order

@@ -8,7 +8,6 @@ import torch
 
 from qalib import runtimes
 from qalib.benchmark import accuracy, end_to_end, latency, memory, summary
-from qalib.benchmark.timing import Timing, interleave
 from qalib.qa.answering import Answers
 from qalib.qa.batching import PADDED
 from qalib.qa.evaluation import evaluate
@@ -16,6 +15,7 @@ from qalib.report import plots
 from qalib.runtimes.forward import Tf32
 from qalib.utils import machine
 from qalib.utils.errors import InputError
+from qalib.utils.timing import Timing, interleave
 
 
 def test_median_and_interquartile_range():

@@ -9,11 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from qalib import runtimes
-from qalib.benchmark import latency, pace, sweep, timing
+from qalib.benchmark import latency, pace, sweep
 from qalib.cli import app
 from qalib.model import bert, blocks
 from qalib.report import plots
 from qalib.runtimes.cpu import instruction_sets
+from qalib.utils import timing
 from qalib.utils.errors import InputError
 
 HOW = {"names": ["compact", "block-sparse"], "dtypes": ["fp32"], "batch": 1, "repeats": 1, "progress": False}

@@ -1,18 +1,22 @@
 """One-shot pruning of a tiny model: its calibration, and whole runs by the method obs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_run import log, prune
 
 from qalib.model import bert, blocks, checkpoint
-from qalib.pruning import calibration, one_shot, surgery
+from qalib.pruning import calibration, one_shot, plan, surgery
 from qalib.pruning.calibration import Calibration
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, teacher_logits
 from qalib.pruning.one_shot_pruner import OneShotPruner
+from qalib.pruning.plan import TOLERANCE, SpeedupPlan
 from qalib.pruning.run_folder import RunFolder
 from qalib.qa import squad
 from qalib.utils.errors import InputError
+from qalib.utils.timing import Timing
 
 
 @pytest.fixture
@@ -182,16 +186,17 @@ def test_it_answers_more_like_the_dense_model_than_by_magnitude(settings, dense,
 
 
 def test_neurons_are_sorted_by_cost_and_the_function_stays(dense, batches):
-    """Their products and curvature follow, and so does a resumed run's dense model."""
+    """Their products follow, and so does a resumed run's dense model."""
     model, reference = dense.copy().model, dense.copy().model
     pruner = OneShotPruner(model, reference, lambda: batches, (4, 4))
-    pruner.prepare(0.9)
+    pruner.prepare()
+    pruner.price(0.9)
     assert len(pruner.orders) == 2 and distance(reference, dense, batches) < 1e-6
     assert distance(model, dense, batches) < 1e-4
     resumed = OneShotPruner(dense.copy().model, dense.copy().model, lambda: batches, (4, 4))
     resumed.load_state_dict(pruner.state_dict())
     for one in (pruner, resumed):
-        one.prune(0.5)
+        one.prune(0.9)
     assert distance(resumed.model, pruner, batches) == 0
 
 
@@ -243,6 +248,62 @@ def test_then_the_mask_is_fixed_and_the_rest_trained(settings, tmp_path):
     out = prune(settings, method="fixed-mask", student=str(first), out=tmp_path / "trained", epochs=1)
     meta = checkpoint.load(out).meta
     assert meta["method"] == "obs" and 0.49 < meta["density"] <= 0.5  # without what compaction leaves out
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A machine whose pass takes a part that is constant, and one that a bent curve of the density gives."""
+
+    def measure(plan, checkpoint):
+        densities = [(m.linear.weight != 0).double().mean().item() for m in bert.matrices(checkpoint.model)]
+        return 1 / (0.1 + 0.9 * (sum(densities) / len(densities)) ** 1.5)
+
+    monkeypatch.setattr(SpeedupPlan, "_measure", measure)
+
+
+@pytest.mark.parametrize(("rounds", "ffn"), [(4, "block"), (6, "hybrid")])
+def test_a_speedup_is_reached(settings, clock, rounds, ffn):
+    out = prune(settings, speedup=3, rounds=rounds, ffn=ffn)
+    meta, lines = checkpoint.load(out).meta, log(out)
+    assert 3 * (1 - TOLERANCE) <= meta["speedup"]["value"] <= 3 * (1 + TOLERANCE)
+    assert [line["step"] for line in lines] == list(range(1, meta["steps"] + 1)) and meta["steps"] >= rounds
+    assert [line["speedup"] for line in lines] == sorted(line["speedup"] for line in lines)
+    assert lines[-1]["speedup"] == meta["speedup"]["value"] and lines[-1]["density"] < 0.5
+
+
+def test_a_run_to_a_speedup_is_resumed(settings, clock, tmp_path, monkeypatch):
+    whole, save = prune(settings, speedup=2), RunFolder.save
+
+    def failing(folder, step, *more):
+        save(folder, step, *more)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "save", failing)
+        prune(settings, speedup=2, out=tmp_path / "again")
+    again = prune(settings, speedup=2, out=tmp_path / "again", resume=True)
+    assert [line["density"] for line in log(again)] == [line["density"] for line in log(whole)]
+
+
+def test_a_speedup_is_dense_seconds_over_block_sparse_ones(dense, monkeypatch):
+    seconds = {"dense": [(4.0, 1.0, 5.0)] * 2, "block-sparse": [(0.2, 1.0, 0.3), (2.0, 9.0, 1.0)]}
+
+    def interleave(calls, *_, **__):
+        for call in calls.values():
+            call()
+        return {name: Timing(seconds[name].pop(0)) for name in calls}
+
+    monkeypatch.setattr(plan, "interleave", interleave)
+    planned = plan.SpeedupPlan(dense, replace(dense.copy(), block=(4, 4)), 3)
+    assert planned.ends == ((0, 0.3 / 4), (1, 2 / 4))
+
+
+@pytest.mark.parametrize("speedup", [0.9, 20])
+def test_a_speedup_out_of_reach_is_refused(settings, clock, speedup):
+    with pytest.raises(InputError, match=f"speedup {speedup}: must be above 1.00, what .* and below 10.00"):
+        prune(settings, speedup=speedup)
+    assert not settings["out"].exists() and not (settings["out"].parent / "out.run").exists()
 
 
 def test_refusals(settings, packed_folder, monkeypatch):

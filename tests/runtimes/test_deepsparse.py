@@ -13,11 +13,11 @@ import torch
 
 from qalib import runtimes
 from qalib.benchmark import latency
-from qalib.benchmark.timing import Seconds, interleave
 from qalib.model import checkpoint
 from qalib.runtimes.export import onnx_graph
 from qalib.runtimes.peers.deepsparse import graph, int8, session
 from qalib.utils.errors import InputError
+from qalib.utils.timing import Seconds, interleave
 
 STAND_IN = """
 import os, sys, time
