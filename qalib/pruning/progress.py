@@ -4,7 +4,7 @@ import math
 import sys
 import time
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from qalib.utils.errors import without_controls
 
