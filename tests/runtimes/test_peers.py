@@ -8,6 +8,7 @@ from qalib.benchmark import latency
 from qalib.model import checkpoint
 
 PEERS = {"openvino": ("fp32", 1e-3), "onnxruntime-int8": ("fp32", 1.0), "torchao-int8": ("bf16", 1.0)}
+PEERS |= {"openvino-int8": ("fp32", 1.0), "openvino-int8-sparse": ("fp32", 1.0)}
 PEERS |= {"deepsparse": ("fp32", 1e-3), "deepsparse-int8": ("fp32", 1.0)}
 
 
@@ -32,4 +33,6 @@ def test_peers_run_only_when_named_and_say_what_is_missing(monkeypatch):
     assert not set(PEERS) & set(runtimes.available("cpu"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert runtimes.unavailable_reason("openvino", "cpu") == "not installed: openvino (make peers)"
+    missing = "not installed: openvino, nncf (make peers)"
+    assert runtimes.unavailable_reason("openvino-int8-sparse", "cpu") == missing
     assert runtimes.unavailable_reason("onnxruntime-int8", "cpu", "bf16") == "is for fp32, not for bf16"

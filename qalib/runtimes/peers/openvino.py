@@ -1,7 +1,9 @@
-"""OpenVINO, dense, in float32 or bfloat16."""
+"""OpenVINO: dense in float32 or bfloat16, and in int8 by NNCF's post-training quantization, with sparse weights or
+without (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE: matrices of that share of zeros are kept compressed, with AMX only)."""
 
 import copy
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,18 +15,48 @@ from qalib.runtimes.export.onnx_graph import Logits, example, quiet
 from qalib.runtimes.peers.session import PEER, Session
 from qalib.runtimes.registry import not_installed, runtime
 
+if TYPE_CHECKING:
+    from openvino import Model
+
+LENGTHS = (8, 16, 32, 64, 128, 256)  # of the windows of random tokens that scales are found on
+WINDOWS = 2  # of each length
+SPARSE = 0.5  # share of zeros from which a matrix's weights are kept compressed
+
 
 def openvino(model: BertForQuestionAnswering, dtype: torch.dtype) -> Session:
-    """OpenVINO on the CPU, for latency, with torch's number of threads; computes in float32 or bfloat16."""
+    """OpenVINO on the CPU in float32 or bfloat16."""
+    precision = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
+    return _session(_graph(model), {"INFERENCE_PRECISION_HINT": precision})
+
+
+def openvino_int8(model: BertForQuestionAnswering, sparse: bool = False) -> Session:
+    """OpenVINO with weights and activations in int8, calibrated on random tokens; what is left is in float32."""
+    import nncf
+
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(model.config.vocab_size, size=(WINDOWS, length)) for length in LENGTHS]
+    batches = [[ids, np.ones_like(ids), np.zeros_like(ids)] for ids in drawn]
+    with quiet():
+        graph = nncf.quantize(
+            _graph(model), nncf.Dataset(batches), subset_size=len(batches), model_type=nncf.ModelType.TRANSFORMER
+        )
+    rate = {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": SPARSE} if sparse else {}
+    return _session(graph, {"INFERENCE_PRECISION_HINT": "f32"} | rate)
+
+
+def _graph(model: BertForQuestionAnswering) -> "Model":
     import openvino
 
     with quiet():
-        graph = openvino.convert_model(Logits(model), example_input=example())
-    precision = {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype]
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(
-        graph, "CPU", settings | {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    )
+        return openvino.convert_model(Logits(model), example_input=example())
+
+
+def _session(graph: "Model", settings: dict[str, Any]) -> Session:
+    """A graph compiled for the CPU, for latency, with torch's number of threads."""
+    import openvino
+
+    settings = settings | {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(graph, "CPU", settings)
 
     def run(values: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
         logits = compiled(list(values.values()))
@@ -36,3 +68,16 @@ def openvino(model: BertForQuestionAnswering, dtype: torch.dtype) -> Session:
 @runtime("openvino", "OpenVINO, dense", unavailable_reason=not_installed("openvino"), **PEER)
 def _openvino(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return openvino(copy.deepcopy(checkpoint.model), dtype)
+
+
+INT8 = PEER | {"exact": False, "dtypes": ("fp32",), "unavailable_reason": not_installed("openvino", "nncf")}
+
+
+@runtime("openvino-int8", "OpenVINO, dense, static int8 by NNCF", **INT8)
+def _openvino_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return openvino_int8(copy.deepcopy(checkpoint.model))
+
+
+@runtime("openvino-int8-sparse", "OpenVINO, static int8 by NNCF, with sparse weights", **INT8 | {"sparse": True})
+def _openvino_int8_sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return openvino_int8(copy.deepcopy(checkpoint.model), sparse=True)
