@@ -57,6 +57,17 @@ DEEPSPARSE_PYTHON ?= python3.11
 
 deepsparse: peers .venv-deepsparse/installed  ## add DeepSparse to the peers, in an environment of its own (evaluation only)
 
+# Archived; its packages of 2024 go with Python 3.9 to 3.11. --no-deps: it names packages that it does not need here.
+NEURAL_ENGINE_PYTHON ?= python3.11
+.venv-neural-engine/installed:
+	$(NEURAL_ENGINE_PYTHON) -m venv .venv-neural-engine
+	.venv-neural-engine/bin/pip install --quiet 'torch==2.13.0' 'transformers==4.38.2' 'onnx==1.16.2' 'onnxruntime<1.20' \
+		'numpy<2' 'protobuf<5' 'ml_dtypes<0.6' schema tqdm py-cpuinfo
+	.venv-neural-engine/bin/pip install --quiet --no-deps 'intel-extension-for-transformers==1.4.2'
+	@touch $@
+
+neural-engine: install .venv-neural-engine/installed  ## add Intel's Neural Engine to the peers, in an environment of its own (2 GB)
+
 gpu: install  ## measure on the GPU at hand, write reports/benchmarks/NAME-OF-THE-GPU (OPTIONS='--masks FILE --parts twin')
 	$(BIN)/python -m qalib.benchmark.gpu reports/benchmarks $(OPTIONS)
 
@@ -93,6 +104,6 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 	$(BIN)/python -m qalib.site site
 
 clean:  ## remove .venv and what tools leave behind
-	rm -rf .venv .venv-deepsparse build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-deepsparse .venv-neural-engine build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
-.PHONY: help install report test coverage older peers deepsparse gpu reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test coverage older peers deepsparse neural-engine gpu reliability sanitize lab exercises live docs site clean

@@ -4,6 +4,7 @@ import gc
 import time
 import venv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from qalib import runtimes
 from qalib.benchmark import latency
 from qalib.model import checkpoint
 from qalib.runtimes.export import onnx_graph
+from qalib.runtimes.peers import remote
 from qalib.runtimes.peers.deepsparse import graph, int8, session
+from qalib.runtimes.peers.remote import Remote
 from qalib.utils.errors import InputError
 from qalib.utils.timing import Seconds, interleave
 
@@ -54,32 +57,44 @@ def environment(tmp_path_factory) -> Path:
     return folder / "bin" / "python"
 
 
+@pytest.fixture
+def deepsparse(environment, monkeypatch) -> Callable[[], Remote]:
+    """What starts a process of the stand-in."""
+    monkeypatch.setenv("QALIB_DEEPSPARSE", str(environment))
+    return lambda: Remote(session.ENVIRONMENT, session.WORKER, Path("graph.onnx"))
+
+
 def test_what_is_missing_is_said(environment, tmp_path, monkeypatch):
-    monkeypatch.setenv(session.PYTHON, str(tmp_path / "python"))
+    monkeypatch.setenv("QALIB_DEEPSPARSE", str(tmp_path / "python"))
     missing = f"not installed: there is no {tmp_path / 'python'} (make deepsparse)"
     assert runtimes.unavailable_reason("deepsparse", "cpu") == missing
     venv.create(tmp_path / "bare", symlinks=True)
     bare = tmp_path / "bare" / "bin" / "python"
-    monkeypatch.setenv(session.PYTHON, str(bare))
+    monkeypatch.setenv("QALIB_DEEPSPARSE", str(bare))
     assert runtimes.unavailable_reason("deepsparse-int8", "cpu") == (
         f"not installed: {bare} has no deepsparse (make deepsparse)"
     )
-    monkeypatch.setenv(session.PYTHON, str(environment))
+    monkeypatch.setenv("QALIB_DEEPSPARSE", str(environment))
     monkeypatch.setattr(session, "PACKAGES", ())
     assert runtimes.unavailable_reason("deepsparse", "cpu") is None
-    monkeypatch.delenv(session.PYTHON)
-    monkeypatch.setattr(session, "ROOT", tmp_path)
-    missing = "not installed: there is no .venv-deepsparse/bin/python (make deepsparse)"
-    assert runtimes.unavailable_reason("deepsparse", "cpu") == missing  # nothing of the machine's folders
+    monkeypatch.delenv("QALIB_DEEPSPARSE")
+    monkeypatch.delenv("QALIB_NEURAL_ENGINE", raising=False)
+    monkeypatch.setattr(remote, "ROOT", tmp_path)
+    for name, target in (("deepsparse", "deepsparse"), ("neural-engine-int8", "neural-engine")):
+        missing = f"not installed: there is no .venv-{target}/bin/python (make {target})"
+        assert runtimes.unavailable_reason(name, "cpu") == missing  # nothing of the machine's folders
 
 
-def test_a_batch_goes_there_and_back(environment):
-    module = session.Remote(Path("graph.onnx"), environment, threads=2)
+def test_a_batch_goes_there_and_back(deepsparse):
+    module = deepsparse()
     for shape in ((2, 3), (1, 5)):
         ids, mask = torch.arange(shape[0] * shape[1]).view(shape), torch.ones(shape, dtype=torch.long)
         mask[0, 2] = 0
         found = module(input_ids=ids, attention_mask=mask)
-        assert torch.equal(found.start_logits, (ids * mask).float()) and (found.end_logits == 2).all()
+        assert (
+            torch.equal(found.start_logits, (ids * mask).float())
+            and (found.end_logits == torch.get_num_threads()).all()
+        )
         assert 0.05 <= found.seconds < 0.4  # the run alone, without the 0.4 to compile
     assert "supports 75 % of the graph's operations" in session.caveat(None, module)
     process = psutil.Process(module.process.pid)
@@ -91,8 +106,8 @@ def test_a_batch_goes_there_and_back(environment):
     assert not process.is_running()
 
 
-def test_errors_and_the_end_of_the_process(environment):
-    module = session.Remote(Path("graph.onnx"), environment, threads=1)
+def test_errors_and_the_end_of_the_process(deepsparse):
+    module = deepsparse()
     with pytest.raises(InputError, match="DeepSparse: ValueError: unlucky"):
         module(input_ids=torch.tensor([[13]]))
     assert module(input_ids=torch.tensor([[12]])).start_logits.item() == 12
@@ -107,11 +122,10 @@ def test_seconds_of_its_own_are_what_counts():
     assert timings["there"].seconds == (0.5, 0.5) and timings["here"].median >= 0.02
 
 
-def test_it_is_timed_beside_the_others(sparse, environment, monkeypatch):
-    def build(checkpoint, device, dtype):
-        return session.Remote(Path("graph.onnx"), environment, torch.get_num_threads())
-
-    stands_in = runtimes.Runtime("deepsparse-int8", "", build, exact=False, peer=True, caveat=session.caveat)
+def test_it_is_timed_beside_the_others(sparse, deepsparse, monkeypatch):
+    stands_in = runtimes.Runtime(
+        "deepsparse-int8", "", lambda *_: deepsparse(), exact=False, peer=True, caveat=session.caveat
+    )
     monkeypatch.setitem(runtimes.REGISTRY, "deepsparse-int8", stands_in)
     rows = latency.compare(sparse, ["deepsparse-int8"], ["fp32"], batch=1, length=8, repeats=2, progress=False)
     dense, theirs = rows.iloc[0], rows.iloc[1]

@@ -5,10 +5,10 @@ They get the dense model, zeros included, as a user would run it: none of them k
 
 from importlib import import_module
 
-PEERS = ("openvino", "onnxruntime", "torchao", "deepsparse", "pytorch_block_sparse")
+PEERS = ("openvino", "onnxruntime", "torchao", "deepsparse", "neural_engine", "pytorch_block_sparse")
 for _name in PEERS:  # importing a module registers its runtimes
     import_module(f"{__name__}.{_name}")
 
 
 def __dir__() -> list[str]:
-    return [*PEERS, "PEERS", "session"]
+    return [*PEERS, "PEERS", "remote", "session"]
