@@ -26,11 +26,12 @@ def weight(density: float, dtype: str = "int8") -> np.ndarray:
     return np.repeat(kept, 4, axis=1).astype(dtype)
 
 
-def test_matrices_of_zero_blocks_go_to_the_sparse_kernel():
-    nodes = [Node("sparse", weight(0.2)), Node("dense", weight(0.9)), Node("float", weight(0.2, "float32"))]
+@pytest.mark.parametrize(("density", "names"), [(0.2, ["one", "other"]), (0.45, []), (0.9, [])])
+def test_all_matrices_go_to_the_sparse_kernel_or_none(density, names):
+    nodes = [Node("one", weight(density)), Node("other", weight(0.6)), Node("float", weight(0.2, "float32"))]
     nodes += [Node("tanh", weight(0.2), append_op="tanh"), Node("narrow", weight(0.2)[:, :62])]
     graph = type("Graph", (), {"nodes": [*nodes, type("Softmax", (), {"op_type": "Softmax"})]})
-    assert worker.sparse_matrices(graph) == ["sparse"]
+    assert worker.sparse_matrices(graph) == names
 
 
 def test_a_batch_is_given_in_the_order_of_the_engine():
