@@ -88,7 +88,8 @@ def test_error_is_no_larger_than_that_of_the_dense_layer(instructions, dtype):
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_int8_is_within_its_steps(instructions, dtype, data):
-    block = data.draw(st.sampled_from([(32, 32), (16, 16), (64, 64), (16, 4), (1, 4), (3, 4), (8, 8), (2, 16)]))
+    sizes = [(32, 32), (16, 16), (64, 64), (16, 4), (1, 4), (3, 4), (8, 8), (2, 16), (4, 1), (8, 2), (12, 3), (32, 1)]
+    block = data.draw(st.sampled_from([size for size in sizes if instruction_sets.supports(instructions, size, dtype)]))
     (rows, columns), tokens = extent(data, block), data.draw(st.integers(1, 300))
     density, seed = data.draw(st.sampled_from([0.0, 0.05, 0.3, 1.0])), data.draw(st.integers(0, 9))
     weight, bias, x = case(rows, columns, block, density, tokens, dtype, seed)
@@ -110,7 +111,8 @@ def test_int8_is_within_its_steps(instructions, dtype, data):
 def test_int8_sums_are_exact(instructions, data):
     """Whole numbers up to 127 are their own steps; the largest of both signs would overflow 16 bits."""
     columns, tokens = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))
-    block = data.draw(st.sampled_from([(32, 32), (1, 4)]))
+    narrow = [size for size in [(1, 4), (4, 1)] if instruction_sets.supports(instructions, size, torch.float32)]
+    block = data.draw(st.sampled_from([(32, 32), *narrow]))
     random = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
     pick = st.sampled_from([(-127, 128), (127, 128), (-127, -126)])
     weight, x = (
@@ -391,6 +393,20 @@ def test_a_weight_that_does_not_fit_is_refused():
         state[part] = change(state[part])
         with pytest.raises(RuntimeError, match=message):
             layer.set_extra_state(state)
+
+
+def gathers(name):
+    return name in INT8 and instruction_sets.supports(name, (4, 1), torch.float32)
+
+
+@pytest.mark.skipif(not any(map(gathers, INT8)), reason="no int8 instruction set here gathers columns")
+def test_gathered_columns_that_are_no_whole_items_are_refused():
+    name = [each for each in INT8 if gathers(each)][-1]
+    layer = BlockSparseLinear(*case(3, 8, (4, 1), 1.0, 4, torch.float32)[:2], (4, 1), instructions=name)
+    state = list(layer.get_extra_state())
+    state[1] = torch.tensor([0, 6, 16, 24], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="strip 1 does not begin with a whole item"):
+        layer.set_extra_state(state)
 
 
 @pytest.mark.parametrize("instructions", instruction_sets.available())

@@ -36,6 +36,21 @@ def rows_within(row: Tensor, layout: Layout) -> Tensor:
     return (row % in_strip if in_strip > 1 else row[:0]).short()
 
 
+def gathered(tiles: Tensor, columns: Tensor, counts: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Put pieces of one column together, `step` of a strip in each, filled up with zeros from column 0.
+
+    `tiles` has shape `(pieces, rows, 1)`, `columns` one of each and `counts` how many of each strip. Returns tiles of
+    shape `(n, rows, step)`, where each strip starts, in columns, and `n * step` columns.
+    """
+    filled = -(-counts // step) * step
+    starts = functional.pad(filled.cumsum(0), (1, 0))
+    shift = starts[:-1] - functional.pad(counts.cumsum(0), (1, 0))[:-1]
+    place = torch.arange(len(columns)) + shift.repeat_interleave(counts)
+    values, from_columns = tiles.new_zeros(int(starts[-1]), tiles.shape[1]), columns.new_zeros(int(starts[-1]))
+    values[place], from_columns[place] = tiles[..., 0], columns
+    return values.unflatten(0, (-1, step)).transpose(1, 2), starts.int(), from_columns
+
+
 class BlockSparseLinear(nn.Module):
     """y = f(x W^T + b) from the kept blocks of W alone; f is the identity or GELU. For inference, in one type.
 
@@ -77,6 +92,8 @@ class BlockSparseLinear(nn.Module):
             for name, part in parts.items():
                 self.register_buffer(name, part.clone())
             return
+        if layout.width % layout.step:
+            tiles, starts, columns = gathered(tiles, columns, counts, layout.step)
         values = tiles.unflatten(-1, (-1, layout.step)).transpose(1, 2)  # (piece, width / step, rows, step)
         stored = torch.int8 if self.instructions in INT8 else dtype if layout.step == 2 else torch.float32
         tensors = (

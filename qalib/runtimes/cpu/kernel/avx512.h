@@ -16,6 +16,7 @@ namespace {
 
 struct Avx512 : Vectors<Avx512, 64> {
   static constexpr int BESIDE = 4;
+  static constexpr bool INTERLEAVES = true;
 #ifdef __AVX512BF16__  // compiled for processors that all have it
   static constexpr bool NARROWS = true;
 #else
@@ -56,6 +57,27 @@ struct Avx512 : Vectors<Avx512, 64> {
   }
   INLINE static void add_token_quads(wholes& sum, wholes x, wholes w) {  // and the asm makes it copy these
     sum = (wholes)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+  }
+  // Four vectors of tokens with four bytes each to four of one byte of all, in place, and any four of those back to tokens.
+  INLINE static void separate(void* items) {
+    const __m512i by_byte = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i* to = (__m512i*)items;
+    __m512i x[4];
+    UNROLL for (int v = 0; v < 4; v++) x[v] = _mm512_shuffle_epi8(_mm512_loadu_si512(to + v), by_byte);
+    const __m512i low = _mm512_unpacklo_epi32(x[0], x[1]), high = _mm512_unpackhi_epi32(x[0], x[1]);
+    const __m512i other = _mm512_unpacklo_epi32(x[2], x[3]), others = _mm512_unpackhi_epi32(x[2], x[3]);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi64(low, other));
+    _mm512_storeu_si512(to + 1, _mm512_unpackhi_epi64(low, other));
+    _mm512_storeu_si512(to + 2, _mm512_unpacklo_epi64(high, others));
+    _mm512_storeu_si512(to + 3, _mm512_unpackhi_epi64(high, others));
+  }
+  INLINE static void interleave(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, wholes* to) {
+    const __m512i i = _mm512_loadu_si512(a), j = _mm512_loadu_si512(b);
+    const __m512i k = _mm512_loadu_si512(c), l = _mm512_loadu_si512(d);
+    const __m512i low = _mm512_unpacklo_epi8(i, j), high = _mm512_unpackhi_epi8(i, j);
+    const __m512i other = _mm512_unpacklo_epi8(k, l), others = _mm512_unpackhi_epi8(k, l);
+    to[0] = (wholes)_mm512_unpacklo_epi16(low, other), to[1] = (wholes)_mm512_unpackhi_epi16(low, other);
+    to[2] = (wholes)_mm512_unpacklo_epi16(high, others), to[3] = (wholes)_mm512_unpackhi_epi16(high, others);
   }
 };
 

@@ -39,9 +39,10 @@ std::vector<std::string> instruction_sets() {
 }
 
 // How blocks of height x width are stored: rows and columns of each piece that they are cut into, inputs that stand
-// together, and rows of a strip; nothing if they cannot be.
+// together, and rows of a strip; nothing if they cannot be. Of pieces of one column, so many of a strip stand together.
 std::vector<int64_t> layout(c10::string_view instructions, int64_t height, int64_t width) {
   const InstructionSet& set = named(instructions);
+  if (set.gathers && width % set.step && height % GATHERED == 0) return {GATHERED, 1, set.step, GATHERED};
   if (width % set.step) return {};
   for (int64_t lanes : set.lanes)
     if (height % lanes == 0) return {lanes, width, set.step, lanes};
@@ -178,7 +179,8 @@ class PackedWeight : public torch::CustomClassHolder {
                 "scales and offsets do not fit");
     for (const at::Tensor* tensor : {&values, &starts, &columns, &rows, &bias, &scales, &offsets})
       TORCH_CHECK(tensor->is_contiguous() && tensor->is_cpu(), "a tensor is not contiguous, or not on the CPU");
-    TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && width % set.step == 0, "no weight");
+    const bool gathered = set.gathers && width == 1 && lanes == GATHERED && rows.numel() == 0;
+    TORCH_CHECK(starts.numel() > 1 && lanes > 0 && width > 0 && (width % set.step == 0 || gathered), "no weight");
     w = {values.const_data_ptr(), starts.const_data_ptr<int32_t>(), columns.const_data_ptr<int32_t>(),
          rows.numel() ? rows.const_data_ptr<int16_t>() : nullptr, bias.const_data_ptr<float>(),
          scales.const_data_ptr<float>(), offsets.const_data_ptr<int32_t>(), starts.numel() - 1, lanes, width, inputs,
@@ -190,6 +192,8 @@ class PackedWeight : public torch::CustomClassHolder {
     TORCH_CHECK(w.starts[0] == 0 && std::is_sorted(w.starts, w.starts + w.strips + 1) && w.starts[w.strips] == blocks,
                 "starts must ascend from 0 to ", blocks);
     TORCH_CHECK(values.numel() == blocks * width * (w.rows ? 1 : lanes), "there are not ", blocks, " blocks of values");
+    for (int64_t s = 0; gathered && s < w.strips; s++)
+      TORCH_CHECK(w.starts[s] % set.step == 0, "strip ", s, " does not begin with a whole item");
     for (int64_t b = 0; b < blocks; b++)
       TORCH_CHECK(w.columns[b] >= 0 && w.columns[b] % width == 0 && w.columns[b] + width <= inputs, "column ",
                   w.columns[b], " is not among ", inputs, " inputs");

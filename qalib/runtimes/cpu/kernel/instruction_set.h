@@ -10,7 +10,8 @@
 
 namespace qalib {
 
-constexpr int ITEMS = 4;  // of blocks with one row of a strip
+constexpr int ITEMS = 4;     // of blocks with one row of a strip
+constexpr int GATHERED = 4;  // rows of a strip whose inputs are gathered, four at a time (see `gathered.h`)
 
 // A weight in strips of `lanes` rows. Strip s has the kept blocks starts[s] ... starts[s + 1] - 1, each with the column
 // where it begins and its values, STEP inputs side by side:
@@ -71,10 +72,12 @@ enum class Stored { single, half, int8 };
 
 // Strips have `lanes[0]` or `lanes[1]` rows, with panels of `rows` tokens, `whole` of them never split among threads; or
 // other heights, where `across` is not 0, with panels of so many. Blocks of one row are in strips of `chunk`. Blocks have
-// whole `step` inputs, activations take `bytes` in a panel. A function that is null is unsupported.
+// whole `step` inputs, or any width where it `gathers`. Activations take `bytes` in a panel. A function that is null is
+// unsupported.
 struct InstructionSet {
   const char* name;
   int64_t lanes[2], rows, whole, across, chunk, step, bytes;
+  bool gathers;
   Stored stored;
   int64_t (*peak)(int64_t rounds);
   Tile<float> single;

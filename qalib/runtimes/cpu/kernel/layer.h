@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include "gathered.h"
 #include "narrow.h"
 
 namespace qalib {
@@ -112,8 +113,11 @@ struct Layer : P {
       float* scales = workspace.take<float>(3, tokens);
       pack_tile(w, x, tokens, packed, scales, workspace);
       multiply_tile(w, packed, scales, tokens, y, workspace);
-    } else if constexpr (P::NARROW)
-      Narrow<P>::multiply(w, x, y, tokens, workspace);
+      return;
+    }
+    if constexpr (P::GATHERS)
+      if (w.width % STEP) return Gathered<P>::multiply(w, x, y, tokens, workspace);
+    if constexpr (P::NARROW) Narrow<P>::multiply(w, x, y, tokens, workspace);
   }
 
   template <class T>

@@ -38,6 +38,7 @@ template <class V>
 struct Int8Quads : V {
   static constexpr Stored STORED = Stored::int8;
   static constexpr int STEP = 4, CHAIN = 1 << 20;
+  static constexpr bool GATHERS = V::INTERLEAVES;
   typedef uint32_t item __attribute__((aligned(1), may_alias));
   typedef item weight;
   typedef int32_t number __attribute__((may_alias));

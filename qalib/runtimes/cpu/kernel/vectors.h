@@ -32,6 +32,8 @@ namespace {
 template <class Self, int SIZE>
 struct Vectors {
   static constexpr int BYTES = SIZE, LANES = SIZE / 4;
+  static constexpr bool INTERLEAVES = false;  // whether there are `separate` and `interleave`
+  static constexpr bool GATHERS = false;
   typedef float floats __attribute__((vector_size(SIZE)));
   typedef int32_t wholes __attribute__((vector_size(SIZE)));
   typedef uint16_t halves __attribute__((vector_size(SIZE / 2)));
