@@ -35,6 +35,7 @@ test: install  ## lint and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/basedpyright
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 coverage: install  ## test, and show the lines of the package that no test ran

@@ -28,7 +28,7 @@ def with_scores(rows: pd.DataFrame, checkpoint: Checkpoint, questions: QuestionS
     keys = list(zip(rows.runtime, rows["dtype"], strict=True))
     remarks = ["; ".join(filter(None, (said, failed.get(key)))) for said, key in zip(rows.remark, keys, strict=True)]
     return rows.assign(
-        exact_match=[scores[key].exact_match if key in scores else None for key in keys],
-        f1=[scores[key].f1 if key in scores else None for key in keys],
+        exact_match=pd.Series([scores[key].exact_match if key in scores else None for key in keys], rows.index),
+        f1=pd.Series([scores[key].f1 if key in scores else None for key in keys], rows.index),
         remark=remarks,
     )

@@ -67,16 +67,17 @@ def evaluation_time(
         way: how if how.dtype else how._replace(dtype=runtimes.choose_dtype(dtype, how.runtime, device)[0])
         for way, how in ways.items()
     }
-    pairs = dict.fromkeys((how.runtime, how.dtype) for how in ways.values())
+    types = {way: str(how.dtype) for way, how in ways.items()}
+    pairs = dict.fromkeys((how.runtime, types[way]) for way, how in ways.items())
     alike = {(how.batching, how.dtype): way for way, how in reversed(ways.items()) if how.runtime == "dense"}
     modules = {(name, kind): runtimes.build(name, checkpoint, device, kind) for name, kind in pairs}
     found: dict[str, Answers] = {}
     joules: dict[str, list[float | None]] = {way: [] for way in ways}
 
     def run(way: str, asked: Sequence[Question]) -> None:
-        name, batching, kind = ways[way]
+        name, batching, _ = ways[way]
         with EnergyMeter() as used:
-            found[way] = answer(modules[name, kind], checkpoint.tokenizer, asked, batching, progress=False)
+            found[way] = answer(modules[name, types[way]], checkpoint.tokenizer, asked, batching, progress=False)
         joules[way].append(used.joules)
 
     for way in ways:
@@ -86,7 +87,8 @@ def evaluation_time(
     )
     texts = found[next(iter(ways))].texts
     rows = []
-    for way, (name, batching, kind) in ways.items():
+    for way, (name, batching, _) in ways.items():
+        kind = types[way]
         dense = alike.get((batching, kind))
         remarks = [f"{kind} is emulated on this device"] * runtimes.is_emulated(kind, name, device)
         remarks += ["a single round, so no spread"] * (repeats < 2)
@@ -104,7 +106,7 @@ def evaluation_time(
                 "spread_seconds": timings[way].iqr,
                 "round_seconds": timings[way].seconds,
                 "speedup": timings[dense].median / timings[way].median if dense else None,
-                "joules": None if None in timed else statistics.median(timed),
+                "joules": None if None in timed else statistics.median([each for each in timed if each is not None]),
                 "same_answers": sum(texts[k] == text for k, text in found[way].texts.items()) / len(texts),
                 "exact_match": score.exact_match,
                 "f1": score.f1,

@@ -6,7 +6,8 @@ a machine that slows down affects all alike. Results are medians over the rounds
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -90,7 +91,7 @@ def compare(
             notes[name, dtype] = one_line(error)
             continue
         modules[name, dtype], peaks[name, dtype] = module, peak.bytes
-    passes = {pair: lambda module=module: _timed_pass(module, inputs) for pair, module in modules.items()}
+    passes = {pair: partial(_timed_pass, module, inputs) for pair, module in modules.items()}
     timings = interleave(passes, repeats, warmup, progress, slow=SLOW)
     work = batch * sparsity.multiply_adds(checkpoint, length)[["dense", "compact", "sparse"]].sum()
     rows = []
@@ -218,13 +219,12 @@ def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringMo
 def _timed_pass(module: nn.Module, inputs: dict[str, Tensor]) -> Seconds | None:
     """Run one forward pass; return its seconds if the output has them, as that of another process does."""
     output = forward(module, inputs)
-    timed = isinstance(output, TimedOutput) and output.seconds is not None
-    return Seconds(output.seconds) if timed else None
+    return Seconds(output.seconds) if isinstance(output, TimedOutput) and output.seconds is not None else None
 
 
 def _logits(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     output = forward(module, inputs)
-    return torch.stack([output.start_logits, output.end_logits]).float().cpu()
+    return torch.stack([cast(Tensor, output.start_logits), cast(Tensor, output.end_logits)]).float().cpu()
 
 
 def weight_bytes(module: nn.Module) -> int | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -59,7 +60,7 @@ def compare_zero_patterns(
         "dense: zeros in blocks": runtimes.build("dense", checkpoint),
     } | {f"{name}: zeros in blocks": runtimes.build(name, checkpoint) for name in names}
     inputs = random_inputs(checkpoint, batch, length)
-    runs = {name: lambda module=module: forward(module, inputs) for name, module in modules.items()}
+    runs = {name: partial(forward, module, inputs) for name, module in modules.items()}
     timings = interleave(runs, repeats, progress=progress)
     work = sparsity.multiply_adds(checkpoint, length).set_index("part")
     skipped = (1 - sparsity.density(checkpoint, (1, 1))) * work["dense"]["encoder matrices"]

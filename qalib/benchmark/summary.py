@@ -83,7 +83,7 @@ def evaluation_headline(rows: pd.DataFrame, data: str) -> EvaluationHeadline:
         evaluation_timed=f"evaluating {data}; medians of {first.rounds} rounds",
         evaluation_baseline=first.best_baseline,
         evaluation_way=best.get("way"),
-        batching_speedup=1 / before if usual else None,
+        batching_speedup=1 / before if before else None,
         evaluation_speedup=best.get("speedup_over_best"),
         usual_speedup=best["speedup_over_best"] / before if both else None,
         same_answers=100 * best["same_answers"] if both else None,
@@ -97,7 +97,7 @@ def best(rows: pd.DataFrame) -> dict[str, Any]:
     None without a peer); medians.
     """
     timed = rows[rows.median_seconds.notna()].sort_values("median_seconds")
-    peers = timed.runtime.map(lambda name: runtimes.REGISTRY[name].peer)
+    peers = timed.runtime.map(lambda name: runtimes.REGISTRY[str(name)].peer)
     ours = timed[~peers].iloc[0]
     others = timed[peers]
     return {

@@ -55,7 +55,8 @@ def break_even(rows: pd.DataFrame, runtime: str) -> tuple[float | None, str]:
 
     `rows` is a table of `density`. Between the densities timed, speedups are interpolated.
     """
-    points = list(rows[rows.runtime == runtime].groupby("density").speedup_over_best.max().items())
+    fastest = rows[rows.runtime == runtime].groupby("density").speedup_over_best.max()
+    points = [(float(density), float(speedup)) for density, speedup in fastest.reset_index().to_numpy()]
     for (low, fast), (high, slow) in zip(points, points[1:], strict=False):
         if fast >= 1 > slow:
             return float(low + (high - low) * (fast - 1) / (fast - slow)), ""

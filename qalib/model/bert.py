@@ -108,6 +108,14 @@ def matrix_shape(kind: str, config: BertConfig, width: int | None = None) -> tup
     )
 
 
+def to(
+    model: BertForQuestionAnswering, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> BertForQuestionAnswering:
+    """`model.to(...)`, in place: transformers' own takes no argument in the eyes of a type checker."""
+    cast(nn.Module, model).to(device, dtype)
+    return model
+
+
 def max_tokens(model: nn.Module) -> int | None:
     """The most tokens that a window may have: all positions, or those after the padding token where they start there.
 

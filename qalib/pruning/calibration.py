@@ -141,7 +141,7 @@ def _products(x: Tensor) -> Tensor:
     return torch.cat([torch.cat([_products(left), corner], 1), torch.cat([corner.T, _products(right)], 1)])
 
 
-def curvature(model: nn.Module, batches: Iterable[Batch], seed: int = 0) -> dict[str, Tensor]:
+def curvature(model: BertForQuestionAnswering, batches: Iterable[Batch], seed: int = 0) -> dict[str, Tensor]:
     """The diagonal Fisher information of each matrix's outputs, shape `(rows,)`: how much a change in them matters.
 
     The mean over all tokens of the squared gradient of the loss, whose answers are drawn from the model's own
@@ -165,7 +165,7 @@ def curvature(model: nn.Module, batches: Iterable[Batch], seed: int = 0) -> dict
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+def _recorded(model: BertForQuestionAnswering) -> Iterator[dict[str, Tensor]]:
     """The outputs of each matrix in the last call of the model, by name."""
     record: dict[str, Tensor] = {}
 

@@ -2,8 +2,7 @@
 
 import math
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast
@@ -74,7 +73,7 @@ class PruningCallback(TrainerCallback):
             self.pruner.train()
             self._write(state, {"exact_match": score.exact_match, "f1": score.f1})
         if self.is_main:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoint = self.folder.path / f"checkpoint-{state.global_step}"
             torch.save(self.controller.state_dict(), checkpoint / STATE_FILE)
             # Last, so that a checkpoint without this file is one whose writing was interrupted.
             (checkpoint / "complete").touch()
@@ -83,7 +82,7 @@ class PruningCallback(TrainerCallback):
         seconds = time.monotonic() - self.begun
         if self.trainer.args.world_size > 1:  # the first process's clock counts
             there = torch.tensor(seconds, dtype=torch.float64, device=self.trainer.args.device)
-            seconds = broadcast(there).item()
+            seconds = cast(Tensor, broadcast(there)).item()
         self.controller.seconds = seconds
         hours = self.trainer.config.max_hours
         by_clock = self.controller.seconds / (3600 * hours if hours else math.inf)
@@ -104,7 +103,7 @@ class PruningCallback(TrainerCallback):
         } | changed
 
     def _mean(self, loss: Tensor) -> float:
-        return self.trainer.accelerator.reduce(loss.detach(), "mean").item()
+        return cast(Tensor, self.trainer.accelerator.reduce(loss.detach(), "mean")).item()
 
     def _write(self, state, figures: dict[str, Any]) -> None:
         if not self.is_main:

@@ -140,6 +140,8 @@ class PruningConfig(TrainingConfig):
             raise InputError(f"alpha {self.alpha}, hidden_weight {self.hidden_weight}: must be 0 without a teacher")
         if not self.hidden_weight >= 0:
             raise InputError(f"hidden_weight {self.hidden_weight}: must be 0 or above")
+        if self.method == "obs" and self.teacher is None:
+            raise InputError("method 'obs' prunes the teacher: name one")
         if self.method == "obs" and self.student is not None:
             raise InputError(f"method 'obs' prunes the teacher itself; student {self.student!r} must be left out")
         if self.method != "obs" and self.speedup is not None:

@@ -57,7 +57,7 @@ class SquadDataset(Dataset):
             digest.update(window.types.tobytes())
         return digest.hexdigest()
 
-    def collate(self, indices: Sequence[int]) -> dict[str, Tensor | np.ndarray]:
+    def collate(self, indices: Sequence[int] | np.ndarray) -> dict[str, Tensor | np.ndarray]:
         """The batch of some windows (see `losses.Batch`), padded to a multiple of PAD_TO_MULTIPLE_OF tokens."""
         indices = list(indices)
         longest = int(self.lengths[indices].max())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -56,8 +57,8 @@ def read_runs(folder: Path | str) -> pd.DataFrame | None:
     return pd.DataFrame(rows)
 
 
-def _method(meta: dict) -> str:
-    method = meta["arguments"]["method"]
+def _method(meta: dict[str, Any]) -> str:
+    method: str = meta["arguments"]["method"]
     return "dense" if meta["density"] == 1 else EARLIER_WORDS["method"].get(method, method)
 
 

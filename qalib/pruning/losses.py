@@ -1,7 +1,7 @@
 """What a pruned model learns from: the right answers, a teacher's logits and its hidden states."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def training_losses(
     if hidden_weight:
         (logits, hidden), (taught, teacher_hidden) = student(**inputs, hidden_states=True), teacher(batch)
     else:
-        logits, taught = student(**inputs), teacher(batch) if alpha else None
+        logits, taught = student(**inputs), teacher(batch) if alpha else torch.empty(0)
     losses = {"answer_loss": answer_loss(logits, batch["positions"])}
     loss = (1 - alpha) * losses["answer_loss"]
     if alpha:
@@ -73,7 +73,8 @@ def hidden_loss(student: HiddenStates, teacher: HiddenStates, attention_mask: Te
     """
     seen = attention_mask[..., None].bool()
     pairs = [(mine.float() * seen, theirs.float() * seen) for mine, theirs in zip(student, teacher, strict=True)]
-    return sum((mine - theirs).square().sum() / theirs.square().sum() for mine, theirs in pairs) / len(pairs)
+    errors = ((mine - theirs).square().sum() / theirs.square().sum() for mine, theirs in pairs)
+    return cast(Tensor, sum(errors)) / len(pairs)
 
 
 def span_logits(model: nn.Module, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ y and the gradient of x skip the other blocks. The gradient of the weight is den
 from it (see `movement`).
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -35,8 +37,16 @@ class _MaskedProduct(torch.autograd.Function):
         return dx, dw, dy.sum(0, dtype=torch.float32).to(weight.dtype), scores, None, None
 
 
+def mask_and_weight(linear: nn.Linear) -> tuple[Mask, Tensor]:
+    """Return the mask that is the parametrization of a layer's weight, and the weight as it is without it."""
+    of_weight = cast(parametrize.ParametrizationList, linear.get_submodule("parametrizations.weight"))
+    return cast(Mask, of_weight[0]), cast(Tensor, of_weight.original)
+
+
 class MaskedLinear(nn.Linear):
     """nn.Linear with a `Mask` as the parametrization of its weight."""
+
+    pattern: BlockPattern | None
 
     @classmethod
     def of(cls, linear: nn.Linear, mask: Mask) -> "MaskedLinear":
@@ -44,8 +54,9 @@ class MaskedLinear(nn.Linear):
         made = cls(1, 1, device="meta")  # nn.Linear warns when it has to initialise an empty weight
         made.in_features, made.out_features = linear.in_features, linear.out_features
         made.weight, made.bias = linear.weight, linear.bias
-        made.pattern: BlockPattern | None = None
-        return parametrize.register_parametrization(made, "weight", mask)
+        made.pattern = None
+        parametrize.register_parametrization(made, "weight", mask)
+        return made
 
     @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +65,7 @@ class MaskedLinear(nn.Linear):
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        mask, weight = self.parametrizations.weight[0], self.parametrizations.weight.original
+        mask, weight = mask_and_weight(self)
         pattern = self._pattern(mask)
         on_cpu = x.device.type == weight.device.type == "cpu"
         if mask.transposed or not on_cpu or not pattern.pays(x.dtype):

@@ -60,6 +60,8 @@ class Scores(nn.Module):
 class Mask(nn.Module):
     """The parametrization W' = W * mask of a weight; with `transposed` a score is a column's, not a row's."""
 
+    scores: Scores
+
     def __init__(self, scores: Scores, transposed: bool = False):
         super().__init__()
         # Not as a submodule: two masks may share the scores, and a state dict must not hold a tensor twice.

@@ -8,7 +8,7 @@ round before, which are its checkpoint.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     if (processes := PartialState().num_processes) > 1:
         raise InputError(f"method 'obs' needs a single process, not {processes}")
     progress.say("loading the model")
-    dense = checkpoint.load(config.teacher)
+    dense = checkpoint.load(cast(str, config.teacher))
     questions = squad.load(config.data, "train").first(config.questions)
     eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
     # In random order, as neighbours share their contexts.
@@ -62,9 +62,10 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     progress.note(f"passes in {dtype}; {dtypes.remark(dtype, dtypes.TRAINING, device)}")
     folder.start(config.to_dict(), dtype)
     machine.keep_freed_memory()
-    models = pruned.model.to(device), dense.model.to(device)
+    for model in (pruned.model, dense.model):
+        bert.to(model, device)
     settings = config.block, config.ffn, dtype, config.seed
-    pruner = OneShotPruner(*models, lambda: _batches(data, device), *settings)
+    pruner = OneShotPruner(pruned.model, dense.model, lambda: _batches(data, device), *settings)
     state = _rounds(config, folder, pruner, plan, len(data), progress)
     if config.ffn == "hybrid":
         for layer in bert.layers(pruned.model):
@@ -118,7 +119,8 @@ def _rounds(
         progress.say("what each block costs")
         pruner.prepare()
         state.next_density = plan.next_density(surgery.kept_share(pruner.model), config.rounds)
-        pruner.price(state.next_density)
+        if state.next_density is not None:
+            pruner.price(state.next_density)
     while state.next_density is not None:
         state.rounds += 1
         name, done = f"round {state.rounds} of {config.rounds}", min(1, state.rounds / config.rounds)

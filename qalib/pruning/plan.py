@@ -1,5 +1,6 @@
 """Plans of one-shot pruning: the density that each round goes to, evenly down to a density or to a measured speedup."""
 
+import functools
 import statistics
 from typing import Protocol
 
@@ -27,7 +28,10 @@ DEFINITION = (
 class Plan(Protocol):
     """What a run asks before its first round and after each one."""
 
-    speedup: float | None  # as last measured
+    @property
+    def speedup(self) -> float | None:
+        """The speedup as last measured."""
+        ...
 
     def next_density(self, density: float, left: int) -> float | None:
         """Return the density of the next round, from the one reached with so many rounds left; None at the end."""
@@ -86,8 +90,8 @@ class SpeedupPlan:
         return density - step / max(1, left) if step > 0 else None
 
     def _measure(self, checkpoint: Checkpoint) -> float:
-        module = runtimes.build("block-sparse", checkpoint, dtype=self.dtype)
-        calls = {"dense": lambda: self._run(self.dense), "block-sparse": lambda: self._run(module)}
+        modules = {"dense": self.dense, "block-sparse": runtimes.build("block-sparse", checkpoint, dtype=self.dtype)}
+        calls = {name: functools.partial(self._run, module) for name, module in modules.items()}
         times = interleave(calls, REPEATS, progress=False)
         return times["dense"].median / times["block-sparse"].median
 

@@ -1,5 +1,7 @@
 """The pruner: a model whose encoder matrices are masked by scores."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -10,7 +12,7 @@ from qalib.model import bert
 from qalib.model.blocks import Block
 from qalib.model.relative_positions import RelativeAttentionBias
 from qalib.pruning.losses import HiddenStates, span_logits, span_outputs
-from qalib.pruning.masked_linear import MaskedLinear
+from qalib.pruning.masked_linear import MaskedLinear, mask_and_weight
 from qalib.pruning.movement import Mask, Scores, threshold_for_density
 from qalib.runtimes.cpu.trainable_linear import TrainableBlockSparseLinear
 from qalib.utils.errors import InputError
@@ -40,15 +42,19 @@ class Pruner(nn.Module):
         for module in model.modules():
             if isinstance(module, RelativeAttentionBias):  # its gradient would take a pass over all attention scores
                 module.requires_grad_(False)
-        self.scores = nn.ModuleList()
+        self.scores, self._scores = (
+            nn.ModuleList(),
+            list[Scores](),
+        )  # the same ones; a ModuleList has no type of its items
         self.sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
         self.dense_sizes = dense_sizes or self.sizes
         self._masks: dict[str, Mask] = {}
         for matrix in bert.matrices(model):
             neurons = ffn == "hybrid" and matrix.kind.startswith("FFN")
             if not (neurons and matrix.kind == "FFN out"):
-                self.scores.append(_neuron_scores(matrix) if neurons else _block_scores(matrix, block))
-            mask = Mask(self.scores[-1], transposed=neurons and matrix.kind == "FFN out")
+                self._scores.append(_neuron_scores(matrix) if neurons else _block_scores(matrix, block))
+                self.scores.append(self._scores[-1])
+            mask = Mask(self._scores[-1], transposed=neurons and matrix.kind == "FFN out")
             model.set_submodule(matrix.name, MaskedLinear.of(matrix.linear, mask))
             self._masks[f"{matrix.layer} {matrix.kind}"] = mask
 
@@ -62,12 +68,12 @@ class Pruner(nn.Module):
 
     def flat_scores(self) -> tuple[Tensor, Tensor]:
         """All scores, and how many weights each stands for; both of shape `(scores,)`."""
-        weights = [torch.full_like(s.values, s.weights).flatten() for s in self.scores]
-        return torch.cat([s.values.detach().flatten() for s in self.scores]), torch.cat(weights)
+        weights = [torch.full_like(s.values, s.weights).flatten() for s in self._scores]
+        return torch.cat([s.values.detach().flatten() for s in self._scores]), torch.cat(weights)
 
     def density(self) -> float:
         """Kept weights / all weights of the encoder matrices, between 0 and 1."""
-        kept = torch.stack([s.kept.sum() * s.weights for s in self.scores])
+        kept = torch.stack([s.kept.sum() * s.weights for s in self._scores])
         return kept.sum().item() / sum(self.dense_sizes)  # read once: each read waits for the GPU
 
     def densities(self) -> dict[str, float]:
@@ -79,12 +85,12 @@ class Pruner(nn.Module):
 
     def mean_sigmoid(self) -> Tensor:
         """Mean sigmoid of the scores, each counted with its weights: the regularizer (arXiv 2005.07683, section 4)."""
-        total = sum(s.values.numel() * s.weights for s in self.scores)
-        return sum(torch.sigmoid(s.values).sum() * s.weights for s in self.scores) / total
+        total = sum(s.values.numel() * s.weights for s in self._scores)
+        return cast(Tensor, sum(torch.sigmoid(s.values).sum() * s.weights for s in self._scores)) / total
 
     def set_threshold(self, threshold: float) -> None:
         """Keep what has a score above the threshold."""
-        for scores in self.scores:
+        for scores in self._scores:
             scores.threshold = threshold
 
     @torch.no_grad()
@@ -103,7 +109,7 @@ class Pruner(nn.Module):
         tied = tied[sizes[tied].argsort(descending=True, stable=True)]
         staying = tied[weights[tied].double().cumsum(0) <= room + 1e-6]
         values[staying] = torch.nextafter(values[staying], torch.tensor(float("inf"), device=values.device))
-        for scores, part in zip(self.scores, values.split([s.values.numel() for s in self.scores]), strict=True):
+        for scores, part in zip(self._scores, values.split([s.values.numel() for s in self._scores]), strict=True):
             scores.values.copy_(part.view_as(scores.values))
         self.set_threshold(threshold)
         return threshold
@@ -111,7 +117,7 @@ class Pruner(nn.Module):
     @property
     def is_fixed(self) -> bool:
         """Whether the mask is given once and for all, and no score is learnt."""
-        return not self.scores[0].values.requires_grad
+        return not self._scores[0].values.requires_grad
 
     def fix_largest(self, density: float) -> None:
         """Fix a mask that keeps the blocks whose weights have the largest root mean square: the magnitude baseline.
@@ -120,9 +126,9 @@ class Pruner(nn.Module):
         matrices, so that a single ranking would remove whole matrices, and ruin the model.
         """
         self._score_by_magnitude()
-        for number, scores in enumerate(self.scores):
+        for number, scores in enumerate(self._scores):
             ranks = scores.values.flatten().argsort().argsort().view_as(scores.values) + 1
-            scores.values.copy_((ranks - number / len(self.scores)) / ranks.numel())  # no two alike
+            scores.values.copy_((ranks - number / len(self._scores)) / ranks.numel())  # no two alike
         self.set_threshold(threshold_for_density(*self.flat_scores(), density))
         self._drop_pruned()
 
@@ -135,15 +141,15 @@ class Pruner(nn.Module):
     @torch.no_grad()
     def _magnitudes(self) -> list[Tensor]:
         """The root mean square of the weights that each score stands for, in the shapes of the scores."""
-        squares = {scores: torch.zeros_like(scores.values) for scores in self.scores}
+        squares = {scores: torch.zeros_like(scores.values) for scores in self._scores}
         for mask, matrix in zip(self.masks().values(), bert.matrices(self.model), strict=True):
-            weight = matrix.linear.parametrizations.weight.original
+            _, weight = mask_and_weight(matrix.linear)
             squares[mask.scores] += mask.block_sums(weight.square()) / mask.scores.weights
         return [sums.sqrt() for sums in squares.values()]
 
     @torch.no_grad()
     def _score_by_magnitude(self) -> None:
-        for scores, size in zip(self.scores, self._magnitudes(), strict=True):
+        for scores, size in zip(self._scores, self._magnitudes(), strict=True):
             scores.values.requires_grad_(False).copy_(size)
 
     def _drop_pruned(self) -> None:

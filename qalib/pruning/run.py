@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import BertForQuestionAnswering, TrainingArguments
 
 from qalib.model import bert, checkpoint, saving
 from qalib.model.checkpoint import Checkpoint
@@ -85,10 +85,13 @@ def build(
     """Load models and questions, and put together what trains them."""
     progress.say("loading teacher and student")
     teacher = checkpoint.load(config.teacher) if config.teacher is not None else None
-    student = student or checkpoint.load(config.student or config.teacher)
+    if student is None:
+        if (source := config.student or config.teacher) is None:
+            raise InputError("there is no model to prune: name a teacher or a student")
+        student = checkpoint.load(source)
     if teacher and teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise InputError(f"{teacher.name}, {student.name}: teacher and student do not share a vocabulary")
-    if config.hidden_weight:
+    if config.hidden_weight and teacher:
         _require_same_layers(teacher, student)
     questions = squad.load(config.data, "train").first(config.questions)
     eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
@@ -185,7 +188,7 @@ def save(run: PruningRun) -> None:
             if scored is None:
                 continue
             progress.say(f"scoring the {name}")
-            finished.meta["scores"][name] = _score(scored.model, run)
+            finished.meta["scores"][name] = _score(scored.model, run, run.eval_data)
     if distributed.is_main_process():
         progress.say("saving")
         finished.model.cpu()
@@ -199,7 +202,7 @@ def _meta(run: PruningRun, density: float) -> dict[str, Any]:
     config, trainer = run.config, run.trainer
     earlier = run.student.meta if config.method == "fixed-mask" else {}
     steps, seconds = trainer.state.global_step, trainer.controller.seconds
-    meta = record.origin(config, run.teacher, run.student, run.questions, trainer.train_dataset)
+    meta = record.origin(config, run.teacher, run.student, run.questions, trainer.data)
     return meta | {
         "method": earlier.get("method", config.method),
         "schedule": {EARLIER_KEYS.get(name, name): value for name, value in asdict(config.schedule()).items()},
@@ -244,13 +247,13 @@ def _require_same_layers(teacher: Checkpoint, student: Checkpoint) -> None:
         )
 
 
-def _score(model: nn.Module, run: PruningRun) -> dict[str, float]:
+def _score(model: nn.Module, run: PruningRun, questions: QuestionSet) -> dict[str, float | None]:
     model = model.to(run.trainer.args.device).eval()
-    score = evaluation.evaluate(model, run.student.tokenizer, run.eval_data, progress=False).score
+    score = evaluation.evaluate(model, run.student.tokenizer, questions, progress=False).score
     return {"exact_match": score.exact_match, "f1": score.f1}
 
 
-def prepare(model: nn.Module, dropout: float) -> None:
+def prepare(model: BertForQuestionAnswering, dropout: float) -> None:
     """Set what makes training faster and changes results only by rounding."""
     if not torch.cuda.is_available():
         model.set_attn_implementation(attention.NAME)

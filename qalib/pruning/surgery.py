@@ -209,13 +209,15 @@ def refit(
             moments = calibration.moments(layer, original, kinds[0])
             with_ridge = damped(moments.products)
             for kind in kinds:
-                name, path = names[number, kind], bert.LINEAR_LAYERS[kind]
-                linear, weight = layer.get_submodule(path), original.get_submodule(path).weight.double()
+                name = names[number, kind]
+                linear, reference = bert.linear(layer, kind), bert.linear(original, kind)
+                weight = reference.weight.double()
                 targets, target_mean = moments.cross, moments.reference_mean
                 if kind not in RESIDUAL:
-                    targets, target_mean = weight @ targets, weight @ target_mean + original.get_submodule(path).bias
+                    targets, target_mean = weight @ targets, weight @ target_mean + reference.bias
                 targets = targets + weight @ (with_ridge - moments.products)
-                block = tuple(size // count for size, count in zip(weight.shape, kept[name].shape, strict=True))
+                (rows, columns), (down, across) = weight.shape, kept[name].shape
+                block = rows // down, columns // across
                 fitted = least_squares(targets, with_ridge, kept[name], block)
                 linear.weight.copy_(fitted)
                 linear.bias.copy_(target_mean - fitted @ moments.mean)

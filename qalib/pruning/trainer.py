@@ -4,6 +4,8 @@ Mixed precision, gradient accumulation, several processes (`accelerate launch`, 
 are the Trainer's. Loss, optimizer (two learning rates), their schedule and the order of windows are ours.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -35,7 +37,7 @@ class PruningTrainer(Trainer):
         super().__init__(controller.pruner, arguments, train_dataset=data, data_collator=data.collate)
         self.remove_callback(PrinterCallback)
         self.controller, self.pruner, self.teacher = controller, controller.pruner, teacher
-        self.config, self.progress = config, progress
+        self.config, self.data, self.progress = config, data, progress
         self.losses: dict[str, Tensor] = {}
 
     @property
@@ -56,16 +58,17 @@ class PruningTrainer(Trainer):
         return self.losses["loss"] + self.controller.regularization()
 
     def _ask_teacher(self, batch: Batch) -> Tensor | tuple[Tensor, HiddenStates]:
-        if self.config.hidden_weight or batch["index"] not in self.teacher:
+        teacher = cast(TeacherLogitsCache, self.teacher)
+        if self.config.hidden_weight or batch["index"] not in teacher:
             self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher's outputs")
         with self.accelerator.autocast():
-            return self.teacher.outputs(batch) if self.config.hidden_weight else self.teacher(batch)
+            return teacher.outputs(batch) if self.config.hidden_weight else teacher(batch)
 
     def ask_teacher(self) -> None:
         """Have the teacher's logits of all windows before the first step; processes share the work."""
-        self.progress.say(f"the teacher's logits of {len(self.train_dataset)} windows")
+        self.progress.say(f"the teacher's logits of {len(self.data)} windows")
         with self.accelerator.autocast():
-            self.teacher.fill(self.args.device, self.args.process_index, self.args.world_size)
+            cast(TeacherLogitsCache, self.teacher).fill(self.args.device, self.args.process_index, self.args.world_size)
         self.accelerator.wait_for_everyone()
 
     def create_optimizer(self, model=None):
@@ -87,4 +90,4 @@ class PruningTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset=None):
-        return LengthGroupedSampler(self.train_dataset.lengths, self.step_size, self.args.seed)
+        return LengthGroupedSampler(self.data.lengths, self.step_size, self.args.seed)

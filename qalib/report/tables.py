@@ -60,7 +60,8 @@ def readable_cell(value: Any) -> str:
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's
         return "yes" if value else "no"
     if isinstance(value, Real) and not isinstance(value, Integral):
-        return f"{value:,.0f}" if abs(value) >= 1000 or value == 0 else f"{value:,.4g}"
+        number = float(value)
+        return f"{number:,.0f}" if abs(number) >= 1000 or number == 0 else f"{number:,.4g}"
     return f"{value:,}" if isinstance(value, Integral) else str(value)
 
 
@@ -86,4 +87,4 @@ def _title(name: Any) -> str:
 
 def _index_names(frame: pd.DataFrame) -> Sequence[str]:
     """The names of the index's levels, "" for one without."""
-    return [name or " " * number for number, name in enumerate(frame.index.names)]
+    return [str(name or " " * number) for number, name in enumerate(frame.index.names)]

@@ -32,7 +32,7 @@ def kernel(module: nn.Module) -> str:
 
     For the PyTorch fallback the reason follows in parentheses.
     """
-    sets = {part.instructions for part in module.modules() if hasattr(part, "instructions")}
+    sets = {str(part.instructions) for part in module.modules() if hasattr(part, "instructions")}
     why = f" ({instruction_sets.unavailable_reason()})" if instruction_sets.TORCH in sets else ""
     return ", ".join(sorted(sets)) + why
 
@@ -66,7 +66,8 @@ def _int8_caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
     caveat=_int8_caveat,
 )
 def _block_sparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    instructions = instruction_sets.best_int8()
+    if (instructions := instruction_sets.best_int8()) is None:
+        raise InputError(f"runtime block-sparse-int8: {instruction_sets.int8_unavailable_reason()}")
     block = _supported(instructions, checkpoint, dtype)
     cut = compact.build(checkpoint.model, device, dtype, block)
     return on_cpu.convert(cut, block, instructions)

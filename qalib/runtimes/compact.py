@@ -38,7 +38,7 @@ def build(
     model: BertForQuestionAnswering, device: torch.device, dtype: torch.dtype, block: Block | None = None
 ) -> BertForQuestionAnswering:
     """A cut copy of the model, on a device and in a type; neurons left suit the matrix units of a GPU."""
-    return shrink(copy.deepcopy(model), block, alignment(device, dtype)).to(device, dtype)
+    return bert.to(shrink(copy.deepcopy(model), block, alignment(device, dtype)), device, dtype)
 
 
 def alignment(device: torch.device, dtype: torch.dtype) -> int:
@@ -114,7 +114,7 @@ def _cut_heads(layer: BertLayer, removed: Tensor) -> None:
     if isinstance(attention, RelativeSelfAttention):
         attention.heads = (~removed).nonzero()[:, 0]
     if removed.all():
-        layer.attention.self = NoHeads()
+        layer.attention.register_module("self", NoHeads())
 
 
 def _cut_neurons(layer: BertLayer, removed: Tensor) -> None:

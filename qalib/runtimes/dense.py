@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.forward import Forward
 from qalib.runtimes.registry import runtime
@@ -48,9 +49,9 @@ class Compiled(nn.Module):
 @runtime("dense", "every weight multiplied, zeros included", sparse=False, dtypes=("fp32", "bf16", "tf32"))
 def dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Copy the model."""
-    return copy.deepcopy(checkpoint.model).to(device, dtype)
+    return bert.to(copy.deepcopy(checkpoint.model), device, dtype)
 
 
 @runtime("dense-compiled", "dense through torch.compile, on a GPU with CUDA graphs", opt_in=True, sparse=False)
 def _dense_compiled(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return Compiled(dense(checkpoint, device, dtype).eval(), device)
+    return Compiled(bert.to(copy.deepcopy(checkpoint.model), device, dtype).eval(), device)

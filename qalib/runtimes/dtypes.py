@@ -77,7 +77,7 @@ def fastest(work: str, device: str = "cpu") -> str:
 def by_speed(work: str, device: str = "cpu") -> list[str]:
     """Return the types to consider for some work on a device (see `fastest`), the fastest last."""
     times = seconds(work, device)
-    return sorted(times, key=times.get, reverse=True) or ["fp32"]
+    return sorted(times, key=times.__getitem__, reverse=True) or ["fp32"]
 
 
 def bf16_speed(work: str, device: str = "cpu") -> float | None:
@@ -152,7 +152,7 @@ def _are_seconds(value: Any) -> bool:
 
 def _layer(kind: str, dtype: str | None, device: str, tokens: int, width: int, inner: int, density: float) -> Layer:
     """Return a call of the layer, for training also backward; `dtype` None stands for float64 without the kernel."""
-    generator, stored = torch.Generator().manual_seed(0), DTYPES.get(dtype, torch.float64)
+    generator, stored = torch.Generator().manual_seed(0), DTYPES[dtype] if dtype else torch.float64
     weights, biases = [], []
     for shape in ((inner, width), (width, inner)):
         kept = torch.rand(blocks.grid_shape(shape, BLOCK), generator=generator) < density

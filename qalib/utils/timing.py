@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,7 +44,7 @@ class Seconds(float):
 
 
 def interleave(
-    candidates: dict[Key, Callable[[], object]],
+    candidates: Mapping[Key, Callable[[], object]],
     repeats: int = 7,
     warmup: int = 1,
     progress: bool = True,
@@ -67,7 +67,7 @@ def interleave(
             for name in order:
                 if name in brief and round_number >= 2:
                     continue
-                label = name if isinstance(name, str) else " ".join(map(str, name))
+                label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
                 bar.set_postfix_str(f"round {round_number + warmup + 1} of {warmup + repeats}: {label}")
                 started = time.perf_counter()
                 found = candidates[name]()

@@ -8,6 +8,7 @@ import torch
 from qalib.pruning import progress, run
 from qalib.pruning.callback import PruningCallback
 from qalib.pruning.config import PruningConfig
+from qalib.qa import squad
 
 
 def test_the_last_scores_are_computed_on_the_device(sparse, monkeypatch):
@@ -20,7 +21,10 @@ def test_the_last_scores_are_computed_on_the_device(sparse, monkeypatch):
     monkeypatch.setattr(run.evaluation, "evaluate", evaluate)
     trainer = SimpleNamespace(args=SimpleNamespace(device=torch.device("meta")))
     crew = SimpleNamespace(trainer=trainer, student=sparse, eval_data=None)
-    assert run._score(sparse.model.train(), crew) == {"exact_match": 1.0, "f1": 2.0} and places == [("meta", False)]
+    assert run._score(sparse.model.train(), crew, squad.load("sample")) == {
+        "exact_match": 1.0,
+        "f1": 2.0,
+    } and places == [("meta", False)]
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

@@ -65,7 +65,7 @@ def outcome(command: Sequence[str], limit: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; see the package. Returns 1 if a part did not come to its end."""
-    about = gpu.__doc__.partition("\n")[0]
+    about = str(gpu.__doc__).partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m qalib.benchmark.gpu", description=about)
     parser.add_argument("out", type=Path, help="the folder for the results, in one of its own by the GPU's name")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a rehearsal")
@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas [%(default)s]")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    values = {name: getattr(given, name) for name in PASSED_ON} | {"device": machine.device(given.device)}
+    values: dict[str, Any] = {name: getattr(given, name) for name in PASSED_ON} | {
+        "device": machine.device(given.device)
+    }
     settings = Settings(given.out, **values)
     if given.part:
         with opened(settings):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertLayer
 
 from qalib.benchmark.gpu.settings import Rows, Settings, missing, model_of, tried
 from qalib.model import bert, blocks
@@ -53,7 +54,7 @@ def products(kind: str, settings: Settings) -> Iterator[dict[str, Any]]:
     with model_of(kind, settings) as loaded:
         small = compact.build(loaded.model, torch.device(settings.device), torch.bfloat16, loaded.block)
         cut = _products(bert.layers(small))
-        full = _products(bert.layers(loaded.model.to(settings.device, torch.bfloat16)))
+        full = _products(bert.layers(bert.to(loaded.model, settings.device, torch.bfloat16)))
         for product in cut:
             kept = blocks.mask(cut[product][0], loaded.block).float().mean().item()
             for tokens in settings.tokens:
@@ -78,7 +79,7 @@ def _timed(
         yield f"panels {tile}", timed(partial(panels.PanelLinear, weight, bias, block, gelu, tile), weight)
 
 
-def _products(layers: Sequence[nn.Module]) -> dict[str, Product]:
+def _products(layers: Sequence[BertLayer]) -> dict[str, Product]:
     """The four products of layer LAYER, or the last."""
     layer = layers[min(LAYER, len(layers) - 1)]
     attention = layer.attention

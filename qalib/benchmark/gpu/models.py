@@ -53,4 +53,5 @@ def _compared(
         loaded, names, [about["dtype"]], about["batch"], about["length"], settings.device, progress=False
     )
     seconds = {"seconds_in_all": time.perf_counter() - began}
-    return [row | seconds for row in table.astype(object).where(table.notna(), None).to_dict("records")]
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} | seconds for row in rows]

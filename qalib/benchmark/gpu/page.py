@@ -82,7 +82,7 @@ def kernels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = []
     for (kind, product, tokens, kept), ways in grouped(rows, *KINDS).items():
         times, failed = milliseconds(ways), failures(ways)
-        best = min((way for way in times if way.startswith("panels")), key=times.get, default=None)
+        best = min((way for way in times if way.startswith("panels")), key=times.__getitem__, default=None)
         shown.append({
             "model": kind, "product": product, "tokens": tokens, "kept of compact": scaled(kept),
             "dense": scaled(times.get("dense")), "compact": scaled(times.get("compact")),
@@ -96,7 +96,7 @@ def norms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = []
     for (_, product, tokens, _), ways in grouped(rows, "norm").items():
         times = milliseconds(ways)
-        best = min((way for way in times if way != "torch"), key=times.get, default=None)
+        best = min((way for way in times if way != "torch"), key=times.__getitem__, default=None)
         shown.append({
             "of": product, "tokens": tokens, "torch": scaled(times.get("torch"), 1e3),
             "kernel": scaled(times[best], 1e3) if best else "", "size": best or "", "failed": failures(ways),

@@ -84,8 +84,8 @@ def fastest_of_each(rows: pd.DataFrame) -> Figure:
     axes.set(
         yticks=range(len(best)),
         yticklabels=[
-            f"{row.runtime} {dtype}" if row.runtime.startswith(row.library) else f"{row.library}: {row.runtime} {dtype}"
-            for row, dtype in zip(best.itertuples(), best["dtype"], strict=True)
+            f"{name} {dtype}" if name.startswith(library) else f"{library}: {name} {dtype}"
+            for name, library, dtype in zip(best.runtime, best.library, best["dtype"], strict=True)
         ],
         xlabel=f"speedup over {first.best_baseline}, the fastest dense runtime of this run",
         xlim=(0, 1.35 * best.speedup_over_best.max()),

@@ -5,6 +5,7 @@ Attention between the linear layers goes through the same multiplication: torch'
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,7 @@ class BlockSparseLayer(nn.Module):
         attention = layer.attention
         parts = [getattr(attention.self, name) for name in ("query", "key", "value")]
         self.products = products(attention.self.num_attention_heads, attention.self.attention_head_size)
+        self.heads: Tensor | None
         self.register_buffer("heads", getattr(attention.self, "heads", None), persistent=False)
         self.workspace = workspace
         self.inputs = sparse(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
@@ -107,17 +109,17 @@ class BlockSparseLayer(nn.Module):
             isinstance(part, BlockSparseLinear) for part in (self.inner, self.outer)
         ):
             return False
-        return self.inner.instructions == self.outer.instructions
+        return str(self.inner.instructions) == str(self.outer.instructions)
 
     def _normed(
-        self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor, **named: nn.Module
+        self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor | None, **named: nn.Module
     ) -> Tensor:
         if isinstance(linear, BlockSparseLinear) and isinstance(last.norm, nn.LayerNorm):
             return linear(x, out, residual, last.norm, **named)
         return last(linear(x, out, **named), residual)
 
     def _into(self, name: str, linear: nn.Module, x: Tensor) -> Tensor:
-        return linear(x, self._memory(name, x, *x.shape[:-1], linear.outputs))
+        return linear(x, self._memory(name, x, *x.shape[:-1], cast(int, linear.outputs)))
 
     def _memory(self, name: str, like: Tensor, *shape: int) -> Tensor | None:
         """From the workspace; none while torch.compile looks, which plans memory itself."""

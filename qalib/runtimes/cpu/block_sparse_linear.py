@@ -4,6 +4,8 @@ Without the operator torch's own do it: activations transposed, the inputs that 
 a row.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -63,6 +65,11 @@ class BlockSparseLinear(nn.Module):
         instructions: One of `instruction_sets.available()`; the best by default.
     """
 
+    starts: Tensor  # these four without the operator
+    columns: Tensor
+    values: Tensor
+    bias: Tensor
+
     def __init__(
         self,
         weight: Tensor,
@@ -82,7 +89,7 @@ class BlockSparseLinear(nn.Module):
             scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             weight = (weight / scales[:, None]).round()
             offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
-        layout = instruction_sets.layout(self.instructions, block)
+        layout = cast(Layout, instruction_sets.layout(self.instructions, block))
         row, column, counts = strips(kept, block, layout)
         tiles = blocks.split(weight, (layout.rows, layout.width))[row, column]
         starts, columns = functional.pad(counts.cumsum(0), (1, 0)).int(), (column * layout.width).int()
@@ -146,11 +153,11 @@ class BlockSparseLinear(nn.Module):
         cache.
         """
         if self.instructions == TORCH:
-            found = self._by_torch(x if inner is None else inner(x), out)
-            return found if residual is None else norm(found.add_(residual))
+            y = self._by_torch(x if inner is None else inner(x), out)
+            return y if residual is None or norm is None else norm(y.add_(residual))
         out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
         added = (None, None, None, 0.0)
-        if residual is not None:
+        if residual is not None and norm is not None:
             added = (residual.contiguous(), norm.weight.float(), norm.bias.float(), norm.eps)
         first = None if inner is None else inner.number
         torch.ops.qalib.block_sparse_linear(x.contiguous(), self.number, first, *added, out)

@@ -80,6 +80,7 @@ class TrainableBlockSparseLinear(nn.Module):
                 f"not shape {tuple(kept.shape)}"
             )
         self.in_features, self.out_features, self.block = in_features, out_features, block
+        self.kept: Tensor
         self.register_buffer("kept", kept.detach().bool().clone().to(device))
         self.pattern = BlockPattern(self.kept, block)
         values = torch.empty(int(kept.sum()), *block, device=device, dtype=dtype)
@@ -117,7 +118,8 @@ class TrainableBlockSparseLinear(nn.Module):
         linear = nn.Linear(1, 1, device="meta")  # nn.Linear warns when it has to initialise an empty weight
         linear.out_features, linear.in_features = self.out_features, self.in_features
         linear.weight = nn.Parameter(self.weight.detach(), self.values.requires_grad)
-        linear.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        linear.register_parameter("bias", bias)
         return linear.train(self.training)
 
     @property

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def write(model: BertForQuestionAnswering, out: Path) -> Path:
 
 
 def export(
-    module: nn.Module, inputs: tuple[Tensor, ...], out: Path, names: Sequence[str], axes: Sequence[dict | None]
+    module: nn.Module, inputs: tuple[Any, ...], out: Path, names: Sequence[str], axes: Sequence[dict | list | None]
 ) -> Path:
     """Write a module that gives start and end logits; `names` and `axes` (those that vary) are its inputs'."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,11 @@ class MaskedLinear(nn.Module):
     that a mask costs is a multiplication, as a runtime works out the layout once, when it loads the graph.
     """
 
+    values: Tensor
+    scales: Tensor | None
+    places: Tensor
+    mask: Tensor
+
     def __init__(self, linear: nn.Linear, block: blocks.Block):
         super().__init__()
         kept, weight = blocks.mask(linear.weight, block), linear.weight.detach()
@@ -57,6 +62,9 @@ class MaskedLinear(nn.Module):
 
 class StoredEmbedding(nn.Module):
     """An embedding stored in int8 or float16 (see `stored`) whose rows are float32."""
+
+    weight: Tensor
+    scales: Tensor | None
 
     def __init__(self, weight: Tensor):
         super().__init__()

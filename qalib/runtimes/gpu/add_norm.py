@@ -11,6 +11,7 @@ sum in float32. The bias is added in the product's epilogue, where it costs noth
 
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class FusedAddNorm(AddNorm):
         out = y if out is None else out
         width = y.shape[-1]
         tokens = y.numel() // width
-        add_norm[(-(-tokens // self.size.rows),)](
+        cast(Any, add_norm)[(-(-tokens // self.size.rows),)](
             y, residual, norm.weight, norm.bias, out, tokens, width, norm.eps,
             self.size.rows, next_power_of_2(width), num_warps=self.size.warps,
         )  # fmt: skip
@@ -97,7 +98,7 @@ def fastest(norm: nn.Module, time: Time = tuning.milliseconds, table: Path = TAB
         x = torch.randn(TOKENS, len(weight), device=weight.device, dtype=weight.dtype)
         expected = functional.layer_norm(2 * x.double(), weight.shape, weight.double(), bias.double(), norm.eps)
         layers = {size: WithItself(FusedAddNorm(norm, size)) for size in SIZES}
-        size = tuning.fastest(layers.get, SIZES, x, expected, time)
+        size = tuning.fastest(layers.__getitem__, SIZES, x, expected, time)
         slower = size and time(WithItself(AddNorm(norm)), x) <= time(layers[size], x)
         return [] if slower else size and [size.rows, size.warps]
 

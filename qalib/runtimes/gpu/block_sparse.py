@@ -33,6 +33,8 @@ class DenseLinear(nn.Module):
     """A linear layer, with GELU or without, called as the sparse ones are; it makes its result itself."""
 
     instructions = "dense"
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor, gelu: bool = False):
         super().__init__()

@@ -86,7 +86,8 @@ class Recorded:
             self.mask[:batch, length:] = 0
             self.mask[:batch, :length].copy_(torch.ones_like(ids) if mask is None else mask)
         self.replay()
-        return tuple(found[:batch, :length].clone() for found in self.logits)  # the next batch has the same memory
+        starts, ends = self.logits
+        return starts[:batch, :length].clone(), ends[:batch, :length].clone()  # the next batch has the same memory
 
 
 class Graphs(nn.Module):
@@ -106,7 +107,8 @@ class Graphs(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> QuestionAnsweringModelOutput:
         """As `Forward`'s; inputs may be on the CPU, too."""
-        shape = bucket(*input_ids.shape, self.longest)
+        batch, length = input_ids.shape
+        shape = bucket(batch, length, self.longest)
         masked = attention_mask is not None or shape != input_ids.shape
         if (key := (*shape, masked)) not in self.recorded:
             device = next(chain(self.model.parameters(), self.model.buffers())).device
@@ -117,4 +119,5 @@ class Graphs(nn.Module):
 
 def capture(model: BertForQuestionAnswering, device: torch.device) -> Graphs:
     """Run a model in CUDA graphs, captured at the first batch of a shape; on a CPU a stand-in replaces them."""
-    return Graphs(Forward(model.eval()), bert.max_tokens(model), None if device.type == "cuda" else record_on_cpu)
+    longest = model.config.max_position_embeddings if (most := bert.max_tokens(model)) is None else most
+    return Graphs(Forward(model.eval()), longest, None if device.type == "cuda" else record_on_cpu)

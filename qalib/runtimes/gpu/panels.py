@@ -6,6 +6,7 @@ Block rows are merged in groups that share block columns (`merge`). The weights 
 
 import importlib.util
 from dataclasses import astuple, dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ def merge(kept: Tensor, rows: int) -> list[tuple[list[int], Tensor]]:
         group = [left.pop(0)]
         union = kept[group[0]].clone()
         while left and len(group) < rows:
-            group.append(left.pop((kept[left] & ~union).sum(1).argmin().item()))
+            group.append(left.pop(int((kept[left] & ~union).sum(1).argmin())))
             union |= kept[group[-1]]
         groups.append((group, union.nonzero()[:, 0]))
     return groups
@@ -131,6 +132,8 @@ class PanelLinear(nn.Module):
     Raises InputError for other blocks.
     """
 
+    order: Tensor
+
     def __init__(
         self, weight: Tensor, bias: Tensor, block: Block, gelu: bool, tile: Tile, packed: Packed | None = None
     ):
@@ -155,7 +158,7 @@ class PanelLinear(nn.Module):
         x, tile = x.contiguous(), self.tile
         out = x.new_empty(*x.shape[:-1], self.outputs) if out is None else out
         tokens = x.numel() // self.inputs
-        multiply[-(-tokens // tile.tokens), len(self.order)](
+        cast(Any, multiply)[-(-tokens // tile.tokens), len(self.order)](
             x, self.values, self.bias, out, self.starts, self.columns, self.order, tokens, self.inputs, self.outputs,
             *self.block, tile.rows, tile.tokens, tile.depth, self.gelu,
             PRECISION="tf32x3", num_warps=tile.warps, num_stages=tile.stages,

@@ -11,7 +11,7 @@ from qalib.utils.errors import one_line
 
 WRONG = 2e-2  # of the norm: what differs more from the expected result is not rounding
 Size = TypeVar("Size")
-Time = Callable[[nn.Module, Tensor], float]
+Time = Callable[[Callable[[Tensor], Tensor], Tensor], float]
 
 
 def device_key(like: Tensor) -> str:
@@ -20,7 +20,7 @@ def device_key(like: Tensor) -> str:
     return f"{card}, torch {torch.__version__}, {str(like.dtype).removeprefix('torch.')}"
 
 
-def milliseconds(layer: nn.Module, x: Tensor) -> float:
+def milliseconds(layer: Callable[[Tensor], Tensor], x: Tensor) -> float:
     """The median time of a layer on the GPU."""
     from triton.testing import do_bench
 
@@ -45,4 +45,4 @@ def fastest(
             times[size] = time(layer, x)
         except Exception as error:  # out of registers or memory, a compiler's failure, a wrong result
             warnings.warn(f"size {size} is left out: {one_line(error)}", stacklevel=2)
-    return min(times, key=times.get, default=None)
+    return min(times, key=times.__getitem__, default=None)

@@ -16,13 +16,13 @@ from qalib.runtimes.registry import not_installed, runtime
 
 def onnxruntime_int8(model: BertForQuestionAnswering) -> Session:
     """ONNX Runtime with int8 weights, channel by channel, and activations quantised as they come; torch's threads."""
-    import onnxruntime
+    from onnxruntime import InferenceSession, SessionOptions  # pyright: ignore[reportAttributeAccessIssue]  # not installed
 
     with tempfile.TemporaryDirectory() as folder:
         graph = onnx_graph.quantise(onnx_graph.write(model.eval(), Path(folder) / "plain.onnx"), signed=True)
-        options = onnxruntime.SessionOptions()
+        options = SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return Session(lambda values: session.run(None, values))
 
 

@@ -3,7 +3,7 @@ without (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE: matrices of that share of zeros 
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.export.onnx_graph import Logits, example, quiet
 from qalib.runtimes.peers.session import PEER, Session
 from qalib.runtimes.registry import not_installed, runtime
-
-if TYPE_CHECKING:
-    from openvino import Model
 
 LENGTHS = (8, 16, 32, 64, 128, 256)  # of the windows of random tokens that scales are found on
 WINDOWS = 2  # of each length
@@ -44,19 +41,19 @@ def openvino_int8(model: BertForQuestionAnswering, sparse: bool = False) -> Sess
     return _session(graph, {"INFERENCE_PRECISION_HINT": "f32"} | rate)
 
 
-def _graph(model: BertForQuestionAnswering) -> "Model":
-    import openvino
+def _graph(model: BertForQuestionAnswering) -> Any:
+    from openvino import convert_model  # pyright: ignore[reportAttributeAccessIssue]  # not installed
 
     with quiet():
-        return openvino.convert_model(Logits(model), example_input=example())
+        return convert_model(Logits(model), example_input=example())
 
 
-def _session(graph: "Model", settings: dict[str, Any]) -> Session:
+def _session(graph: Any, settings: dict[str, Any]) -> Session:
     """A graph compiled for the CPU, for latency, with torch's number of threads."""
-    import openvino
+    from openvino import Core  # pyright: ignore[reportAttributeAccessIssue]  # not installed
 
     settings = settings | {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(graph, "CPU", settings)
+    compiled = Core().compile_model(graph, "CPU", settings)
 
     def run(values: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
         logits = compiled(list(values.values()))

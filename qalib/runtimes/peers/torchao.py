@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import BertForQuestionAnswering
 
+from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.export.onnx_graph import quiet
 from qalib.runtimes.peers.session import PEER
@@ -30,4 +31,4 @@ def torchao_int8(model: BertForQuestionAnswering) -> BertForQuestionAnswering:
     **PEER,
 )
 def _torchao_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return torchao_int8(copy.deepcopy(checkpoint.model).to(dtype))
+    return torchao_int8(bert.to(copy.deepcopy(checkpoint.model), dtype=dtype))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-6}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-6}
 
 
 def tensor(value: Any) -> Tensor:

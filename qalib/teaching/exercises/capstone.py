@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any
+from typing import Any, cast
 
 import filelock
 import numpy as np
@@ -124,8 +124,9 @@ def enter(
     if took > seconds:
         return Verdict(False, f"Not yet: it took {took:.0f} s, {seconds:g} are allowed")
     score = evaluation.evaluate(pruned.model, loaded.tokenizer, unseen, progress=False).score
+    exact_match, f1 = cast(float, score.exact_match), cast(float, score.f1)
     entry = {
-        "name": str(name), "f1": round(score.f1, 2), "exact_match": round(score.exact_match, 2),
+        "name": str(name), "f1": round(f1, 2), "exact_match": round(exact_match, 2),
         "density": round(reached, 5), "seconds": round(took, 1), "questions": len(unseen), "model": loaded.sha256,
         "data": unseen.sha256, "processor": machine.specs()["CPU"],
         "entered": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -84,7 +84,7 @@ def check(name: str, answer: Any, **given: Any) -> Verdict:
     except Exception:  # whatever torch raises of something else
         return Verdict(False, f"Not yet: a number or a tensor is asked for, not {type(answer).__name__}")
     if answers.equal(found, expected):
-        return _right(EXERCISES[name].__doc__)
+        return _right(str(EXERCISES[name].__doc__))
     for text, wrong in mistakes.items():
         if answers.equal(found, answers.tensor(wrong)):
             return Verdict(False, f"Not yet: {text}")

@@ -35,8 +35,8 @@ def _ranked(score=None, largest: bool = True):
     return mask
 
 
-def _count_of_blocks(found: list[Tensor], expected: list[Tensor], case: Case) -> str | None:
-    (found,), (expected,) = found, expected
+def _count_of_blocks(answers: list[Tensor], references: list[Tensor], case: Case) -> str | None:
+    (found,), (expected,) = answers, references
     size, everything = math.prod(case["block"]), expected.numel() // math.prod(case["block"])
     if found.shape != expected.shape or not ((found == 0) | (found == 1)).all():
         return None

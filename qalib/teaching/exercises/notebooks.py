@@ -8,8 +8,9 @@ import copy
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nbformat
 from nbformat import NotebookNode
@@ -39,8 +40,8 @@ def student(notebook: NotebookNode) -> NotebookNode:
 
 def _begun(algorithm: Any, name: str) -> str:
     """A function or class under a name, with its docstrings and what it imports, and without what it does."""
-    tree, module = ast.parse(inspect.getsource(algorithm)), ast.parse(inspect.getsource(inspect.getmodule(algorithm)))
-    tree.body[0].name = name
+    tree, module = (ast.parse(inspect.getsource(of)) for of in (algorithm, sys.modules[algorithm.__module__]))
+    cast(ast.FunctionDef | ast.ClassDef, tree.body[0]).name = name
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     imports = [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
     needed = [ast.unparse(node) for node in imports if used & {alias.asname or alias.name for alias in node.names}]

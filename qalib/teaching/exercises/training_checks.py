@@ -1,7 +1,7 @@
 """What students write of training: inputs, what the package makes of them, and the mistakes worth a word."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ def _through(function: Any, scores: Tensor, threshold: float, gradient: Tensor) 
 
 def _by_mask(scores: Tensor, threshold: float, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What the package's mask makes of weights that are all 1, each with a score of its own."""
-    held = movement.Scores(tuple(scores.shape), weights=1)
+    held = movement.Scores((scores.shape[0], scores.shape[1]), weights=1)
     held.values.data, held.threshold = scores, threshold
     mask = movement.Mask(held)(torch.ones_like(scores))
     mask.backward(gradient)
-    return mask.detach(), held.values.grad
+    return mask.detach(), cast(Tensor, held.values.grad)
 
 
 def _slope(of):
@@ -75,10 +75,10 @@ STRAIGHT_THROUGH = Algorithm(
 
 
 def _by_autograd(scores: Tensor, weight: Tensor, gradient: Tensor, block: Block, learning_rate: float) -> Tensor:
-    held = movement.Scores(tuple(scores.shape), weights=math.prod(block))
+    held = movement.Scores((scores.shape[0], scores.shape[1]), weights=math.prod(block))
     held.values.data, held.threshold = scores, 0.0
     movement.Mask(held)(weight).backward(gradient)
-    return scores - learning_rate * held.values.grad
+    return scores - learning_rate * cast(Tensor, held.values.grad)
 
 
 def _moved(by, sign: int = -1):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from qalib.report.plots.style import BLUE, GREEN, ORANGE, PURPLE, STYLE
 
 # Decorates what draws a board: matplotlib's settings are everybody's, a notebook's own figures' too.
-LARGE = STYLE | {"font.size": 14, "axes.titlesize": 15}
+LARGE: dict[Any, Any] = STYLE | {"font.size": 14, "axes.titlesize": 15}
 large = matplotlib.rc_context(LARGE)
 
 
@@ -31,7 +31,7 @@ class Board(Figure):
 
     def _repr_svg_(self) -> tuple[str, dict[str, str]]:
         buffer, said = io.StringIO(), self.description
-        with matplotlib.rc_context(LARGE | {"svg.hashsalt": "qalib", "svg.fonttype": "path"}):
+        with matplotlib.rc_context({**LARGE, "svg.hashsalt": "qalib", "svg.fonttype": "path"}):
             self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "qalib", "Title": said})
         return buffer.getvalue().replace("<svg ", '<svg role="img" ', 1), {"alt": said}
 

@@ -157,6 +157,6 @@ def plot_students(table: pd.DataFrame) -> Board:
     said = []
     for name, f1 in list(table.groupby("model", sort=False).f1)[1:]:
         between = f" ({f1.min():.0f} to {f1.max():.0f})" if len(f1) > 1 else ""
-        said.append(f"{name.removeprefix('student, ')} {f1.mean():.0f}{between}")
+        said.append(f"{str(name).removeprefix('student, ')} {f1.mean():.0f}{between}")
     figure.suptitle(f"F1 of the student: {', '.join(said)}", fontweight="bold", fontsize=14)
     return figure

@@ -8,6 +8,7 @@ After Michel et al. 2019 (arXiv 1905.10650), section 3, who cut heads one by one
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def ask(checkpoint: Checkpoint, questions: QuestionSet) -> tuple[list[Tensor], n
     logits, best = [], {}
     for batch in batching.batches(cut, batching.LENGTH_SORTED):
         logits.append(span_logits(model, **collate(batch, tokenizer.pad_token_id)))
-        for window, span in zip(batch, answering.best_spans(*logits[-1].unbind(1), batch), strict=True):
+        for window, span in zip(batch, answering.best_spans(logits[-1][:, 0], logits[-1][:, 1], batch), strict=True):
             best[window.index] = max(best.get(window.index, span), span, key=lambda s: s[0])
     texts = [question.context[slice(*best[index][1:])] for index, question in enumerate(asked)]
     f1 = [metric.best_over_references(metric.f1, t, q.answers or ("",)) for t, q in zip(texts, asked, strict=True)]
@@ -146,7 +147,7 @@ def plot_attention(tokens: Sequence[str], weights: Tensor, layer: int, head: int
         "the word after": seen.trace(1) / len(tokens),
         "the word itself": seen.trace() / len(tokens),
     } | {f"'{token}'": seen[:, place].mean() for place, token in enumerate(tokens) if place not in marks}
-    most = max(shares, key=shares.get)
+    most = max(shares, key=shares.__getitem__)
     title = f"Layer {layer}, head {head}: {100 * shares[most]:.0f} % of the attention is on {most}"
     figure.suptitle(title, fontweight="bold")
     figure.colorbar(picture, ax=axes, label="attention, % (a row sums to 100)")
@@ -161,11 +162,12 @@ def plot_heads(table: pd.DataFrame) -> Board:
     least, most = table.divergence[~table.removable].min(), table.divergence.max()
     shades = LogNorm(max(least, 1e-6), max(most, 1e-5))
     picture = panels[0].imshow(grid.clip(lower=shades.vmin), cmap="cividis", norm=shades, aspect="auto")
-    for row in table.itertuples():
-        dark = shades(max(row.divergence, shades.vmin)) < 0.6
-        felt = f"{row.divergence:.2f}".removeprefix("0") if row.divergence >= 0.005 else "<.01"
-        text = "x" if row.removable else felt
-        panels[0].text(row.head, row.layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=10)
+    columns = (table[name].tolist() for name in ("layer", "head", "divergence", "removable"))
+    for layer, head, divergence, removable in zip(*columns, strict=True):
+        dark = shades(max(divergence, cast(float, shades.vmin))) < 0.6
+        felt = f"{divergence:.2f}".removeprefix("0") if divergence >= 0.005 else "<.01"
+        text = "x" if removable else felt
+        panels[0].text(head, layer, text, ha="center", va="center", color="white" if dark else INK, fontsize=10)
     panels[0].set(xticks=range(grid.shape[1]), yticks=range(len(grid)), xlabel="head", ylabel="layer")
     figure.colorbar(picture, ax=panels[0], location="bottom", label="divergence of the answers, nats")
     dear = table[~table.removable].sort_values("divergence")

@@ -18,7 +18,8 @@ def watch(
 
     It gets the layer's number and the inputs of all tokens that are not padding, shape `(tokens, in_features)`.
     """
-    cut = windows(checkpoint.tokenizer, *zip(*((q.question, q.context) for q in questions.questions), strict=True))
+    asked = questions.questions
+    cut = windows(checkpoint.tokenizer, [q.question for q in asked], [q.context for q in asked])
     real = None
 
     def hook(number: int) -> Callable:

@@ -101,7 +101,7 @@ def plot_rounded(weight: Tensor, name: str, bits: int) -> Board:
     figure, panels = board(4, 1, 2, sharey=True)
     left, shown = weight[weight != 0], min(largest, 20)
     for axes, group, colour in zip(panels, ("matrix", "row"), (ORANGE, BLUE), strict=True):
-        tile = tuple(weight.shape) if group == "matrix" else (1, weight.shape[1])
+        tile = (weight.shape[0] if group == "matrix" else 1, weight.shape[1])
         tiles = blocks.split(weight, tile)
         numbers = blocks.join((tiles / tiles.abs().amax((-1, -2), keepdim=True).clamp_min(1e-38) * largest).round())
         numbers = numbers[weight != 0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from qalib.teaching.lessons.boards import LINES, Board, board, large
 def f1(checkpoint: Checkpoint, questions: QuestionSet) -> float:
     """F1 in percent over the questions."""
     model = runtimes.build(runtimes.best("cpu"), checkpoint)
-    return evaluation.evaluate(model, checkpoint.tokenizer, questions, progress=False).score.f1
+    return cast(float, evaluation.evaluate(model, checkpoint.tokenizer, questions, progress=False).score.f1)
 
 
 def compare(
@@ -80,7 +81,7 @@ def plot_squares(table: pd.DataFrame, keep_fraction: float) -> Board:
     axes.set(xlabel="sum of squares that is kept, %", ylabel="F1, %", ylim=(0, 103))
     axes.legend(frameon=False)
     tiles = table[np.isclose(table.keep_fraction, keep_fraction) & (table.granularity != "single weights")]
-    most, best = tiles.loc[tiles.squares.idxmax()], tiles.loc[tiles.f1.idxmax()]
+    most, best = tiles.iloc[tiles.squares.argmax()], tiles.iloc[tiles.f1.argmax()]
     said = [f"{row.granularity} {what} ({100 * row.squares:.1f} % of the squares, F1 {row.f1:.0f})"
             for row, what in ((most, "hold most"), (best, "answer best"))]  # fmt: skip
     axes.set_title(f"At {100 * keep_fraction:.0f} % of the weights {said[0]},\n{said[1]}")

@@ -6,6 +6,7 @@ It lacks what `pruning.run` adds: Trainer, several processes, checkpoints, the c
 import copy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import attention
 from qalib.pruning.controller import DensityController
 from qalib.pruning.dataset import SquadDataset
-from qalib.pruning.losses import teacher_logits, training_losses
+from qalib.pruning.losses import Batch, teacher_logits, training_losses
 from qalib.pruning.movement import Scores
 from qalib.pruning.pruner import Pruner
 from qalib.pruning.sampler import LengthGroupedSampler
@@ -92,7 +93,7 @@ def prune_minimal(
 def _step(
     pruner: Pruner,
     teacher: nn.Module,
-    batch: dict[str, Tensor],
+    batch: Batch,
     controller: DensityController,
     optimizer: torch.optim.Optimizer,
     lowered: bool,
@@ -117,7 +118,7 @@ def _kept(scores: Scores) -> Tensor:
 
 
 def _density(pruner: Pruner) -> float:
-    kept = [_kept(scores) for scores in pruner.scores]
+    kept = [_kept(cast(Scores, scores)) for scores in pruner.scores]
     return sum(int(k.sum()) for k in kept) / sum(k.numel() for k in kept)
 
 

@@ -13,6 +13,7 @@ gradient is (0.6, -0.5), so that a becomes 1 - 0.15 and b 0.1 + 0.125; the score
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
 from qalib.pruning.dataset import SquadDataset
 from qalib.pruning.losses import MODEL_INPUTS, answer_loss
+from qalib.pruning.masked_linear import mask_and_weight
 from qalib.pruning.pruner import Pruner
 from qalib.qa.squad import QuestionSet
 from qalib.report.plots.style import BLUE, GREY, INK, ORANGE
@@ -66,11 +68,11 @@ def gradients(
     train = SquadDataset(questions.questions[:batch], checkpoint.tokenizer)
     found = train.collate(range(min(batch, len(train))))
     pruner = Pruner(copy.deepcopy(checkpoint.model), checkpoint.block)
-    answer_loss(pruner(**{name: found[name] for name in MODEL_INPUTS}), found["positions"]).backward()
+    answer_loss(pruner(**{name: found[name] for name in MODEL_INPUTS}), cast(Tensor, found["positions"])).backward()
     mask = pruner.masks()[f"{layer} {kind}"]
     linear = next(m for m in bert.matrices(pruner.model) if (m.layer, m.kind) == (layer, kind)).linear
-    weight = linear.parametrizations.weight.original
-    return Gradients(weight.detach(), weight.grad, mask.scores.values.grad)
+    _, weight = mask_and_weight(linear)
+    return Gradients(weight.detach(), cast(Tensor, weight.grad), cast(Tensor, mask.scores.values.grad))
 
 
 def block_table(checkpoint: Checkpoint, seen: MinimalRun, layer: int = 0) -> pd.DataFrame:

@@ -61,7 +61,8 @@ def scores(checkpoint: Checkpoint, activity: Sequence[Activity], way: str) -> li
         )
         moves = (seen.size.square() - seen.mean.square()).clamp(min=0).sqrt()
         lot = torch.rand(len(row), generator=torch.Generator().manual_seed(number))
-        found.append(column * dict(zip(WAYS, (lot / column.clamp(min=1e-9), row, seen.size, moves), strict=True))[way])
+        scores = (lot / column.clamp(min=1e-9), row, seen.size, moves)
+        found.append(column * scores[[*map(str, WAYS)].index(way)])
     return found
 
 
@@ -123,8 +124,9 @@ def behind(checkpoint: Checkpoint, activity: Sequence[Activity], count: int) -> 
     table = outliers(checkpoint, count)
     usual = [seen.size[~bert.neurons_removable(layer)].median().item()
              for layer, seen in zip(bert.layers(checkpoint.model), activity, strict=True)]  # fmt: skip
-    table["mean"] = [activity[row.layer].mean[row.neuron].item() for row in table.itertuples()]
-    table["size"] = [activity[row.layer].size[row.neuron].item() for row in table.itertuples()]
+    places = list(zip(table.layer.tolist(), table.neuron.tolist(), strict=True))
+    table["mean"] = [activity[layer].mean[neuron].item() for layer, neuron in places]
+    table["size"] = [activity[layer].size[neuron].item() for layer, neuron in places]
     table["usual"] = [usual[layer] for layer in table.layer]
     return table.assign(moves=table.weight.abs() * (table["size"] ** 2 - table["mean"] ** 2).clip(lower=0) ** 0.5)
 
@@ -132,8 +134,8 @@ def behind(checkpoint: Checkpoint, activity: Sequence[Activity], count: int) -> 
 def without(checkpoint: Checkpoint, places: pd.DataFrame) -> Checkpoint:
     """A copy without single weights of FFN out, a row each: layer, output, neuron."""
     made = checkpoint.copy()
-    for row in places.itertuples():
-        bert.layers(made.model)[row.layer].output.dense.weight.data[row.output, row.neuron] = 0
+    for layer, output, neuron in places[["layer", "output", "neuron"]].to_numpy().tolist():
+        bert.layers(made.model)[layer].output.dense.weight.data[output, neuron] = 0
     return made
 
 
@@ -179,7 +181,7 @@ def plot_outliers(table: pd.DataFrame, everything: int) -> Board:
         axes.plot([row.divergence], [place], "o" if outlier else "D", color=ORANGE if outlier else BLUE, markersize=13)
         axes.annotate(f"F1 {row.f1:.0f}", (row.divergence, place), (14, -5), textcoords="offset points", fontsize=12)
     names = {"outliers": "the largest {:,}", "by lot": "{:,} by lot"}
-    labels = [names[row.gone].format(row.weights) for row in shown.itertuples()]
+    labels = [names[gone].format(weights) for gone, weights in zip(shown.gone, shown.weights, strict=True)]
     axes.set(yticks=range(len(shown)), yticklabels=labels, ylim=(len(shown) - 0.5, -0.5), xscale="log")
     axes.set_xlabel(f"divergence of the answers, nats (F1 of the whole: {start:.0f})")
     axes.margins(x=0.15)

@@ -103,7 +103,8 @@ def output_errors(checkpoint: Checkpoint, products: Sequence[Tensor], group: int
     A row a matrix: matrix, and a column a way: the root mean square of the change, in % of that of the outputs."""
     rows = []
     for matrix, product in zip(bert.matrices(checkpoint.model), products, strict=True):
-        weight, row = matrix.linear.weight.detach(), {"matrix": f"layer {matrix.layer}, {matrix.kind}"}
+        weight = matrix.linear.weight.detach()
+        row: dict[str, str | float] = {"matrix": f"layer {matrix.layer}, {matrix.kind}"}
         whole = ((weight @ product) * weight).sum()
         for way in WAYS:
             change = pruned(weight, product, group, way) - weight

@@ -7,6 +7,7 @@ is gone (`budget`). They do not quite: what that is worth is measured, on other 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,7 @@ def plot_sensitivity(table: pd.DataFrame, keep_fraction: float) -> Board:
         grid = rows.pivot(index="layer", columns="kind", values=column)[[*bert.LINEAR_LAYERS]]
         axes.imshow(grid.clip(lower=norm.vmin), cmap="cividis", norm=norm, aspect="auto")
         for (layer, kind), value in np.ndenumerate(grid.to_numpy()):
-            colour = "white" if norm(max(value, norm.vmin)) < 0.6 else INK
+            colour = "white" if norm(max(value, cast(float, norm.vmin))) < 0.6 else INK
             text = shown.format(value).replace("0.", ".")
             axes.text(kind, layer, text, ha="center", va="center", color=colour, fontsize=11)
         axes.set(xticks=range(grid.shape[1]), yticks=range(len(grid)), ylabel="layer")

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 import matplotlib
 from IPython import get_ipython
-from IPython.display import HTML, display
+from IPython.display import HTML, DisplayHandle, display
 
 from qalib.teaching.lessons.boards import LARGE, Board
 
@@ -52,7 +52,7 @@ def explore(
     def picture() -> HTML:
         return HTML(_image(draw(**{name: slider.value for name, slider in sliders.items()}), "png"))
 
-    shown = display(picture(), display_id=True)
+    shown = cast(DisplayHandle, display(picture(), display_id=True))
     for slider in sliders.values():
         slider.observe(lambda _: shown.update(picture()), "value")
 
@@ -122,7 +122,7 @@ def _readout(slider: ipywidgets.SelectionSlider) -> ipywidgets.Label:
 
 def _image(board: Board, kind: str, hidden: bool = False) -> str:
     buffer = io.BytesIO()
-    with matplotlib.rc_context(LARGE | {"savefig.bbox": None}):  # all of one size
+    with matplotlib.rc_context({**LARGE, "savefig.bbox": None}):  # all of one size
         board.savefig(buffer, format=kind, **PICTURES[kind])
     data, hide = base64.b64encode(buffer.getvalue()).decode(), " hidden" if hidden else ""
     return f'<img alt="{escape(board.description)}" src="data:image/{kind};base64,{data}"{hide}>'

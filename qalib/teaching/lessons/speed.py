@@ -30,7 +30,7 @@ def plot_speedups(table: pd.DataFrame) -> Board:
     axes.set_xlim(0, 1.2 * max(table.multiply_add_ratio.max(), table.speedup.max()))
     axes.invert_yaxis()
     kept = table.speedup[table.candidate.str.startswith("dense")].iloc[1:]
-    best = table.loc[table.speedup.idxmax()]
+    best = table.iloc[table.speedup.argmax()]
     axes.set_title(f"Zeros that stay: {kept.min():.2f}x to {kept.max():.2f}x; fastest: {best.candidate.split(':')[0]}, "
                    f"{best.speedup:.2f}x")  # fmt: skip
     figure.legend(loc="outside lower right", frameon=False)
@@ -45,7 +45,7 @@ def plot_parts(times: pd.DataFrame, timed: pd.DataFrame) -> Board:
     figure, axes = board(3.4)
     whole = timed.set_index("candidate").median_seconds
     seconds = pd.Series({name: whole[f"{name}: zeros in blocks"] for name in times})
-    shares, left = 100 * times / times.sum() * seconds / seconds.iloc[0], np.zeros(times.shape[1])
+    shares, left = 100 * times / times.sum() * seconds / float(seconds.iloc[0]), np.zeros(times.shape[1])
     shades = [BLUE, ORANGE, GREEN, PURPLE, GREY]
     for (part, row), colour, hatch in zip(shares.iterrows(), shades, ("", "//", "..", "xx", ""), strict=True):
         axes.barh(times.columns, row, 0.6, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)

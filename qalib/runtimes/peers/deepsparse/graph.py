@@ -2,10 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from qalib.model import bert
 from qalib.model.relative_positions import RelativeEncoder
@@ -29,12 +31,13 @@ class Plain(nn.Module):
         if isinstance(encoder := self.model.bert.encoder, RelativeEncoder):
             mask = encoder.position_bias(x, mask).mask
         for layer in bert.layers(self.model):
-            x = layer.attention.output(self._attend(layer.attention.self, x, mask), x)
+            attention = cast(BertSelfAttention, layer.attention.self)
+            x = layer.attention.output(self._attend(attention, x, mask), x)
             x = layer.output(layer.intermediate(x), x)
         starts, ends = self.model.qa_outputs(x).split(1, -1)
         return starts.squeeze(-1), ends.squeeze(-1)
 
-    def _attend(self, attention: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, attention: BertSelfAttention, x: Tensor, mask: Tensor) -> Tensor:
         size, shape = attention.attention_head_size, (*x.shape[:2], attention.num_attention_heads, -1)
         parts = (attention.query(x), attention.key(x), attention.value(x))
         query, key, value = (part.view(shape).permute(0, 2, 1, 3) for part in parts)

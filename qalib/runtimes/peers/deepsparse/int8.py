@@ -49,7 +49,7 @@ class _Batches:
         generator = np.random.default_rng(0)
         drawn = (generator.integers(vocabulary, size=(WINDOWS, length)) for length in LENGTHS)
         values = ((ids, np.ones_like(ids), np.zeros_like(ids)) for ids in drawn)
-        batches = (dict(zip(INPUTS, of_one, strict=True)) for of_one in values)
+        batches = (dict(zip(map(str, INPUTS), of_one, strict=True)) for of_one in values)
         self.left: Iterator[dict[str, np.ndarray]] = ({name: batch[name] for name in names} for batch in batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -4,6 +4,7 @@ import math
 import tempfile
 import weakref
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 from transformers import BertForQuestionAnswering
@@ -28,7 +29,7 @@ def caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
     """Return what a time of a `Remote` covers, and how much of the graph the engine supports."""
     return (
         "timed around the engine's run, in its own process: the way there and back is not counted; the engine "
-        f"supports {100 * module.said.get('supported', math.nan):.0f} % of the graph's operations"
+        f"supports {100 * cast(Remote, module).said.get('supported', math.nan):.0f} % of the graph's operations"
     )
 
 

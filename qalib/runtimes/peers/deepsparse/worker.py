@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 
@@ -13,17 +14,18 @@ class Model:
 
     def __init__(self, graph: str, threads: int):
         self.graph, self.threads = graph, threads
-        self.shape, self.engine = (), None
+        self.shape: tuple[int, ...] = ()
+        self.engine: Any = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | float]:
         """A batch to a result; `supported` is the share of the graph's operations that the engine runs, 0 to 1."""
-        import deepsparse
+        from deepsparse import Engine  # pyright: ignore[reportAttributeAccessIssue]  # not installed here
 
         values = [np.ascontiguousarray(batch[name]) for name in INPUTS if name in batch]
         shape = values[0].shape
         if shape != self.shape:
             self.engine = None  # its memory first
-            self.engine = deepsparse.Engine(
+            self.engine = Engine(
                 self.graph, batch_size=shape[0], num_cores=self.threads, input_shapes=[list(shape)] * len(values)
             )
             self.shape = shape

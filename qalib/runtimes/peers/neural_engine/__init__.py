@@ -8,6 +8,7 @@ kernel skips blocks of 4x1 (output by input): Shen et al. 2023, arXiv 2306.16601
 import tempfile
 import weakref
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
     """Return what a time of the engine covers, and how many matrices its sparse kernel multiplies."""
     return (
         "timed around the engine's run, in its own process: the way there and back is not counted; its sparse kernel "
-        f"multiplies {module.said['sparse']:.0f} matrices"
+        f"multiplies {cast(Remote, module).said['sparse']:.0f} matrices"
     )
 
 

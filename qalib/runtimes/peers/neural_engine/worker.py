@@ -1,6 +1,6 @@
 """What runs in the Neural Engine's own environment (see `remote.pipe`); it imports nothing of this package."""
 
-import importlib.util
+import importlib
 import os
 import sys
 import tempfile
@@ -93,7 +93,7 @@ def sparse_matrices(graph: Any) -> list[str]:
     """
     zeros = {}
     for node in graph.nodes:
-        data = node.input_tensors[1].data if node.op_type == "InnerProduct" else None
+        data: Any = node.input_tensors[1].data if node.op_type == "InnerProduct" else None
         takes = isinstance(data, np.ndarray) and data.dtype.itemsize == 1 and data.shape[1] % BLOCK == 0
         if takes and node.attr.get("append_op") != "tanh":
             zeros[node.name] = (data.reshape(len(data), -1, BLOCK) == 0).all(-1)
@@ -104,7 +104,7 @@ def sparse_matrices(graph: Any) -> list[str]:
 def build(folder: str, threads: str, form: str) -> Model:
     """A model in int8 from a folder for transformers; in the form `sparse`, its sparse kernel skips zeros."""
     os.environ |= {"OMP_NUM_THREADS": threads, "ONEDNN_MAX_CPU_ISA": ISA}
-    root = Path(importlib.util.find_spec("numpy").origin).parents[1] / PACKAGE
+    root = Path(np.__file__).parents[1] / PACKAGE
     for name, path in ((PACKAGE, root), (f"{PACKAGE}.transformers", root / "transformers")):
         sys.modules[name] = types.ModuleType(name)  # importing these fails: they want packages of that time
         sys.modules[name].__path__ = [str(path)]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -84,8 +84,8 @@ class Remote(Session):
         """Return start logits, end logits and seconds. Raises InputError if the library fails or the process ended."""
         try:
             self.process.send_signal(signal.SIGCONT)
-            pipe.send(self.process.stdin, {name: batch[name] for name in self.names})
-            reply = pipe.receive(self.process.stdout)
+            pipe.send(cast(BinaryIO, self.process.stdin), {name: batch[name] for name in self.names})
+            reply = pipe.receive(cast(BinaryIO, self.process.stdout))
         except (OSError, EOFError) as error:
             raise InputError(f"{self.library}: {one_line(error)}: {self._last_words()}") from None
         if reply is None:
@@ -106,6 +106,6 @@ class Remote(Session):
 def _end(process: subprocess.Popen, log: IO[bytes]) -> None:
     process.kill()
     process.wait()
-    for stream in (process.stdin, process.stdout, log):
+    for stream in filter(None, (process.stdin, process.stdout, log)):
         with suppress(BrokenPipeError):  # what a process that ended before has not read
             stream.close()

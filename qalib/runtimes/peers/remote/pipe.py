@@ -12,7 +12,7 @@ import runpy
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ LENGTH = struct.Struct("<Q")
 def send(stream: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays and their length."""
     packed = io.BytesIO()
-    np.savez(packed, **arrays)
+    np.savez(packed, **cast(Any, arrays))
     stream.write(LENGTH.pack(packed.tell()) + packed.getbuffer())
     stream.flush()
 
