@@ -3,6 +3,9 @@
 import pytest
 
 from qalib.pruning.config import PruningConfig
+from qalib.pruning.progress import Progress
+from qalib.pruning.run import build
+from qalib.pruning.run_folder import RunFolder
 from qalib.utils.errors import InputError
 
 
@@ -31,3 +34,11 @@ def test_earlier_words_are_understood_and_earlier_keys_are_written():
     recorded = config.to_dict()
     assert (recorded["rise"], recorded["settle"], recorded["regulariser"]) == (0.3, 0.55, 25.0)
     assert recorded["out"] == "out" and "ramp_end" not in recorded
+
+
+def test_a_run_needs_a_model_to_prune(tmp_path):
+    settings = {"teacher": None, "data": "sample", "out": tmp_path / "out", "alpha": 0.0}
+    with pytest.raises(InputError, match="method 'obs' prunes the teacher: name one"):
+        PruningConfig(method="obs", **settings)
+    with pytest.raises(InputError, match="there is no model to prune: name a teacher or a student"):
+        build(PruningConfig(**settings), RunFolder(tmp_path / "run"), Progress(False))
