@@ -35,8 +35,11 @@ test: install  ## lint and test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/basedpyright
+	$(MAKE) --no-print-directory types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+types: install  ## check the types of the package
+	$(BIN)/basedpyright
 
 coverage: install  ## test, and show the lines of the package that no test ran
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov
@@ -107,4 +110,4 @@ site: docs  ## run all notebooks, write them, glossary and report as a site to s
 clean:  ## remove .venv and what tools leave behind
 	rm -rf .venv .venv-deepsparse .venv-neural-engine build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
-.PHONY: help install report test coverage older peers deepsparse neural-engine gpu reliability sanitize lab exercises live docs site clean
+.PHONY: help install report test types coverage older peers deepsparse neural-engine gpu reliability sanitize lab exercises live docs site clean
