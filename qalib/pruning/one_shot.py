@@ -8,7 +8,7 @@ round before, which are its checkpoint.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ def prune(config: PruningConfig, folder: RunFolder, progress: Progress) -> None:
     if (processes := PartialState().num_processes) > 1:
         raise InputError(f"method 'obs' needs a single process, not {processes}")
     progress.say("loading the model")
-    dense = checkpoint.load(cast(str, config.teacher))
+    assert config.teacher is not None  # see PruningConfig
+    dense = checkpoint.load(config.teacher)
     questions = squad.load(config.data, "train").first(config.questions)
     eval_data = squad.load(config.eval_data).first(config.eval_questions) if config.eval_data else None
     # In random order, as neighbours share their contexts.

@@ -4,8 +4,6 @@ Mixed precision, gradient accumulation, several processes (`accelerate launch`, 
 are the Trainer's. Loss, optimizer (two learning rates), their schedule and the order of windows are ours.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -58,17 +56,18 @@ class PruningTrainer(Trainer):
         return self.losses["loss"] + self.controller.regularization()
 
     def _ask_teacher(self, batch: Batch) -> Tensor | tuple[Tensor, HiddenStates]:
-        teacher = cast(TeacherLogitsCache, self.teacher)
-        if self.config.hidden_weight or batch["index"] not in teacher:
+        assert self.teacher is not None  # the config requires one where its outputs have a weight
+        if self.config.hidden_weight or batch["index"] not in self.teacher:
             self.progress.doing(f"{self.step_name(self.state.global_step + 1)}, the teacher's outputs")
         with self.accelerator.autocast():
-            return teacher.outputs(batch) if self.config.hidden_weight else teacher(batch)
+            return self.teacher.outputs(batch) if self.config.hidden_weight else self.teacher(batch)
 
     def ask_teacher(self) -> None:
         """Have the teacher's logits of all windows before the first step; processes share the work."""
+        assert self.teacher is not None  # as in `_ask_teacher`
         self.progress.say(f"the teacher's logits of {len(self.data)} windows")
         with self.accelerator.autocast():
-            cast(TeacherLogitsCache, self.teacher).fill(self.args.device, self.args.process_index, self.args.world_size)
+            self.teacher.fill(self.args.device, self.args.process_index, self.args.world_size)
         self.accelerator.wait_for_everyone()
 
     def create_optimizer(self, model=None):

@@ -4,8 +4,6 @@ Without the operator torch's own do it: activations transposed, the inputs that 
 a row.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -89,7 +87,8 @@ class BlockSparseLinear(nn.Module):
             scales = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             weight = (weight / scales[:, None]).round()
             offsets = ((0 if self.instructions in SIGNED else -128) * weight.sum(1)).int()
-        layout = cast(Layout, instruction_sets.layout(self.instructions, block))
+        layout = instruction_sets.layout(self.instructions, block)
+        assert layout is not None, f"{self.instructions} does not support blocks of {block}"
         row, column, counts = strips(kept, block, layout)
         tiles = blocks.split(weight, (layout.rows, layout.width))[row, column]
         starts, columns = functional.pad(counts.cumsum(0), (1, 0)).int(), (column * layout.width).int()

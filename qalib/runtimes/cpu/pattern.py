@@ -4,7 +4,7 @@ y = x W^T and dx = dy W are products of `block_sparse_linear`, of W and its tran
 as much as reading and writing the kept weights. dW is `block_sparse_weight_gradient`'s.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,7 +104,8 @@ class BlockPattern:
         (height, width), (_, inputs) = self.block, self.shape
         kept, block = (self.kept.T, (width, height)) if transposed else (self.kept, self.block)
         name = instruction_sets.best(block, dtype)
-        layout = cast(Layout, instruction_sets.layout(name, block))
+        layout = instruction_sets.layout(name, block)
+        assert layout is not None  # `best` returns an instruction set that supports the block
         row, column, counts = strips(kept, block, layout)
         first = (row * layout.rows, column * layout.width)
         down, along = first[::-1] if transposed else first  # row and column of the weight

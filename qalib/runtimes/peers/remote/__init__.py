@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -82,10 +82,12 @@ class Remote(Session):
 
     def run(self, batch: dict[str, np.ndarray]) -> list[Any]:
         """Return start logits, end logits and seconds. Raises InputError if the library fails or the process ended."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None and stdout is not None  # opened as pipes
         try:
             self.process.send_signal(signal.SIGCONT)
-            pipe.send(cast(BinaryIO, self.process.stdin), {name: batch[name] for name in self.names})
-            reply = pipe.receive(cast(BinaryIO, self.process.stdout))
+            pipe.send(stdin, {name: batch[name] for name in self.names})
+            reply = pipe.receive(stdout)
         except (OSError, EOFError) as error:
             raise InputError(f"{self.library}: {one_line(error)}: {self._last_words()}") from None
         if reply is None:

@@ -12,14 +12,14 @@ import runpy
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
 LENGTH = struct.Struct("<Q")
 
 
-def send(stream: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+def send(stream: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     """Write arrays and their length."""
     packed = io.BytesIO()
     np.savez(packed, **cast(Any, arrays))
@@ -27,7 +27,7 @@ def send(stream: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> dict[str, np.ndarray] | None:
+def receive(stream: IO[bytes]) -> dict[str, np.ndarray] | None:
     """Read arrays, or None at the end. Raises EOFError if the end comes within them."""
     head = stream.read(LENGTH.size)
     if not head:
