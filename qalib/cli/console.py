@@ -64,7 +64,8 @@ Dtype = Annotated[str, typer.Option(help="fp32, bf16, or auto: the faster of the
 
 RUNTIME_NAMES = (  # written out, as the registry loads torch
     "dense, dense-compiled, compact, block-sparse, block-sparse-int8; compact-graph and pytorch-block-sparse on a GPU; "
-    "openvino, onnxruntime-int8, torchao-int8, deepsparse, deepsparse-int8, neural-engine-int8 where installed"
+    "openvino, openvino-int8, openvino-int8-sparse, onnxruntime-int8, torchao-int8, neural-engine-int8, "
+    "neural-engine-int8-sparse, deepsparse, deepsparse-int8 where installed"
 )
 
 

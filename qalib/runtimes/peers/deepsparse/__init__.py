@@ -38,4 +38,4 @@ def _deepsparse_int8(checkpoint: Checkpoint, device: torch.device, dtype: torch.
 
 
 def __dir__() -> list[str]:
-    return ["graph", "int8", "session", "worker"]
+    return ["graph", "int8", "session"]

@@ -62,3 +62,7 @@ def _dense(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
 @runtime("neural-engine-int8-sparse", "Intel's Neural Engine, which skips blocks of 4x1", **_ENGINE | {"sparse": True})
 def _sparse(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> nn.Module:
     return _build(checkpoint, "sparse")
+
+
+def __dir__() -> list[str]:
+    return ["caveat", "unavailable_reason"]

@@ -111,3 +111,7 @@ def _end(process: subprocess.Popen, log: IO[bytes]) -> None:
     for stream in filter(None, (process.stdin, process.stdout, log)):
         with suppress(BrokenPipeError):  # what a process that ended before has not read
             stream.close()
+
+
+def __dir__() -> list[str]:
+    return ["Environment", "Remote", "pipe"]
