@@ -74,7 +74,7 @@ def test_an_answer_is_right_or_it_is_said_why_not(name):
         assert repr(exercises.check(name, wrong, **given)) == f"Not yet: {text}"
     shifted = torch.as_tensor(right).double() + 17
     assert not exercises.check(name, shifted, **given).right
-    assert repr(exercises.check(name, "no", **given)) == "Not yet: a number or a tensor is asked for, not str"
+    assert repr(exercises.check(name, "no", **given)) == "Not yet: expected a number or a tensor, found str"
     assert repr(exercises.check(name, ..., **given)) == "Not answered yet."
     assert "**Right:**" in verdict._repr_markdown_()
 
@@ -173,8 +173,8 @@ def test_there_are_enough_answers():
         ("density", 0.76, "is not the value"),
         ("block_scores", random(8, 8).reshape(2, 4, 2, 4).abs().mean((1, 3)), "mean absolute value"),
         ("block_scores", SCORES.round(decimals=2), "close: give more digits"),
-        ("block_mask", (ORDER.argsort() >= 11).view(4, 4), "that keeps 5, 6 are asked for"),
-        ("block_mask", (ORDER.argsort() >= 8).view(4, 4), "that marks 8, 6 are asked for"),
+        ("block_mask", (ORDER.argsort() >= 11).view(4, 4), "that keeps 5, expected 6"),
+        ("block_mask", (ORDER.argsort() >= 8).view(4, 4), "that marks 8, expected 6"),
         ("block_mask", (ORDER.argsort() < 6).view(4, 4), "that keeps the smallest"),
         ("divergence", EXERCISES["divergence"](**GIVEN["divergence"])[0] / 5, "reduction 'mean'"),
         ("divergence", EXERCISES["divergence"](**GIVEN["divergence"])[0] / np.log(2), "not log2"),
