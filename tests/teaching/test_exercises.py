@@ -168,7 +168,7 @@ def test_there_are_enough_answers():
 @pytest.mark.parametrize(
     ("name", "answer", "hint"),
     [
-        ("density", (SPARSE > 0).float().mean(), "not above zero"),
+        ("density", (SPARSE > 0).float().mean(), "count all but zeros"),
         ("density", 0.7, "close: give more digits"),
         ("density", 0.76, "is not the value"),
         ("block_scores", random(8, 8).reshape(2, 4, 2, 4).abs().mean((1, 3)), "mean absolute value"),
@@ -255,11 +255,11 @@ def test_whatever_is_answered_a_verdict_returns():
     scores = GIVEN["block_scores"]
     right = EXERCISES["block_scores"](**scores)[0]
     for wrong, said in ((right.flatten(), "the shape is (4,), expected (2, 2)"), (100 * right, "a hundred times"),
-                        (right.T, "rows and columns"), (-right, "that is minus the answer"), (1.5, "not one number"),
+                        (right.T, "rows and columns"), (-right, "that is minus the answer"), (1.5, "found one number"),
                         (right / 0 * 0, "4 of 4 values are nan")):  # fmt: skip
         assert said in repr(exercises.check("block_scores", wrong, **scores))
     assert "the answer is empty" in repr(exercises.check("density", [], **GIVEN["density"]))
-    assert "not a tensor of shape (2,)" in repr(exercises.check("density", [0.5, 1], **GIVEN["density"]))
+    assert "expected one number, found a tensor of shape (2,)" in repr(exercises.check("density", [0.5, 1], **GIVEN["density"]))
     assert "run the cells from the top" in repr(exercises.check("block_mask", right, weight="mine", block=1, count=2))
 
 
