@@ -258,7 +258,7 @@ WRONG_ANSWERS = {
 LAZY_ANSWERS = {name: dict(LAZY) for name in RIGHT_ANSWERS}
 HINTED = [
     ("budget", "not per block scan tensor", "divide by the blocks"),
-    ("budget", "dearest scan tensor", "takes the dearest first"),
+    ("budget", "dearest scan tensor", "takes the most expensive first"),
     ("budget", "largest scan tensor", "the largest first"),
     ("wanda_mask", "magnitude topk tensor", "that is magnitude"),
     ("wanda_mask", "with sign topk tensor", "the sign counts there"),
@@ -266,7 +266,7 @@ HINTED = [
     ("wanda_mask", "size times norm one of two tensor", "one of every two"),
     ("surgery", "products formula tensor", "not the products"),
     ("surgery", "inv cut only tensor", "make up for what is cut"),
-    ("surgery", "inv plus tensor", "the sign is turned round"),
+    ("surgery", "inv plus tensor", "the sign is reversed"),
     ("neuron_scores", "size norm tensor", "only what differs from it counts"),
     ("neuron_scores", "default std norm tensor", "`correction=0`"),
     ("neuron_scores", "std left out tensor", "what reads the neurons is left out"),

@@ -193,7 +193,7 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
                     f"only at {pace[row['dtype']]:.0f}"
                 )
             if 1 < row.rounds < repeats:
-                caveats.append(f"{row.rounds} rounds instead of {repeats}: a pass takes long")
+                caveats.append(f"{row.rounds} rounds instead of {repeats}: a pass is slow")
             if row.rounds < 2:
                 caveats.append("a single round, so no spread")
         remarks.append("; ".join(caveats))

@@ -43,7 +43,7 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A report's folder, as `qalib report` writes it.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="NAME/MODEL on the hub; created if needed.")],
     model: Annotated[str | None, typer.Option(help="The model of the report.", show_default="the one it names")] = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder as this one.", callback=writable)] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the uploaded folder here.", callback=writable)] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and check --out, upload nothing.")] = False,
 ) -> None:

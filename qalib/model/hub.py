@@ -35,7 +35,7 @@ def locate(source: str) -> tuple[str, Path, str | None]:
     """
     if source == "bundled":
         if not BUNDLED.is_dir():
-            raise InputError(f"{BUNDLED}: the bundled model is not there; install qalib again")
+            raise InputError(f"{BUNDLED}: the bundled model is missing; reinstall qalib")
         return BUNDLED.name, BUNDLED, None
     path = Path(source)
     if path.is_dir():

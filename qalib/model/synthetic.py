@@ -64,7 +64,7 @@ def make_twin(
     generator = torch.Generator().manual_seed(seed)
     if block is not None:
         if masks is not None or "block_size" not in settings:
-            raise InputError(f"block {block}: {masks or published} says itself which weights are kept")
+            raise InputError(f"block {block}: {masks or published} already says which weights are kept")
         settings["block_size"] = list(block)
         checks.block_size(settings, config, config.hidden_size, Path(out))
     if masks is not None:

@@ -34,7 +34,7 @@ class TrainingConfig:
     eval_data: Annotated[str | None, Doc("Questions to score each checkpoint with; EM and F1 go to the log.")] = None
     max_hours: Annotated[
         float | None,
-        Doc("Stop after so many hours at the latest; the schedule then follows the clock."),
+        Doc("Stop after at most this many hours; the schedule then follows the clock."),
     ] = None
     resume: Annotated[bool, Doc("Resume from the last checkpoint of the run, or start if there is none.")] = False
     questions: Annotated[int | None, Doc("Use only the first N questions.")] = None
@@ -59,7 +59,7 @@ class TrainingConfig:
 class PruningConfig(TrainingConfig):
     """Settings of a pruning run. Raises InputError for an impossible value."""
 
-    teacher: Annotated[str | None, Doc("Checkpoint that is distilled: a folder or a hub id.")]
+    teacher: Annotated[str | None, Doc("Checkpoint to distil from: a folder or a hub id.")]
     student: Annotated[str | None, Doc("Checkpoint to start from; by default the teacher.")] = None
     density: Annotated[
         float,
@@ -81,7 +81,7 @@ class PruningConfig(TrainingConfig):
         str,
         Doc(
             "'movement', 'magnitude' (the baseline: the smallest blocks go at once), 'obs' (one-shot, without "
-            "training: remove in rounds what costs the loss least, and refit what stays), 'fixed-mask' (go on "
+            "training: remove in rounds what costs the loss least, and refit what stays), 'fixed-mask' (continue "
             "training what the student has left, whatever the density) or 'dense' (train all weights)."
         ),
     ] = "movement"
@@ -101,7 +101,7 @@ class PruningConfig(TrainingConfig):
         float,
         Doc(
             "Weight in the loss of the hidden states' distance from the teacher's, layer by layer; the teacher then "
-            "has the student's layers and width, and is asked at every step."
+            "has the student's layers and width, and runs at every step."
         ),
     ] = 0.0
     beta2: Annotated[float, Doc("AdamW's decay of the squared gradients' mean.")] = 0.999

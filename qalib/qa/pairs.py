@@ -43,5 +43,5 @@ def pairs_of(item: Any) -> list[Pair]:
             if not text:
                 raise ValueError(f"`{key}` cannot be empty")
             if half := re.search("[\ud800-\udfff]", text):
-                raise ValueError(f"`{key}` has half of a character, {half.group()!r} at {half.start()}")
+                raise ValueError(f"`{key}` has an unpaired surrogate, {half.group()!r} at {half.start()}")
     return list(zip(questions, contexts, strict=True))

@@ -83,6 +83,6 @@ def audit(
     told = {finding.stated for finding in findings if finding.verdict == NOT_UNDERSTOOD}
     for sentence in (stated.get(NOT_UNDERSTOOD) or "").splitlines():
         if sentence not in told:
-            why = "a figure that no claim here covers, or in unknown words"
+            why = "a figure that no claim here covers, or whose wording is not recognised"
             findings.append(Finding("another figure", sentence, "", "", "", NOT_UNDERSTOOD, why))
     return pd.DataFrame([asdict(finding) for finding in findings])

@@ -57,7 +57,7 @@ def run(
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if notebooks is None else list(notebooks)
     if not notebooks:
-        raise InputError(f"{NOTEBOOKS}: no notebooks there; install qalib again")
+        raise InputError(f"{NOTEBOOKS}: no notebooks there; reinstall qalib")
     loaded = checkpoint.load(model)
     question_set = squad.load(data).first(questions)
     _ = loaded.tokenizer  # notebooks need it: better to raise here than in one of them

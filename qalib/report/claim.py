@@ -117,7 +117,7 @@ class Claim:
         if not text:
             text = unread(evidence.stated, self.name)
             verdict = NOT_UNDERSTOOD if text else NOT_STATED
-            explanation = "the card puts it in unknown words" if text else "the card does not say"
+            explanation = "the card's wording is not recognised" if text else "the card does not say"
         return Finding(
             claim=self.label,
             stated=text or "",

@@ -35,8 +35,8 @@ SECTIONS = {
         {
             "published": "Each point is a published pruned model, as its card states it; up and to the left is better. "
             "The star is this model, if it was evaluated on all of SQuAD v1.1 dev; otherwise a dashed line marks its "
-            "density, as its scores are on another scale.",
-            "by_answerable": "SQuAD v2.0: questions with an answer beside those without one.",
+            "density, since its scores are on another scale.",
+            "by_answerable": "SQuAD v2.0: questions with an answer and those without one.",
             "by_question_word": "Which questions are hard? The numbers below the words say how many questions a bar "
             "stands for; a bar over ten questions says little.",
             "by_answer_length": "The longer the answer, the more easily it is off by a word, which costs all of EM but "
@@ -58,8 +58,8 @@ SECTIONS = {
             "speedup": "Blue runtimes leave out what was pruned, grey ones multiply every zero, purple ones are other "
             "libraries. The orange mark is the speedup if only multiply-adds counted.",
             "densities": "The same model with more and more blocks, drawn at random. At density 1 nothing is skipped: "
-            "what a line has there is its kernel's doing, what it gains to the left of it is due to zeros.",
-            "evaluation_time": "The time you wait, texts in to answers out. The step from the usual way to the fastest "
+            "a speedup there is due to the kernel, any further gain at lower densities to zeros.",
+            "evaluation_time": "The time you wait, from texts to answers. The step from the usual way to the fastest "
             "dense one is batching, which is not our doing; from there to the fastest blue bar it is pruning and our "
             "runtime.",
         },
@@ -74,10 +74,10 @@ SECTIONS = {
             "training": "The run that made this model: its loss as blocks were removed.",
             "training_layers": "Which kinds of matrix, and which layers, lost most in that run.",
             "runs": "Runs with the same teacher and data. Compare those of equal density and length.",
-            "frontier": "Up is better, on the right to the right, too. The line joins this model with the best dense "
-            "one of its size: only that step is due to pruning and the runtime for it, what is before it to a smaller "
+            "frontier": "Higher is better; in the right panel, so is further right. The line joins this model with the "
+            "best dense one of its size: only that step is due to pruning and its runtime, the rest to a smaller "
             "architecture. Filled marks were run by this project, hollow ones are as published, each on its own "
-            "hardware and over its own BERT-base; so compare speeds with care.",
+            "hardware and over its own BERT-base, so compare speeds with care.",
         },
         ("minimal_run", "runs", "frontier"),
     ),

@@ -108,7 +108,7 @@ def overview(lessons: Sequence[Lesson]) -> NotebookNode:
                      "; ".join(about["teaches"]), takes, links])  # fmt: skip
     table = ["| notebook | needs | teaches | takes | |", "| --- | --- | --- | --- | --- |"]
     table += [f"| {' | '.join(row)} |" for row in rows]
-    total = f"\n\nAll of it: {_hours(reading)} to read, {_hours(working)} of exercises. How long a notebook runs was "
+    total = f"\n\nIn total: {_hours(reading)} to read, {_hours(working)} of exercises. How long a notebook runs was "
     total += "measured while this page was made."
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(ABOUT + "\n".join(table) + total)])
 

@@ -87,7 +87,7 @@ def _parse(text: str, path: Path | str, line: int = 1) -> Any:
         raise InputError(f"{path}: not usable JSON (nested too deeply)") from None
     except UnicodeEncodeError as error:
         half, before = error.object[error.start], error.object[max(0, error.start - 30) : error.start]
-        raise InputError(f"{path}: half of a character, {half!r}, stands alone after {before!r}") from None
+        raise InputError(f"{path}: unpaired surrogate {half!r} after {before!r}") from None
     except ValueError as error:
         raise InputError(f"{path}: not usable JSON ({error})") from None
 

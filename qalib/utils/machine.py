@@ -31,7 +31,7 @@ def device(wanted: str = "auto") -> str:
     if wanted not in ("auto", "cpu", "cuda"):
         raise InputError(f"no device {wanted!r}; there are auto, cpu and cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but torch finds no CUDA GPU on this machine")
+        raise InputError("device 'cuda': torch finds no CUDA GPU on this machine")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 

@@ -116,7 +116,7 @@ def test_a_twin_in_other_blocks(tmp_path):
     assert sparsity.density(loaded, (32, 32)) > 0.6  # scattered
     with pytest.raises(InputError, match=r"block_size \[5, 4\] does not divide hidden_size 768"):
         synthetic.make_twin(tmp_path / "other", block=(5, 4))
-    with pytest.raises(InputError, match=r"block \(1, 4\): hybrid-filled-0.26 says itself which weights are kept"):
+    with pytest.raises(InputError, match=r"block \(1, 4\): hybrid-filled-0.26 already says which weights are kept"):
         synthetic.make_twin(tmp_path / "other", "hybrid-filled-0.26", block=(1, 4))
 
 

@@ -138,7 +138,7 @@ def test_not_json_and_not_there(tmp_path):
         squad.load(str(tmp_path / "text"))
     for text, message in {
         '{"data": [], "data": []}': "not usable JSON .'data' appears twice in one object",
-        '{"data": "ab\\ud83d"}': "half of a character, '.ud83d', stands alone after '{\"data\": \"ab'",
+        '{"data": "ab\\ud83d"}': "unpaired surrogate '.ud83d' after '{\"data\": \"ab'",
         '{"data": ' + "1" * 5000 + "}": "not usable JSON .Exceeds the limit",
     }.items():
         (tmp_path / "text").write_text(text)

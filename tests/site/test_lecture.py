@@ -40,7 +40,7 @@ def test_the_lecturers_page_says_what_the_notebook_says(lesson):
     page = lecture.overview([lesson, lesson]).cells[0].source
     row = ("| [Sums](01_sums.ipynb)<br>what is a sum? | counting | adding; writing | 30 min to read, "
            "15 min for 2 exercises (1 easy, 1 hard), 12 s to run |")  # fmt: skip
-    assert page.count(row) == 2 and "All of it: 60 min to read, 30 min of exercises" in page
+    assert page.count(row) == 2 and "In total: 60 min to read, 30 min of exercises" in page
 
 
 @pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)

@@ -441,12 +441,12 @@ HINTS = [
     ("magnitude_mask", "mean absolute top bool", "mean absolute value"),
     ("magnitude_mask", "mean top bool", "signs cancel"),
     ("magnitude_mask", "rms smallest bool", "that keeps the smallest"),
-    ("magnitude_mask", "rms one too few bool", "it keeps 7 of 16 blocks, 8 are asked for"),
-    ("magnitude_mask", "rms rounded up bool", "it keeps 3 of 8 blocks, 2 are asked for"),
+    ("magnitude_mask", "rms one too few bool", "it keeps 7 of 16 blocks, expected 8"),
+    ("magnitude_mask", "rms rounded up bool", "it keeps 3 of 8 blocks, expected 2"),
     (
         "magnitude_mask",
         "rms off the end bool",
-        "keep_fraction 0.0, block (2, 2): it keeps 8 of 8 blocks, 0 are asked for",
+        "keep_fraction 0.0, block (2, 2): it keeps 8 of 8 blocks, expected 0",
     ),
     ("magnitude_mask", "rms top a truth value a block", "`blocks.expand`"),
     ("magnitude_mask", "rms top pruned", "that marks what is pruned"),
@@ -459,7 +459,7 @@ HINTS = [
     ("straight_through", "float minus", "the wrong sign"),
     ("straight_through", "float sigmoid", "the slope of a sigmoid"),
     ("straight_through", "at least as it is", "a score at the threshold is not above it"),
-    ("movement_step", "split up", "the sign is turned round"),
+    ("movement_step", "split up", "the sign is reversed"),
     ("movement_step", "mean minus", "sum, do not average"),
     ("movement_step", "absolute minus", "signs matter"),
     ("movement_step", "no weight minus", "the weights are missing"),
@@ -496,12 +496,12 @@ def test_what_a_mistake_gives_is_not_right_and_no_other_mistake(name):
 def test_what_the_function_does_is_said():
     said = {
         "it raises IndexError": lambda weight, *_: weight[weight.shape[0]],
-        "it returns str, which is no tensor": lambda *_: "mask",
+        "it returns str, which is not a tensor": lambda *_: "mask",
         "takes 1 positional argument": lambda weight: weight,
     }
     for text, function in said.items():
         assert text in repr(exercises.check("magnitude_mask", function))
-    assert "a function is asked for, not Tensor" in repr(exercises.check("magnitude_mask", torch.ones(2)))
+    assert "expected a function, found Tensor" in repr(exercises.check("magnitude_mask", torch.ones(2)))
     assert exercises.check("magnitude_mask", algorithms.magnitude_mask).right
 
 

@@ -67,7 +67,7 @@ def test_a_lazy_mask_is_another(lazy):
 def test_what_a_run_does_is_said():
     assert repr(capstone.check_mask(...)) == repr(capstone.enter("a", ...)) == "Not answered yet."
     assert "ZeroDivisionError" in repr(capstone.check_mask(lambda *_: 1 / 0))
-    assert "a model is to be returned, not int" in repr(capstone.check_mask(lambda *_: 1))
+    assert "must return a model, not int" in repr(capstone.check_mask(lambda *_: 1))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_leaderboard_has_who_keeps_to_the_rules(entering):
     table = capstone.leaderboard(board)
     assert set(table.name) == {"Ada", "Bob"} and table.f1.is_monotonic_decreasing
     board.write_text(board.read_text() + "half a li")
-    with pytest.raises(InputError, match="leaderboard.jsonl: line 3 is no entry: 'half a li'"):
+    with pytest.raises(InputError, match="leaderboard.jsonl: line 3 is not an entry: 'half a li'"):
         capstone.leaderboard(board)
 
 

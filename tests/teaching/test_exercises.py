@@ -74,7 +74,7 @@ def test_an_answer_is_right_or_it_is_said_why_not(name):
         assert repr(exercises.check(name, wrong, **given)) == f"Not yet: {text}"
     shifted = torch.as_tensor(right).double() + 17
     assert not exercises.check(name, shifted, **given).right
-    assert repr(exercises.check(name, "no", **given)) == "Not yet: a number or a tensor is asked for, not str"
+    assert repr(exercises.check(name, "no", **given)) == "Not yet: expected a number or a tensor, found str"
     assert repr(exercises.check(name, ..., **given)) == "Not answered yet."
     assert "**Right:**" in verdict._repr_markdown_()
 
@@ -168,13 +168,13 @@ def test_there_are_enough_answers():
 @pytest.mark.parametrize(
     ("name", "answer", "hint"),
     [
-        ("density", (SPARSE > 0).float().mean(), "not above zero"),
+        ("density", (SPARSE > 0).float().mean(), "count all but zeros"),
         ("density", 0.7, "close: give more digits"),
         ("density", 0.76, "is not the value"),
         ("block_scores", random(8, 8).reshape(2, 4, 2, 4).abs().mean((1, 3)), "mean absolute value"),
         ("block_scores", SCORES.round(decimals=2), "close: give more digits"),
-        ("block_mask", (ORDER.argsort() >= 11).view(4, 4), "that keeps 5, 6 are asked for"),
-        ("block_mask", (ORDER.argsort() >= 8).view(4, 4), "that marks 8, 6 are asked for"),
+        ("block_mask", (ORDER.argsort() >= 11).view(4, 4), "that keeps 5, expected 6"),
+        ("block_mask", (ORDER.argsort() >= 8).view(4, 4), "that marks 8, expected 6"),
         ("block_mask", (ORDER.argsort() < 6).view(4, 4), "that keeps the smallest"),
         ("divergence", EXERCISES["divergence"](**GIVEN["divergence"])[0] / 5, "reduction 'mean'"),
         ("divergence", EXERCISES["divergence"](**GIVEN["divergence"])[0] / np.log(2), "not log2"),
@@ -255,11 +255,11 @@ def test_whatever_is_answered_a_verdict_returns():
     scores = GIVEN["block_scores"]
     right = EXERCISES["block_scores"](**scores)[0]
     for wrong, said in ((right.flatten(), "the shape is (4,), expected (2, 2)"), (100 * right, "a hundred times"),
-                        (right.T, "rows and columns"), (-right, "that is minus the answer"), (1.5, "not one number"),
+                        (right.T, "rows and columns"), (-right, "that is minus the answer"), (1.5, "found one number"),
                         (right / 0 * 0, "4 of 4 values are nan")):  # fmt: skip
         assert said in repr(exercises.check("block_scores", wrong, **scores))
     assert "the answer is empty" in repr(exercises.check("density", [], **GIVEN["density"]))
-    assert "not a tensor of shape (2,)" in repr(exercises.check("density", [0.5, 1], **GIVEN["density"]))
+    assert "expected one number, found a tensor of shape (2,)" in repr(exercises.check("density", [0.5, 1], **GIVEN["density"]))
     assert "run the cells from the top" in repr(exercises.check("block_mask", right, weight="mine", block=1, count=2))
 
 

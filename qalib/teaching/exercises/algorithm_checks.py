@@ -37,7 +37,7 @@ class Algorithm:
 def verdict(algorithm: Algorithm, function: Any) -> str | None:
     """What is wrong of a function; None if nothing is, and an empty text if it is not written yet."""
     if not callable(function):
-        return f"a function is asked for, not {type(function).__name__}"
+        return f"expected a function, found {type(function).__name__}"
     if unwritten(function):
         return ""
     outputs = []
@@ -51,7 +51,7 @@ def verdict(algorithm: Algorithm, function: Any) -> str | None:
         try:
             outputs.append(_tensors(output))
         except Exception:  # whatever numpy or torch raises of something else
-            return f"with {_described(case)} it returns {type(output).__name__}, which is no tensor"
+            return f"with {_described(case)} it returns {type(output).__name__}, which is not a tensor"
     rights = [_tensors(algorithm.right(*_copies(case))) for case in algorithm.cases]
     if _same(outputs, rights):
         return algorithm.limit(function)
@@ -81,7 +81,7 @@ def _same(found: list[list[Tensor]], expected: list[list[Tensor]]) -> bool:
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> str:
     if len(found) != len(expected):
-        return f"it returns {len(found)} things, {len(expected)} are asked for"
+        return f"it returns {len(found)} values, expected {len(expected)}"
     return next(answers.difference(*pair) for pair in zip(found, expected, strict=True) if not answers.equal(*pair))
 
 

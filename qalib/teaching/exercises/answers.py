@@ -49,9 +49,9 @@ def difference(found: Tensor, expected: Tensor) -> str:
     if not found.numel() and expected.numel():
         return "the answer is empty"
     if not expected.ndim and found.numel() > 1:
-        return f"one number is asked for, not a tensor of shape {tuple(found.shape)}"
+        return f"expected one number, found a tensor of shape {tuple(found.shape)}"
     if expected.numel() > 1 and not found.ndim:
-        return f"a tensor of shape {tuple(expected.shape)} is asked for, not one number"
+        return f"expected a tensor of shape {tuple(expected.shape)}, found one number"
     if expected.ndim == 2 and equal(found, expected.T):
         return "rows and columns are interchanged"
     if _meant(found) != _meant(expected):
@@ -66,7 +66,7 @@ def difference(found: Tensor, expected: Tensor) -> str:
     if _truth(expected) and _truth(found):
         kept, asked = int(found.sum()), int(expected.sum())
         if kept != asked:
-            return f"that marks {kept:,}, {asked:,} are asked for"
+            return f"that marks {kept:,}, expected {asked:,}"
     if rounded(found, expected):
         return "close: give more digits"
     if found.ndim:

@@ -86,7 +86,7 @@ def _compared(found: dict, expected: dict) -> Verdict:
     mine, theirs = (torch.cat([mask.flatten() for mask in masks.values()]) for masks in (found, expected))
     kept, asked, both = int(mine.sum()), int(theirs.sum()), int((mine & theirs).sum())
     if kept == asked == both:
-        return Verdict(True, f"Right: of {len(theirs):,} blocks the {asked:,} are kept that `qalib prune` keeps.")
+        return Verdict(True, f"Right: it keeps the {asked:,} of {len(theirs):,} blocks that `qalib prune` keeps.")
     chance = kept * asked / len(theirs)
     said = f"{both:,} of the {asked:,} blocks that `qalib prune` keeps are kept (of {kept:,}; by chance {chance:.0f})"
     return Verdict(False, f"Not yet: {said}")
@@ -150,7 +150,7 @@ def new_board() -> Path:
 def _plain(loaded: Checkpoint, made: Any) -> Checkpoint:
     """The checkpoint with the weights of a model that was made of it, and nothing else of that model."""
     if not isinstance(made, nn.Module):
-        raise TypeError(f"a model is to be returned, not {type(made).__name__}")
+        raise TypeError(f"must return a model, not {type(made).__name__}")
     plain = loaded.copy()
     plain.model.load_state_dict(made.state_dict())  # raises what is too much, missing or of another size
     plain.model.eval()
@@ -174,7 +174,7 @@ def leaderboard(path: Path | str = "leaderboard.jsonl") -> pd.DataFrame:
         try:
             entries.append({"name": None, "f1": None} | json.loads(line))
         except (json.JSONDecodeError, TypeError):
-            raise InputError(f"{path}: line {number} is no entry: {line[:60]!r}") from None
+            raise InputError(f"{path}: line {number} is not an entry: {line[:60]!r}") from None
     return pd.DataFrame(entries).sort_values("f1", ascending=False, kind="stable", ignore_index=True)
 
 

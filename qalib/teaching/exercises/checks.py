@@ -82,7 +82,7 @@ def check(name: str, answer: Any, **given: Any) -> Verdict:
     try:
         found, expected = answers.tensor(answer), answers.tensor(right)
     except Exception:  # whatever torch raises of something else
-        return Verdict(False, f"Not yet: a number or a tensor is asked for, not {type(answer).__name__}")
+        return Verdict(False, f"Not yet: expected a number or a tensor, found {type(answer).__name__}")
     if answers.equal(found, expected):
         return _right(str(EXERCISES[name].__doc__))
     for text, wrong in mistakes.items():

@@ -50,7 +50,7 @@ def _by_sorting(rate=lambda price, taken: price / taken, rises=True, whole=False
 
 
 BUDGET = Algorithm(
-    "cut where a block is cheapest, step by step; it is best only if costs add up and steps get dearer.",
+    "cut where a block is cheapest, step by step; it is best only if costs add up and steps get more expensive.",
     _by_sorting(),
     [
         _budget_case(3 * seed, matrices, levels, share)
@@ -61,7 +61,7 @@ BUDGET = Algorithm(
     {
         "that takes what costs least, however little it cuts: divide by the blocks":
             _by_sorting(lambda price, taken: price),
-        "that takes the dearest first": _by_sorting(rises=False),
+        "that takes the most expensive first": _by_sorting(rises=False),
         "that takes the largest first, whatever it costs": _by_sorting(lambda price, taken: -taken),
         "a step starts at the level reached so far: take the differences between levels": _by_sorting(whole=True),
         "that stops one step too early: at least as many as wanted have to go": _by_sorting(over=True),
@@ -105,7 +105,7 @@ WANDA = Algorithm(
         "the sign counts there: take the weight's size": _two_of_four(lambda w, n: w * n),
         "that keeps the two smallest of four": _two_of_four(lambda w, n: -(w.abs() * n)),
         "divided by the norms: a loud input makes a weight matter more": _two_of_four(lambda w, n: w.abs() / n),
-        "that keeps half of a row, wherever it stands: two of every four are asked for":
+        "that keeps half of a row, wherever it is: keep two of every four":
             lambda w, n: patterns.half_mask(_positive(w.abs() * n), None),
         "that keeps half of every eight": lambda w, n: patterns.half_mask(_positive(w.abs() * n), 8)
             if w.shape[1] % 8 == 0 else patterns.half_mask(_positive(w.abs() * n), 4),
@@ -149,7 +149,7 @@ def _products(seed: int, n: int) -> Tensor:
 
 
 SURGERY = Algorithm(
-    "where inputs go together, one weight can speak for another: that is why OBS beats any score alone.",
+    "where inputs go together, one weight can stand in for another: that is why OBS beats any score alone.",
     _solved,
     [
         {"weight": random(seed, n), "products": _products(seed + 20, n), "index": index}
@@ -157,8 +157,8 @@ SURGERY = Algorithm(
     ],
     {
         "the others do not change there: let them make up for what is cut": _cut_only,
-        "the inverse of the products is asked for, not the products": _with(lambda p: p),
-        "the sign is turned round: the weight at the index has to become zero": _with(torch.linalg.inv, 1.0),
+        "use the inverse of the products, not the products": _with(lambda p: p),
+        "the sign is reversed: the weight at the index has to become zero": _with(torch.linalg.inv, 1.0),
         "divide by the inverse's diagonal at the index, or the weight there does not become zero":
             _with(torch.linalg.inv, divide=False),
         "nothing is cut": lambda weight, products, index: weight,
@@ -211,12 +211,12 @@ def _largest(weight: Tensor) -> Tensor:
 
 
 QUANTIZE = Algorithm(
-    "a row's largest weight sets the scale of all; where it is an outlier the others are told apart badly.",
+    "a row's largest weight sets the scale of all; where it is an outlier, the others are hard to tell apart.",
     quantization.quantize,
     [{"weight": random(seed, *shape) ** power} for seed, (shape, power) in enumerate([((4, 8), 1), ((3, 50), 3),
      ((16, 4), 1), ((8, 200), 3), ((1, 30), 5)])],
     {
-        "one scale a row is asked for, not one for all":
+        "use one scale per row, not one for all":
             lambda w: _numbers(w, (w.abs().max() / 127).expand(len(w))),
         "the scale is the largest weight over 127, so that the largest number is 127":
             lambda w: _numbers(w, _largest(w) / 128),
@@ -226,7 +226,7 @@ QUANTIZE = Algorithm(
         "that cuts off; round to the nearest": lambda w: _numbers(w, _largest(w) / 127, torch.trunc),
         "weights that are not zero become zero there: give them 1 or -1":
             lambda w: _numbers(w, _largest(w) / 127, keep=False),
-        "those are the weights again: the numbers are asked for, and the scales":
+        "those are the weights again: return the numbers and the scales":
             lambda w: (quantization.dequantize(*quantization.quantize(w)), _largest(w) / 127),
         "scales are multiplied by, not divided: weight = number * scale":
             lambda w: (_numbers(w, _largest(w) / 127)[0], 127 / _largest(w)),

@@ -41,12 +41,12 @@ def _count_of_blocks(answers: list[Tensor], references: list[Tensor], case: Case
     if found.shape != expected.shape or not ((found == 0) | (found == 1)).all():
         return None
     kept, asked = found.sum().item() / size, expected.sum().item() / size
-    return f"it keeps {kept:g} of {everything} blocks, {asked:g} are asked for" if kept != asked else None
+    return f"it keeps {kept:g} of {everything} blocks, expected {asked:g}" if kept != asked else None
 
 
 _right_mask = magnitude.magnitude_mask
 MAGNITUDE = Algorithm(
-    "of blocks of one size the root mean square, its square and the sum of squares say the same.",
+    "for blocks of one size, the root mean square, its square and the sum of squares rank alike.",
     _right_mask,
     [
         {"weight": random(seed, *shape) ** 3, "keep_fraction": fraction, "block": block}
@@ -69,7 +69,7 @@ MAGNITUDE = Algorithm(
         "that chooses single weights: a block stays or goes whole":
             lambda weight, fraction, block: _right_mask(weight, fraction, (1, 1)),
         "that keeps what is above zero: size counts, not the sign": lambda weight, fraction, block: weight > 0,
-        "that keeps what is not zero, whatever is asked for": lambda weight, fraction, block: weight != 0,
+        "that keeps what is not zero, whatever the fraction": lambda weight, fraction, block: weight != 0,
     },
     remark=_count_of_blocks,
 )  # fmt: skip

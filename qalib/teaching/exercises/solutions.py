@@ -31,7 +31,7 @@ def density(weight: Tensor) -> Exercise:
         "that is the sparsity, the share that is gone": 1 - share,
         "a share is between 0 and 1, this is in percent": 100 * share,
         "that is how many, not which share": (weight != 0).sum(),
-        "negative weights are weights, too: not zero is asked for, not above zero": (weight > 0).double().mean(),
+        "negative weights are weights, too: count all but zeros": (weight > 0).double().mean(),
     }
 
 
@@ -40,7 +40,7 @@ def largest_tenth(weight: Tensor) -> Exercise:
     """A tenth of the weights that are left is larger than that, nine tenths are not."""
     return weight[weight != 0].abs().quantile(0.9), {
         "the zeros were counted, too: take the weights that are not zero": weight.abs().quantile(0.9),
-        "sizes are asked for: leave the signs away": weight[weight != 0].quantile(0.9),
+        "take the sizes: ignore signs": weight[weight != 0].quantile(0.9),
         "that is the smallest tenth": weight[weight != 0].abs().quantile(0.1),
     }
 
@@ -83,7 +83,7 @@ def block_mask(weight: Tensor, block: blocks.Block, count: int) -> Exercise:
         return mask.view_as(scores)
 
     kept = marked(order[:count])
-    off = {n: f"that keeps {n}, {count} are asked for" for n in (count - 1, count + 1) if n >= 0}
+    off = {n: f"that keeps {n}, expected {count}" for n in (count - 1, count + 1) if n >= 0}
     return kept, {text: marked(order[:n]) for n, text in off.items()} | {
         "that keeps the smallest": marked(order.flip(0)[:count]),
         "those are the blocks to cut": ~kept,
@@ -127,7 +127,7 @@ def second_step(rate: float, start: tuple[float, float], best: tuple[float, floa
     first, second = -(start[0] - best[0]) * start[0], -(once - best[0]) * once
     return first + second, {
         "that is the score after one step": first,
-        "minus the gradient: the sign is turned round": -first - second,
+        "minus the gradient: the sign is reversed": -first - second,
         "that is the second step alone; the score adds them up": second,
     }
 
@@ -168,9 +168,9 @@ def divergence(teacher: Tensor, student: Tensor) -> Exercise:
     return nats, {
         "teacher and student are interchanged": (student * (student / teacher).log()).sum(),
         "that is the cross-entropy: the teacher's own entropy is still in it": -(teacher * student.log()).sum(),
-        "the sign is turned round": -nats,
+        "the sign is reversed": -nats,
         "that is in bits: nats take the natural logarithm, not log2": nats / math.log(2),
-        "`F.kl_div` divides by how many there are by default (reduction 'mean'): the sum is asked for":
+        "`F.kl_div` divides by how many there are by default (reduction 'mean'): take the sum":
             nats / teacher.numel(),
     }  # fmt: skip
 
@@ -202,8 +202,8 @@ def cheapest(costs: Tensor, cut: Tensor) -> Exercise:
     return rates.argmin(), {
         "that costs least in all, and cuts little: divide by the blocks": costs.argmin(),
         "that cuts most: look at what it costs, too": cut.argmax(),
-        "that is the dearest": rates.argmax(),
-        "that is the price; the number of the matrix is asked for": rates.min(),
+        "that is the most expensive": rates.argmax(),
+        "that is the price; give the number of the matrix": rates.min(),
     }
 
 
@@ -226,7 +226,7 @@ def left_behind(column: Tensor, mean: Tensor, gone: Tensor) -> Exercise:
     return column[:, gone] @ mean[gone], {
         "that is what all neurons give; take those that go": column @ mean,
         "it still has to pass the column that reads it": mean[gone],
-        "the sign is turned round: the bias takes it over": -column[:, gone] @ mean[gone],
+        "the sign is reversed: the bias takes it over": -column[:, gone] @ mean[gone],
         "that is what those that stay give": column[:, ~gone] @ mean[~gone],
     }
 

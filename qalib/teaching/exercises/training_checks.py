@@ -100,7 +100,7 @@ MOVEMENT_STEP = Algorithm(
         ])
     ],
     {
-        "the sign is turned round: descent goes against the gradient":
+        "the sign is reversed: descent goes against the gradient":
             _moved(lambda g, w: (g * w).sum((-1, -2)), sign=1),
         "the mask multiplies the whole block: sum, do not average": _moved(lambda g, w: (g * w).mean((-1, -2))),
         "signs matter: towards zero and away from it must not look alike":
@@ -161,7 +161,7 @@ DISTILLATION = Algorithm(
             _scaled(lambda _, shape: shape[1]),
         "that is the sum; take the mean over batch, start and end": _scaled(lambda _, shape: shape[0] * shape[1]),
         "that is in bits: nats take the natural logarithm, not log2": _scaled(lambda *_: 1 / math.log(2)),
-        "the sign is turned round": _scaled(lambda *_: -1),
+        "the sign is reversed": _scaled(lambda *_: -1),
         "teacher and student are interchanged": lambda s, t, temperature: losses.distillation_loss(t, s, temperature),
         "that is the cross-entropy: the teacher's own entropy is still in it":
             lambda s, t, temperature: temperature**2 * _kl(s / temperature, t / temperature, lambda m, h: -h.exp() * m),
