@@ -259,7 +259,9 @@ def test_whatever_is_answered_a_verdict_returns():
                         (right / 0 * 0, "4 of 4 values are nan")):  # fmt: skip
         assert said in repr(exercises.check("block_scores", wrong, **scores))
     assert "the answer is empty" in repr(exercises.check("density", [], **GIVEN["density"]))
-    assert "expected one number, found a tensor of shape (2,)" in repr(exercises.check("density", [0.5, 1], **GIVEN["density"]))
+    assert "expected one number, found a tensor of shape (2,)" in repr(
+        exercises.check("density", [0.5, 1], **GIVEN["density"])
+    )
     assert "run the cells from the top" in repr(exercises.check("block_mask", right, weight="mine", block=1, count=2))
 
 
