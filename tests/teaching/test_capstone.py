@@ -51,7 +51,7 @@ def one_run():
 
 def test_the_solution_keeps_the_blocks_that_the_package_keeps():
     verdict = capstone.check_mask(from_scratch.prune)
-    assert verdict.right and repr(verdict) == "Right: of 1,024 blocks the 307 are kept that `qalib prune` keeps.", (
+    assert verdict.right and repr(verdict) == "Right: it keeps the 307 of 1,024 blocks that `qalib prune` keeps.", (
         verdict
     )
 
