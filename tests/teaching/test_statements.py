@@ -97,24 +97,24 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
     },
     "03_speed": {"Most weights of this model's encoder are zero": lambda m: sparsity.density(m, (1, 1)) < 0.5},
     "04_movement": {
-        "The loss is `1/2 (a - 0.4)² + 1/2 (b - 0.6)²`: the best place is a = 0.4, b = 0.6": lambda m: (
+        "The loss is `1/2 (a - 0.4)² + 1/2 (b - 0.6)²`, which is lowest at a = 0.4, b = 0.6": lambda m: (
             movement.BEST == (0.4, 0.6)),
-        "starts at a = 1, b = 0.1, and goes downhill, in steps of a quarter": lambda m: (
+        "starts at a = 1, b = 0.1 and goes downhill, in steps of a quarter": lambda m: (
             movement.START == (1, 0.1) and inspect.signature(movement.two_weights).parameters["rate"].default == 0.25),
-        "1/2 · 0.4² = 0.08 and without *b* 1/2 · 0.6² = 0.18, so that *b* is the one to keep. Movement knew at the "
+        "1/2 · 0.4² = 0.08, and without *b* 1/2 · 0.6² = 0.18: *b* is the one to keep. Movement knew at the "
         "first step": lambda m: two_weights(),
         "many thousands of windows": lambda m: description.training_record(m).windows_seen > 1e4,
     },
-    "05_heads": {"two thirds of a layer's weights, before pruning, are those of the FFN": lambda m: of_ffn(m) == 2 / 3},
+    "05_heads": {"before pruning, two thirds of a layer's weights are in the FFN": lambda m: of_ffn(m) == 2 / 3},
     "06_distillation": {
-        "nine parts teacher and one part answers": lambda m: distillation.ALPHAS["with the teacher"] == 0.9,
-        "At a temperature of 1 the teacher is surer, at 8 it has hardly an opinion left": lambda m: (
+        "nine parts teacher to one part answers": lambda m: distillation.ALPHAS["with the teacher"] == 0.9,
+        "At a temperature of 1 the teacher is more certain; at 8 it has hardly an opinion left": lambda m: (
             surest(m, 1) > 2 * surest(m, 4) and surest(m, 8) < 0.05),
         "Training uses a temperature of 2": lambda m: SETTINGS.temperature == 2 == inspect.signature(
             distillation.train).parameters["temperature"].default,
     },
     "07_model_card": {
-        "differ by five parts in a hundred": lambda m: round(100 * (2**20 / 1e6 - 1)) == 5,
+        "differ by five percent": lambda m: round(100 * (2**20 / 1e6 - 1)) == 5,
         '"90.6K train samples"': lambda m: STATED["train samples"] == "90.6K",
         "SQuAD v1.1 has 87,599 of them": lambda m: description.training_record(m).train_questions == 87599,
         '"1.12x faster"': lambda m: STATED["speedup"] == "1.12",
@@ -124,18 +124,17 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
         "## The best F1 in five minutes": lambda m: capstone.SECONDS == 300,
         "It takes about 150 lines": lambda m: 135 < len(inspect.getsource(from_scratch).splitlines()) < 165,
         "the threshold on the sigmoid of a score rises to 0.1": lambda m: schedule.Schedule.threshold == 0.1,
-        "a margin of it: 0.03": lambda m: schedule.Schedule.margin == 0.03,
-        "At each step g grows by 100 x (progress made)": lambda m: GAIN == 100,
+        "a margin of the target: 0.03": lambda m: schedule.Schedule.margin == 0.03,
+        "At each step, g grows by 100 x (progress since the step before)": lambda m: GAIN == 100,
         "within ±ln 10": lambda m: math.exp(MAX_LOG_GAIN) == pytest.approx(10),
     },
-    "10_patterns": {"the blocks of this model had left less than a third": lambda m: sparsity.density(m) < 1 / 3},
+    "10_patterns": {"this model's blocks had already left less than a third": lambda m: sparsity.density(m) < 1 / 3},
     "11_neurons": {
-        "Two thirds of a layer's weights, before pruning, are those of": lambda m: of_ffn(m) == 2 / 3,
+        "Before pruning, two thirds of a layer's weights are in the feed-forward network": lambda m: of_ffn(m) == 2 / 3,
         "in FFN out, at dozens of standard deviations": lambda m: sigmas(m).largest_in_sigmas.iloc[3] > 48,
-        "The first four of the table are loud, and their weights are enormous: the two together move an output by"
-        " several units, the fifth by nearly three. Those farther down still have weights at a dozen standard"
-        " deviations or more, and move it by less than one, some by next to nothing, and not in the order of their"
-        " size": loud,
+        "The first four neurons in the table are loud and have enormous weights: each moves an output by several units,"
+        " the fifth by nearly three. Those farther down still have weights at a dozen standard deviations or more, but"
+        " move it by less than one unit, some by next to nothing, and not in the order of their size": loud,
     },
     "12_int8": {
         "found weights at dozens of standard deviations": lambda m: sigmas(m).largest_in_sigmas.iloc[3] > 48,
@@ -144,8 +143,8 @@ STATEMENTS = {  # by notebook: what is said, and whether it is so
                 int8.rounded(torch.tensor([[0.31, 0.7]]), 4, "row"), torch.tensor([[0.3, 0.7]]))),
         "an outlier, 7.0: now the scale is 1": lambda m: torch.equal(
             int8.rounded(torch.tensor([[0.31, 7.0]]), 4, "row"), torch.tensor([[0.0, 7.0]])),
-        "with a scale for each row of a block, and the bundled model comes in one": lambda m: file_has_scales(),
-        "as many times smaller as the product of `blocks, fp32` and `dense, int8` says": saved,
+        "with a scale for each row of a block. The bundled model comes as one": lambda m: file_has_scales(),
+        "the matrices shrink by nearly the product of the factors of `blocks, fp32` and `dense, int8`": saved,
     },
 }  # fmt: skip
 
