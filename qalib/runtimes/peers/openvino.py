@@ -2,7 +2,9 @@
 without (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE: matrices of that share of zeros are kept compressed, with AMX only)."""
 
 import copy
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ def openvino_int8(model: BertForQuestionAnswering, sparse: bool = False) -> Sess
     generator = np.random.default_rng(0)
     drawn = [generator.integers(model.config.vocab_size, size=(WINDOWS, length)) for length in LENGTHS]
     batches = [[ids, np.ones_like(ids), np.zeros_like(ids)] for ids in drawn]
-    with quiet():
+    with quiet(), redirect_stdout(sys.stderr):  # where its progress belongs
         graph = nncf.quantize(
             _graph(model), nncf.Dataset(batches), subset_size=len(batches), model_type=nncf.ModelType.TRANSFORMER
         )
