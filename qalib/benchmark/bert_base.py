@@ -8,8 +8,9 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from qalib import runtimes
 from qalib.benchmark.baseline import over_fastest_dense
-from qalib.benchmark.latency import forward, random_inputs, round_counts
+from qalib.benchmark.latency import round_counts
 from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes.forward import forward, random_inputs
 from qalib.utils import machine
 from qalib.utils.timing import interleave
 

@@ -63,21 +63,20 @@ def evaluation_time(
     if ways is None:
         dtypes = machine.hardware_dtypes(device) if dtype == "auto" else [dtype]
         ways = ways_of(("compact", runtimes.best(device)), dtypes)
-    ways = {
-        way: how if how.dtype else how._replace(dtype=runtimes.choose_dtype(dtype, how.runtime, device)[0])
+    chosen = {
+        way: (how.runtime, how.batching, how.dtype or runtimes.choose_dtype(dtype, how.runtime, device)[0])
         for way, how in ways.items()
     }
-    types = {way: str(how.dtype) for way, how in ways.items()}
-    pairs = dict.fromkeys((how.runtime, types[way]) for way, how in ways.items())
-    alike = {(how.batching, how.dtype): way for way, how in reversed(ways.items()) if how.runtime == "dense"}
+    pairs = dict.fromkeys((name, kind) for name, _, kind in chosen.values())
+    alike = {(batching, kind): way for way, (name, batching, kind) in reversed(chosen.items()) if name == "dense"}
     modules = {(name, kind): runtimes.build(name, checkpoint, device, kind) for name, kind in pairs}
     found: dict[str, Answers] = {}
     joules: dict[str, list[float | None]] = {way: [] for way in ways}
 
     def run(way: str, asked: Sequence[Question]) -> None:
-        name, batching, _ = ways[way]
+        name, batching, kind = chosen[way]
         with EnergyMeter() as used:
-            found[way] = answer(modules[name, types[way]], checkpoint.tokenizer, asked, batching, progress=False)
+            found[way] = answer(modules[name, kind], checkpoint.tokenizer, asked, batching, progress=False)
         joules[way].append(used.joules)
 
     for way in ways:
@@ -87,8 +86,7 @@ def evaluation_time(
     )
     texts = found[next(iter(ways))].texts
     rows = []
-    for way, (name, batching, _) in ways.items():
-        kind = types[way]
+    for way, (name, batching, kind) in chosen.items():
         dense = alike.get((batching, kind))
         remarks = [f"{kind} is emulated on this device"] * runtimes.is_emulated(kind, name, device)
         remarks += ["a single round, so no spread"] * (repeats < 2)

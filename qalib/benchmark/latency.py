@@ -12,11 +12,12 @@ from typing import Any, cast
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from qalib import runtimes, sparsity
 from qalib.benchmark.baseline import over_fastest_dense
+from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
+from qalib.runtimes.forward import forward, random_inputs
 from qalib.runtimes.peers.session import TimedOutput
 from qalib.utils import machine
 from qalib.utils.errors import InputError, one_line
@@ -63,7 +64,7 @@ def compare(
     Raises InputError for unknown names, sizes that do not fit, or a runtime whose logits are not those of dense; one
     of another library has a note instead.
     """
-    most = checkpoint.model.config.max_position_embeddings
+    most = bert.max_tokens(checkpoint.model)
     if batch < 1 or not 1 <= length <= most:
         raise InputError(f"batch {batch} x length {length}: at least 1 window of 1 to {most} tokens is needed")
     dtypes = machine.hardware_dtypes(device) if dtypes is None else dtypes
@@ -198,22 +199,6 @@ def _with_remarks(rows: pd.DataFrame, repeats: int) -> pd.DataFrame:
                 caveats.append("a single round, so no spread")
         remarks.append("; ".join(caveats))
     return rows.assign(remark=remarks)
-
-
-def random_inputs(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
-    """Random tokens of shape `(batch, length)` without padding: without `attention_mask`, no runtime has a mask."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
-    return {"input_ids": ids}
-
-
-def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringModelOutput:
-    """One forward pass without gradients, to its end."""
-    with torch.inference_mode():
-        output = module(**inputs)
-        if inputs["input_ids"].is_cuda:
-            torch.cuda.synchronize()
-    return output
 
 
 def _timed_pass(module: nn.Module, inputs: dict[str, Tensor]) -> Seconds | None:

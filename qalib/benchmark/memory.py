@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from qalib import runtimes
-from qalib.benchmark.latency import forward, random_inputs
 from qalib.model import checkpoint
+from qalib.runtimes.forward import forward, random_inputs
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 

@@ -11,11 +11,11 @@ from transformers.activations import GELUActivation
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from qalib import runtimes, sparsity
-from qalib.benchmark.latency import forward, random_inputs
 from qalib.model import bert
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import magnitude
 from qalib.runtimes.cpu.block_sparse_linear import AttentionProducts, BlockSparseLinear
+from qalib.runtimes.forward import forward, random_inputs
 from qalib.utils.timing import interleave
 
 # Components of a forward pass by the modules that do them; a module's time is without that of the modules in it.

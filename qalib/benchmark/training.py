@@ -18,12 +18,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from qalib.benchmark.latency import random_inputs
 from qalib.model import bert, blocks, checkpoint
 from qalib.model.checkpoint import Checkpoint
 from qalib.pruning import run
 from qalib.pruning.config import PruningConfig
 from qalib.pruning.losses import span_logits, training_losses
+from qalib.runtimes.forward import random_inputs
 from qalib.utils import machine
 from qalib.utils.errors import InputError
 

@@ -7,7 +7,7 @@ and column `n` of FFN out.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +116,10 @@ def to(
     return model
 
 
+@overload
+def max_tokens(model: BertForQuestionAnswering) -> int: ...
+@overload
+def max_tokens(model: nn.Module) -> int | None: ...
 def max_tokens(model: nn.Module) -> int | None:
     """The most tokens that a window may have: all positions, or those after the padding token where they start there.
 

@@ -38,6 +38,7 @@ class OneShotPruner:
         self.model, self.dense, self.batches = model, dense, batches
         self.block, self.ffn, self.dtype, self.seed = block, ffn, dtype, seed
         self.products: dict[str, Tensor] = {}
+        self.curvature: dict[str, Tensor] = {}
         self.costs: dict[str, Tensor] = {}
         self.orders: dict[int, Tensor] = {}
 
@@ -45,18 +46,20 @@ class OneShotPruner:
         """Put the neurons in order, and refit the model as it is."""
         kept = surgery.masks(self.model, self.block, self.ffn)
         self.products = self._refit(kept)
-        curvature = self._curvature() if self.ffn == "block" else {}
-        for matrix in bert.matrices(self.model) if curvature else ():
+        self.curvature = self._curvature()
+        for matrix in bert.matrices(self.model) if self.ffn == "block" else ():
             if matrix.kind == "FFN out" and kept[matrix.name].all():
-                self._sort(matrix, curvature[matrix.name])
+                self._sort(matrix)
 
     def price(self, density: float) -> None:
         """Find what each block costs in the model as it is, to be pruned to a density."""
-        self.costs = surgery.costs(self.model, self.products, self._curvature(), density, self.block, self.ffn)
+        curvature = self.curvature or self._curvature()
+        self.costs = surgery.costs(self.model, self.products, curvature, density, self.block, self.ffn)
 
     def prune(self, density: float) -> None:
         """Remove the cheapest blocks down to a density that was priced, and refit the rest."""
         self.products = self._refit(surgery.choose(self.model, self.costs, density, self.block, self.ffn))
+        self.curvature = {}  # of the model as it was
 
     def state_dict(self) -> dict[str, Any]:
         """What a run is resumed from."""
@@ -79,12 +82,14 @@ class OneShotPruner:
         with torch.autocast(device, torch.bfloat16, enabled=self.dtype == "bf16"):
             return calibration.curvature(self.model, some, self.seed)
 
-    def _sort(self, matrix: bert.Matrix, curvature: Tensor) -> None:
-        """Put a layer's neurons in order, the dearest first, and the moments of FFN out, `matrix`, with them."""
+    def _sort(self, matrix: bert.Matrix) -> None:
+        """Put a layer's neurons, their moments and curvature in order, the dearest first; `matrix` is its FFN out."""
         products = self.products[matrix.name]
-        costs = surgery.neuron_costs(matrix.linear.weight, products, curvature)
+        costs = surgery.neuron_costs(matrix.linear.weight, products, self.curvature[matrix.name])
         order = costs.argsort(descending=True, stable=True)
         for model in (self.model, self.dense):
             reorder_neurons(bert.layers(model)[matrix.layer], order)
         self.products[matrix.name] = products[order][:, order]
+        neurons = next(m.name for m in bert.matrices(self.model) if (m.layer, m.kind) == (matrix.layer, "FFN in"))
+        self.curvature[neurons] = self.curvature[neurons][order]
         self.orders[matrix.layer] = order

@@ -42,10 +42,8 @@ class Pruner(nn.Module):
         for module in model.modules():
             if isinstance(module, RelativeAttentionBias):  # its gradient would take a pass over all attention scores
                 module.requires_grad_(False)
-        self.scores, self._scores = (
-            nn.ModuleList(),
-            list[Scores](),
-        )  # the same ones; a ModuleList has no type of its items
+        self.scores = nn.ModuleList()
+        self._scores: list[Scores] = []  # the same ones, with their type
         self.sizes = [matrix.linear.weight.numel() for matrix in bert.matrices(model)]
         self.dense_sizes = dense_sizes or self.sizes
         self._masks: dict[str, Mask] = {}

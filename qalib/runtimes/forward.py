@@ -1,7 +1,7 @@
-"""The forward pass of BertForQuestionAnswering for torch.compile and CUDA graphs, with a mask only where one is given.
+"""A forward pass, random inputs for it, and that of BertForQuestionAnswering for torch.compile and CUDA graphs.
 
 transformers makes a mask for every batch that it cannot look at, as while it is compiled or captured, and a mask keeps
-attention from the flash kernel. Here a batch without `attention_mask` has no padding, and attention none.
+attention from the flash kernel. In `Forward` a batch without `attention_mask` has no padding, and attention no mask.
 """
 
 from typing import Any
@@ -10,6 +10,24 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from qalib.model.checkpoint import Checkpoint
+
+
+def random_inputs(checkpoint: Checkpoint, batch: int, length: int) -> dict[str, Tensor]:
+    """Random tokens of shape `(batch, length)` without padding: without `attention_mask`, no runtime has a mask."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(checkpoint.model.config.vocab_size, (batch, length), generator=generator)
+    return {"input_ids": ids}
+
+
+def forward(module: nn.Module, inputs: dict[str, Tensor]) -> QuestionAnsweringModelOutput:
+    """One forward pass without gradients, to its end."""
+    with torch.inference_mode():
+        output = module(**inputs)
+        if inputs["input_ids"].is_cuda:
+            torch.cuda.synchronize()
+    return output
 
 
 class Forward(nn.Module):

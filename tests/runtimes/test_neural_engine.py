@@ -8,7 +8,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from qalib import runtimes
 from qalib.benchmark import latency
 from qalib.model import bert, blocks, checkpoint
-from qalib.runtimes.peers import neural_engine
+from qalib.runtimes.peers import calibration, neural_engine
 from qalib.runtimes.peers.neural_engine import worker
 from qalib.utils.errors import InputError
 
@@ -84,4 +84,21 @@ def test_it_gives_the_logits_of_dense(name, tmp_path):
     result = latency.forward(module, inputs)
     for logits in ("start_logits", "end_logits"):
         assert (result[logits] - expected[logits]).abs().max() < 0.1 * expected[logits].std()
-    assert module.said["sparse"] == 12 * name.endswith("sparse")
+    assert module.details["sparse"] == 12 * name.endswith("sparse")
+
+
+def test_calibration_is_what_other_peers_have(sparse, monkeypatch):
+    """Batch by batch, read from the model's folder by the worker."""
+    read = []
+
+    def remote(environment, path, folder, form):
+        reader = worker.Calibration(folder / worker.CALIBRATION)
+        read.extend(iter(reader.get_next, None))
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(neural_engine, "Remote", remote)
+    neural_engine._build(sparse, "dense")
+    expected = calibration.batches(sparse.model.config.vocab_size)
+    assert len(read) == len(expected) == 6
+    for ours, theirs in zip(read, expected, strict=True):
+        assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)

@@ -77,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(PARTS), help="separated by commas [%(default)s]")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    values: dict[str, Any] = {name: getattr(given, name) for name in PASSED_ON} | {
-        "device": machine.device(given.device)
-    }
+    values: dict[str, Any] = {name: getattr(given, name) for name in PASSED_ON}
+    values["device"] = machine.device(given.device)
     settings = Settings(given.out, **values)
     if given.part:
         with opened(settings):

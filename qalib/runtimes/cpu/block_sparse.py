@@ -105,11 +105,10 @@ class BlockSparseLayer(nn.Module):
     @property
     def _in_one(self) -> bool:
         """Whether both products of the feed-forward part can be one operator."""
-        if self.activation is not None or not all(
-            isinstance(part, BlockSparseLinear) for part in (self.inner, self.outer)
-        ):
+        inner, outer = self.inner, self.outer
+        if not (isinstance(inner, BlockSparseLinear) and isinstance(outer, BlockSparseLinear)):
             return False
-        return str(self.inner.instructions) == str(self.outer.instructions)
+        return self.activation is None and inner.instructions == outer.instructions
 
     def _normed(
         self, linear: nn.Module, last: AddNorm, x: Tensor, residual: Tensor, out: Tensor | None, **named: nn.Module

@@ -119,5 +119,4 @@ class Graphs(nn.Module):
 
 def capture(model: BertForQuestionAnswering, device: torch.device) -> Graphs:
     """Run a model in CUDA graphs, captured at the first batch of a shape; on a CPU a stand-in replaces them."""
-    longest = model.config.max_position_embeddings if (most := bert.max_tokens(model)) is None else most
-    return Graphs(Forward(model.eval()), longest, None if device.type == "cuda" else record_on_cpu)
+    return Graphs(Forward(model.eval()), bert.max_tokens(model), None if device.type == "cuda" else record_on_cpu)

@@ -11,4 +11,4 @@ for _name in PEERS:  # importing a module registers its runtimes
 
 
 def __dir__() -> list[str]:
-    return [*PEERS, "PEERS", "remote", "session"]
+    return [*PEERS, "PEERS", "calibration", "remote", "session"]

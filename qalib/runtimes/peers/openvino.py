@@ -14,11 +14,10 @@ from transformers import BertForQuestionAnswering
 
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.export.onnx_graph import Logits, example, quiet
+from qalib.runtimes.peers import calibration
 from qalib.runtimes.peers.session import PEER, Session
 from qalib.runtimes.registry import not_installed, runtime
 
-LENGTHS = (8, 16, 32, 64, 128, 256)  # of the windows of random tokens that scales are found on
-WINDOWS = 2  # of each length
 SPARSE = 0.5  # share of zeros from which a matrix's weights are kept compressed
 
 
@@ -32,9 +31,7 @@ def openvino_int8(model: BertForQuestionAnswering, sparse: bool = False) -> Sess
     """OpenVINO with weights and activations in int8, calibrated on random tokens; what is left is in float32."""
     import nncf
 
-    generator = np.random.default_rng(0)
-    drawn = [generator.integers(model.config.vocab_size, size=(WINDOWS, length)) for length in LENGTHS]
-    batches = [[ids, np.ones_like(ids), np.zeros_like(ids)] for ids in drawn]
+    batches = [list(batch.values()) for batch in calibration.batches(model.config.vocab_size)]
     with quiet(), redirect_stdout(sys.stderr):  # where its progress belongs
         graph = nncf.quantize(
             _graph(model), nncf.Dataset(batches), subset_size=len(batches), model_type=nncf.ModelType.TRANSFORMER

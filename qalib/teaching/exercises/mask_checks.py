@@ -69,7 +69,7 @@ MAGNITUDE = Algorithm(
         "that chooses single weights: a block stays or goes whole":
             lambda weight, fraction, block: _right_mask(weight, fraction, (1, 1)),
         "that keeps what is above zero: size counts, not the sign": lambda weight, fraction, block: weight > 0,
-        "that keeps what is not zero, whatever the fraction": lambda weight, fraction, block: weight != 0,
+        "that keeps every nonzero weight, whatever the fraction": lambda weight, fraction, block: weight != 0,
     },
     remark=_count_of_blocks,
 )  # fmt: skip

@@ -18,8 +18,8 @@ def watch(
 
     It gets the layer's number and the inputs of all tokens that are not padding, shape `(tokens, in_features)`.
     """
-    asked = questions.questions
-    cut = windows(checkpoint.tokenizer, [q.question for q in asked], [q.context for q in asked])
+    pairs = [(q.question, q.context) for q in questions.questions]
+    cut = windows(checkpoint.tokenizer, [question for question, _ in pairs], [context for _, context in pairs])
     real = None
 
     def hook(number: int) -> Callable:

@@ -61,8 +61,8 @@ def scores(checkpoint: Checkpoint, activity: Sequence[Activity], way: str) -> li
         )
         moves = (seen.size.square() - seen.mean.square()).clamp(min=0).sqrt()
         lot = torch.rand(len(row), generator=torch.Generator().manual_seed(number))
-        scores = (lot / column.clamp(min=1e-9), row, seen.size, moves)
-        found.append(column * scores[[*map(str, WAYS)].index(way)])
+        factors: dict[str, Tensor] = dict(zip(WAYS, (lot / column.clamp(min=1e-9), row, seen.size, moves), strict=True))
+        found.append(column * factors[way])
     return found
 
 

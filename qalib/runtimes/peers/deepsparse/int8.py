@@ -7,20 +7,18 @@ float32 32 ms, QLinearMatMul 17 ms, MatMulInteger for weights only 17 ms, for at
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qalib.runtimes.export.onnx_graph import INPUTS, quiet
+from qalib.runtimes.export.onnx_graph import quiet
+from qalib.runtimes.peers import calibration
 from qalib.runtimes.peers.deepsparse.graph import inputs
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
-
-LENGTHS = (8, 16, 32, 64, 128, 256)  # of the windows that scales are found on: in short ones attention has higher peaks
-WINDOWS = 2  # of each length
 
 
 def quantise(graph: Path, vocabulary: int) -> Path:
@@ -28,11 +26,11 @@ def quantise(graph: Path, vocabulary: int) -> Path:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    calibration = _Batches(vocabulary, inputs(graph))
+    reader = _Batches(vocabulary, inputs(graph))
     out = graph.with_name(f"{graph.stem}_quantized.onnx")
     with quiet():
         quantize_static(
-            graph, out, calibration, quant_format=QuantFormat.QOperator, op_types_to_quantize=["MatMul"],
+            graph, out, reader, quant_format=QuantFormat.QOperator, op_types_to_quantize=["MatMul"],
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": False, "WeightSymmetric": True},
         )  # fmt: skip
@@ -46,11 +44,7 @@ class _Batches:
     """Calibration data as onnxruntime asks for them."""
 
     def __init__(self, vocabulary: int, names: Sequence[str]):
-        generator = np.random.default_rng(0)
-        drawn = (generator.integers(vocabulary, size=(WINDOWS, length)) for length in LENGTHS)
-        values = ((ids, np.ones_like(ids), np.zeros_like(ids)) for ids in drawn)
-        batches = (dict(zip(map(str, INPUTS), of_one, strict=True)) for of_one in values)
-        self.left: Iterator[dict[str, np.ndarray]] = ({name: batch[name] for name in names} for batch in batches)
+        self.left = ({name: batch[name] for name in names} for batch in calibration.batches(vocabulary))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch, or None."""

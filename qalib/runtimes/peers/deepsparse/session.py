@@ -12,7 +12,7 @@ from transformers import BertForQuestionAnswering
 from qalib.model.checkpoint import Checkpoint
 from qalib.runtimes.peers.deepsparse.graph import inputs, write
 from qalib.runtimes.peers.deepsparse.int8 import quantise
-from qalib.runtimes.peers.remote import Environment, Remote
+from qalib.runtimes.peers.remote import TIMED, Environment, Remote
 from qalib.runtimes.registry import not_installed
 
 ENVIRONMENT = Environment("DeepSparse", "deepsparse", "deepsparse")
@@ -28,8 +28,8 @@ def unavailable_reason() -> str | None:
 def caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
     """Return what a time of a `Remote` covers, and how much of the graph the engine supports."""
     return (
-        "timed around the engine's run, in its own process: the way there and back is not counted; the engine "
-        f"supports {100 * cast(Remote, module).said.get('supported', math.nan):.0f} % of the graph's operations"
+        f"{TIMED}; the engine supports {100 * cast(Remote, module).details.get('supported', math.nan):.0f} % of the "
+        "graph's operations"
     )
 
 

@@ -8,14 +8,17 @@ kernel skips blocks of 4x1 (output by input): Shen et al. 2023, arXiv 2306.16601
 import tempfile
 import weakref
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from qalib.model import architectures, saving
 from qalib.model.checkpoint import Checkpoint
-from qalib.runtimes.peers.remote import Environment, Remote
+from qalib.runtimes.peers import calibration
+from qalib.runtimes.peers.neural_engine.worker import CALIBRATION
+from qalib.runtimes.peers.remote import TIMED, Environment, Remote
 from qalib.runtimes.peers.session import PEER
 from qalib.runtimes.registry import runtime
 from qalib.utils import machine
@@ -34,10 +37,7 @@ def unavailable_reason() -> str | None:
 
 def caveat(checkpoint: Checkpoint, module: nn.Module) -> str:
     """Return what a time of the engine covers, and how many matrices its sparse kernel multiplies."""
-    return (
-        "timed around the engine's run, in its own process: the way there and back is not counted; its sparse kernel "
-        f"multiplies {cast(Remote, module).said['sparse']:.0f} matrices"
-    )
+    return f"{TIMED}; its sparse kernel multiplies {cast(Remote, module).details['sparse']:.0f} matrices"
 
 
 def _build(checkpoint: Checkpoint, form: str) -> Remote:
@@ -46,6 +46,9 @@ def _build(checkpoint: Checkpoint, form: str) -> Remote:
         raise InputError(f"{checkpoint.name}: {checkpoint.architecture.name} is not run by the Neural Engine here")
     folder = tempfile.TemporaryDirectory()
     saving.save_transformers(checkpoint, folder.name)
+    batches = enumerate(calibration.batches(checkpoint.model.config.vocab_size))
+    arrays: dict[str, Any] = {f"{number}/{name}": part for number, batch in batches for name, part in batch.items()}
+    np.savez(Path(folder.name) / CALIBRATION, **arrays)
     module = Remote(ENVIRONMENT, WORKER, Path(folder.name), form)
     weakref.finalize(module, folder.cleanup)
     return module

@@ -16,7 +16,7 @@ OUTPUTS = ("start_logits", "end_logits")
 PACKAGE = "intel_extension_for_transformers"
 OPSET = 13
 ISA = "AVX512_CORE_VNNI"  # more than it knows makes it refuse the processor
-LENGTHS, WINDOWS = (8, 16, 32, 64, 128, 256), 2  # of the random windows that scales are found on
+CALIBRATION = "calibration.npz"  # in the model's folder: arrays NUMBER/INPUT
 BLOCK, SPARSE = 4, 0.5  # rows of a block of its sparse kernel; the share of zero blocks from which it is used
 
 
@@ -37,18 +37,17 @@ class Model:
         return {"start_logits": starts, "end_logits": ends, "seconds": seconds, "sparse": self.sparse}
 
 
-class Random:
-    """Batches of random tokens, as onnxruntime asks for calibration data."""
+class Calibration:
+    """The batches of a file, as onnxruntime asks for calibration data."""
 
-    def __init__(self, vocabulary: int):
-        generator = np.random.default_rng(0)
-        drawn = [generator.integers(vocabulary, size=(WINDOWS, length)) for length in LENGTHS]
-        self.batches = iter([(ids, np.zeros_like(ids), np.ones_like(ids)) for ids in drawn])
+    def __init__(self, path: Path):
+        with np.load(path) as file:
+            count = len(file.files) // len(INPUTS)
+            self.left = iter([{name: file[f"{number}/{name}"] for name in INPUTS} for number in range(count)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch, or None."""
-        values = next(self.batches, None)
-        return values and dict(zip(INPUTS, values, strict=True))
+        return next(self.left, None)
 
 
 def export(folder: str, out: Path) -> Path:
@@ -67,7 +66,7 @@ def export(folder: str, out: Path) -> Path:
         output_names=list(OUTPUTS), dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
     )  # fmt: skip
     quantize_static(
-        plain, quantized, Random(model.config.vocab_size), quant_format=QuantFormat.QDQ,
+        plain, quantized, Calibration(Path(folder) / CALIBRATION), quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"], per_channel=True, activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8, extra_options={"WeightSymmetric": True},
     )  # fmt: skip
@@ -78,18 +77,17 @@ def tell_apart(model: Any) -> None:
     """Change equal vectors by a hair: the exporter would write them once, and the engine does not find them then."""
     import torch
 
-    seen = set()
+    written = set()
     for parameter in model.parameters():
-        while parameter.dim() == 1 and parameter.detach().numpy().tobytes() in seen:
+        while parameter.dim() == 1 and parameter.detach().numpy().tobytes() in written:
             parameter.data[0] = torch.nextafter(parameter.data[0], torch.tensor(9.0))
-        seen.add(parameter.detach().numpy().tobytes() if parameter.dim() == 1 else None)
+        written.add(parameter.detach().numpy().tobytes() if parameter.dim() == 1 else None)
 
 
 def sparse_matrices(graph: Any) -> list[str]:
     """The names of all matrices that its sparse kernel can multiply, if enough of their blocks of 4x1 are zero.
 
-    All or none: a graph that changes between its two layouts crashes. Its own `get_sparse_nodes_name` takes those that
-    are 70 % zeros, and hours to find them.
+    Its own `get_sparse_nodes_name` takes those that are 70 % zeros, and far longer: it loops over blocks in Python.
     """
     zeros = {}
     for node in graph.nodes:

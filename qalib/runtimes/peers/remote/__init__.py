@@ -23,6 +23,7 @@ from qalib.utils.errors import InputError, one_line
 from qalib.utils.paths import ROOT
 
 ERROR_LINES = 3  # of what the process said before it ended
+TIMED = "timed around the engine's run, in its own process; IPC overhead is excluded"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def _has_package(interpreter: Path, package: str) -> bool | None:
 class Remote(Session):
     """A model that a library runs in a process of its own, which is stopped between batches.
 
-    Outputs have the seconds of the library's run by that process's clock, IPC overhead excluded. `said` is what else
-    the last result says. `worker`, a file, builds the model from a path, torch's number of threads and `arguments`.
+    Outputs have the seconds of the library's run by that process's clock, IPC overhead excluded. `details` are the
+    other numbers of the last result. `worker`, a file, builds the model from a path, torch's number of threads and
+    `arguments`.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Remote(Session):
     ):
         nn.Module.__init__(self)
         self.library, self.names = environment.library, names  # of the graph's inputs
-        self.said: dict[str, float] = {}
+        self.details: dict[str, float] = {}
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [environment.python, "-I", pipe.__file__, worker, path, str(torch.get_num_threads()), *arguments],
@@ -97,8 +99,8 @@ class Remote(Session):
             raise InputError(f"{self.library}: {reply['error']}")
         self.process.send_signal(signal.SIGSTOP)  # its threads wait by spinning, in others' time
         logits = [reply.pop("start_logits"), reply.pop("end_logits")]
-        self.said = {name: float(value) for name, value in reply.items()}
-        return [*logits, self.said["seconds"]]
+        self.details = {name: float(value) for name, value in reply.items()}
+        return [*logits, self.details["seconds"]]
 
     def _last_words(self) -> str:
         self.log.seek(0)
